@@ -1,0 +1,48 @@
+"""Relative representations for transformers: encoders and decoders that fit together though trained apart.
+
+An encoder says where a sample lies; anchors turn that into "how alike to each anchor"; a decoder reads only those
+similarities; so an encoder and a decoder that share anchors fit together even if they never met.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+)
+
+from hf_relreps import errors
+from hf_relreps.anchors import AnchorSet
+from hf_relreps.callback import AnchorCallback
+from hf_relreps.configuration import RelativeConfig
+from hf_relreps.decoders import RelativeDecoder
+from hf_relreps.evaluation import latent_similarity, stitching_matrix
+from hf_relreps.modeling import (
+    RelativeModel,
+    RelativeModelForImageClassification,
+    RelativeModelForSequenceClassification,
+)
+from hf_relreps.stitching import compatibility, stitch
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnchorCallback",
+    "AnchorSet",
+    "RelativeConfig",
+    "RelativeDecoder",
+    "RelativeModel",
+    "RelativeModelForImageClassification",
+    "RelativeModelForSequenceClassification",
+    "compatibility",
+    "errors",
+    "latent_similarity",
+    "stitch",
+    "stitching_matrix",
+]
+
+AutoConfig.register(RelativeConfig.model_type, RelativeConfig, exist_ok=True)
+AutoModel.register(RelativeConfig, RelativeModel, exist_ok=True)
+AutoModelForSequenceClassification.register(RelativeConfig, RelativeModelForSequenceClassification, exist_ok=True)
+AutoModelForImageClassification.register(RelativeConfig, RelativeModelForImageClassification, exist_ok=True)

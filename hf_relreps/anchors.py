@@ -1,0 +1,373 @@
+"""`AnchorSet`: which samples are anchors, in which order, and how each of them looks in every view.
+
+An anchor is a meaning; a view is one way to express all of them: a language, a modality. The fingerprint names the
+meanings and their order, so it stays when a view is added and changes when the order does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from PIL import Image
+
+from hf_relreps.errors import AnchorError, AnchorIntegrityError, UploadError
+from hf_relreps.samples import check_samples, digest
+from hf_relreps.selection import select
+from hf_relreps.sources import Source
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
+
+FOLDER = "anchors"
+TABLE_FILE = "anchors.parquet"
+RECORD_FILE = "anchor_set.json"
+FORMAT_VERSION = 1
+PLAIN_MODES = ("L", "RGB", "RGBA")  # what PNG gives back bit for bit
+
+
+class AnchorSet:
+    """k samples in a fixed order, each with one or more views of the same meaning.
+
+    Args:
+        ids: k distinct names of the meanings.
+        views: For each view its k samples: texts or images, none of them empty.
+        origin: Where the anchors come from, for cards: any JSON object.
+
+    Raises:
+        AnchorError: If there are no anchors or no views, ids repeat, or a view has another length.
+        SampleError: If a sample is empty or of a type that no encoder reads.
+
+    Example:
+        ```python
+        >>> from hf_relreps import AnchorSet
+        >>> anchors = AnchorSet(["cat", "dog"], {"en": ["a cat", "a dog"], "fr": ["un chat", "un chien"]})
+        >>> len(anchors), anchors.views
+        (2, ['en', 'fr'])
+        >>> anchors.view("fr").samples[1]
+        'un chien'
+        >>> before = anchors.fingerprint
+        >>> anchors.add_view("it", ["un gatto", "un cane"]).fingerprint == before
+        True
+
+        ```
+    """
+
+    def __init__(
+        self, ids: Sequence[str], views: Mapping[str, Sequence[Any]], origin: Mapping[str, Any] | None = None
+    ) -> None:
+        self.ids = [str(id_) for id_ in ids]
+        if not self.ids:
+            raise AnchorError("An anchor set needs at least one anchor; the list of ids is empty.")
+        repeated = [id_ for id_, count in zip(*np.unique(self.ids, return_counts=True), strict=True) if count > 1]
+        if repeated:
+            raise AnchorError(
+                f"{len(repeated)} anchor ids are there more than once, the first is {str(repeated[0])!r}. "
+                "Each meaning may be an anchor once: drop the repeated rows, or give an id_column that tells them apart."
+            )
+        if not views:
+            raise AnchorError("An anchor set needs at least one view, for example views={'en': texts}.")
+        self.origin = dict(origin or {})
+        self._views: dict[str, AnchorView] = {}
+        for name, samples in views.items():
+            self.add_view(name, samples)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset,
+        k: int,
+        *,
+        views: Mapping[str, str] | Sequence[str] | str,
+        id_column: str | None = None,
+        strategy: str = "uniform",
+        seed: int = 42,
+        label_column: str = "label",
+        embeddings: Any = None,
+    ) -> Self:
+        """Choose k rows of a data set as anchors.
+
+        Rows in which a view is missing (``None``) are not candidates: a meaning that lacks a language cannot be a
+        parallel anchor. An empty text is an error, since it is more likely a mistake.
+
+        Args:
+            dataset: A `datasets.Dataset` with one column for each view.
+            k: Number of anchors; the paper uses 300 to 768.
+            views: Name of the view -> its column; a list where both are the same.
+            id_column: Names the meanings. Without it each id is a hash of the row's views, fixed from now on.
+            strategy: ``uniform``, ``stratified``, ``kmeans`` or ``fps``: see `hf_relreps.selection.select`.
+            seed: Of the choice.
+            label_column: Classes for ``stratified``.
+            embeddings: (N, D), a row for each row of the data set, for ``kmeans`` and ``fps``: for example
+                ``encoder.encode(dataset["en"])``.
+
+        Raises:
+            AnchorError: If a column does not exist, ids repeat, or k is larger than the number of complete rows.
+        """
+        columns = _columns_of(views)
+        wanted = [*columns.values(), *([id_column] if id_column else [])]
+        wanted += [label_column] if strategy == "stratified" else []
+        missing = [name for name in dict.fromkeys(wanted) if name not in dataset.column_names]
+        if missing:
+            raise AnchorError(
+                f"The data set has no column {', '.join(map(repr, missing))}; it has {', '.join(dataset.column_names)}. "
+                "Give views={name of the view: column}, id_column= and label_column= as they are called there."
+            )
+        if embeddings is not None and len(embeddings) != len(dataset):
+            raise AnchorError(f"embeddings has {len(embeddings)} rows for {len(dataset)} rows of data. Encode them all.")
+        texts = {name: dataset[column][:] for name, column in columns.items()}
+        complete = [i for i in range(len(dataset)) if all(texts[name][i] is not None for name in columns)]
+        if not complete:
+            raise AnchorError(f"None of the {len(dataset)} rows has all of the views {', '.join(columns)}.")
+        chosen = select(
+            len(complete),
+            k,
+            strategy,
+            seed,
+            labels=[dataset[label_column][i] for i in complete] if strategy == "stratified" else None,
+            embeddings_ND=None if embeddings is None else embeddings[complete],
+        )
+        rows = [complete[i] for i in chosen]
+        samples = {name: [texts[name][i] for i in rows] for name in columns}
+        ids = [dataset[id_column][i] for i in rows] if id_column else _content_ids(samples)
+        origin = {"strategy": strategy, "seed": seed, "rows": len(complete)}
+        return cls(ids, samples, origin=_named(dataset) | origin)
+
+    @property
+    def views(self) -> list[str]:
+        """Names of the views, in the order they were added."""
+        return list(self._views)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the meanings and their order: SHA-256 of the ids (64 hex digits)."""
+        return hashlib.sha256(json.dumps(self.ids, ensure_ascii=False).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"AnchorSet({len(self)} anchors, views {', '.join(self.views)}, fingerprint {self.fingerprint[:16]})"
+
+    def view(self, name: str | None = None) -> AnchorView:
+        """One view of all anchors; the name may be left out where there is only one.
+
+        Raises:
+            AnchorError: If there is no such view, or several and no name.
+        """
+        if name is None and len(self._views) == 1:
+            return next(iter(self._views.values()))
+        if name not in self._views:
+            asked = "Several views and no name given" if name is None else f"There is no view {name!r}"
+            raise AnchorError(
+                f"{asked}; this anchor set has {', '.join(map(repr, self.views))}. "
+                "Name one of these, or add it: anchors.add_view(name, samples)."
+            )
+        return self._views[name]
+
+    def add_view(self, name: str, samples: Sequence[Any]) -> Self:
+        """Add one more expression of the same meanings, in the same order. The fingerprint stays.
+
+        Raises:
+            AnchorError: If the number of samples differs, or the view exists with other samples.
+            SampleError: If a sample is empty or of a type that no encoder reads.
+        """
+        samples = list(samples)
+        if len(samples) != len(self):
+            raise AnchorError(
+                f"View {name!r} has {len(samples)} samples for {len(self)} anchors. Give one for each, in their order."
+            )
+        modality = check_samples(samples, f"view {name!r}")
+        if modality == "image":
+            samples = [image if image.mode in PLAIN_MODES else image.convert("RGB") for image in samples]
+        view = AnchorView(name, samples, modality, digest(samples), self)
+        if name in self._views and self._views[name].digest != view.digest:
+            raise AnchorError(f"View {name!r} exists with other samples. Choose another name, or build a new AnchorSet.")
+        self._views[name] = view
+        return self
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write ``anchors/anchors.parquet`` and ``anchors/anchor_set.json`` into a folder."""
+        import pyarrow.parquet as pq
+
+        folder = Path(save_directory, FOLDER)
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(_to_table(self), folder / TABLE_FILE, compression="zstd")
+        record = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "num_anchors": len(self),
+            "views": {view.name: {"modality": view.modality, "digest": view.digest} for view in self._views.values()},
+            "origin": self.origin,
+        }
+        (folder / RECORD_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Self:
+        """Load from a local folder, a dataset repository or a model repository.
+
+        Args:
+            source: Folder or repository id.
+            **kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`; `repo_type` where
+                a model and a dataset share the name.
+
+        Raises:
+            UploadError: If there is no such repository, or it holds no anchors.
+            AnchorIntegrityError: If the anchors are not those that the digests beside them name.
+        """
+        repo_type = kwargs.pop("repo_type", None)
+        place = Source.of(source, **kwargs)
+        return cls.load(place if repo_type is None else place.with_type(repo_type), any_type=repo_type is None)
+
+    @classmethod
+    def load(cls, source: Source, any_type: bool = False) -> Self:
+        """Load from a `Source`; with `any_type` a dataset repository of that name comes before a model's."""
+        record_file, table_file, source = _find(source, any_type)
+        record = _read_record(record_file, source)
+        ids, views = _read_table(table_file, source, record)
+        anchors = cls(ids, views, origin=record.get("origin"))
+        _refuse_difference(f"{FOLDER}/{TABLE_FILE} of {source}", "ids", anchors.fingerprint, record["fingerprint"])
+        for name, about in record["views"].items():
+            found = anchors.view(name).digest
+            _refuse_difference(f"{FOLDER}/{TABLE_FILE} of {source}", f"view {name!r}", found, about.get("digest"))
+        return anchors
+
+
+@dataclass(frozen=True, eq=False)
+class AnchorView:
+    """One view of an anchor set: k samples of one modality, in the set's order."""
+
+    name: str
+    samples: list[Any]
+    modality: str
+    digest: str
+    anchors: AnchorSet
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the anchor set."""
+        return self.anchors.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __repr__(self) -> str:
+        return f"AnchorView({self.name!r}, {len(self)} {self.modality}s, fingerprint {self.fingerprint[:16]})"
+
+
+def _columns_of(views: Mapping[str, str] | Sequence[str] | str) -> dict[str, str]:
+    if isinstance(views, str):
+        return {views: views}
+    return dict(views) if isinstance(views, Mapping) else {name: name for name in views}
+
+
+def _content_ids(samples: Mapping[str, list[Any]]) -> list[str]:
+    """A hash of each row over its views in the order of their names, so that the same row gives the same id."""
+    rows = zip(*(samples[name] for name in sorted(samples)), strict=True)
+    return [digest(row)[:32] for row in rows]
+
+
+def _named(dataset: Dataset) -> dict[str, str]:
+    """The name of the data set, where it says one."""
+    name = dataset.info.dataset_name if dataset.info else None
+    return {"dataset": name} if name else {}
+
+
+def _find(source: Source, any_type: bool) -> tuple[Path, Path, Source]:
+    record_path, table_path = f"{FOLDER}/{RECORD_FILE}", f"{FOLDER}/{TABLE_FILE}"
+    if any_type and not source.is_local:
+        try:
+            return _find(source.with_type("dataset"), any_type=False)
+        except UploadError:
+            source = source.with_type("model")
+    record_file = source.file(record_path)
+    table_file = source.file(table_path) if record_file else None
+    if record_file is None or table_file is None:
+        raise UploadError(
+            f"{source} holds no anchors: {record_path if record_file is None else table_path} is not there. "
+            "Save some there with anchors.save_pretrained(folder) or anchors.push_to_hub(name)."
+        )
+    return record_file, table_file, source
+
+
+def _read_record(file: Path, source: Source) -> dict[str, Any]:
+    name = f"{FOLDER}/{RECORD_FILE} of {source}"
+    try:
+        record = json.loads(file.read_text("utf-8"))
+        version, fingerprint, views = record["format_version"], record["fingerprint"], record["views"]
+        sound = isinstance(version, int) and isinstance(fingerprint, str) and bool(views)
+        sound = sound and all(isinstance(about, dict) for about in views.values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AnchorIntegrityError(f"{name} is not a record of anchors ({error!r}). Pull it again.") from error
+    if not sound:
+        raise AnchorIntegrityError(f"{name} is not a record of anchors: a field has another type. Pull it again.")
+    if version > FORMAT_VERSION:
+        raise AnchorIntegrityError(
+            f"{name} has format version {version}; the installed hf_relreps reads up to {FORMAT_VERSION}. "
+            "Update it: pip install -U hf-relreps."
+        )
+    return record
+
+
+def _to_table(anchors: AnchorSet) -> pa.Table:
+    """A table that `datasets` and the Hub's viewer read as texts and images."""
+    from datasets import Features
+    from datasets import Image as ImageFeature
+    from datasets import Value
+
+    columns: dict[str, Any] = {"id": anchors.ids}
+    features: dict[str, Any] = {"id": Value("string")}
+    for name in anchors.views:
+        view = anchors.view(name)
+        is_image = view.modality == "image"
+        columns[name] = [{"bytes": _to_png(image), "path": None} for image in view.samples] if is_image else view.samples
+        features[name] = ImageFeature() if is_image else Value("string")
+    import pyarrow as pa
+
+    return pa.table(columns, schema=Features(features).arrow_schema)
+
+
+def _read_table(file: Path, source: Source, record: dict[str, Any]) -> tuple[list[str], dict[str, list[Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = f"{FOLDER}/{TABLE_FILE} of {source}"
+    try:
+        table = pq.read_table(file, columns=["id", *record["views"]])
+        columns = table.to_pydict()
+        views = {
+            view: [_from_png(cell) for cell in columns[view]] if about.get("modality") == "image" else columns[view]
+            for view, about in record["views"].items()
+        }
+        return columns["id"], views
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise AnchorIntegrityError(f"{name} cannot be read as anchors: {error}. Pull it again.") from error
+
+
+def _to_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _from_png(cell: Mapping[str, Any]) -> Image.Image:
+    image = Image.open(io.BytesIO(cell["bytes"]), formats=["PNG"])
+    image.load()
+    return image
+
+
+def _refuse_difference(where: str, what: str, found: str, expected: str | None) -> None:
+    if found != expected:
+        raise AnchorIntegrityError(
+            f"{where} was changed: the digest of its {what} is {found}, expected {expected}. "
+            f"Pull the folder again, or save the anchors anew with AnchorSet.save_pretrained."
+        )

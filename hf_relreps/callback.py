@@ -1,0 +1,159 @@
+"""`AnchorCallback`: during training the anchors are encoded by the encoder as it is now.
+
+Shapes: A anchors, D absolute size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_relreps.anchors import AnchorView
+from hf_relreps.errors import AnchorError, ConfigurationError
+from hf_relreps.modeling import RelativeModel
+from hf_relreps.samples import batches
+from hf_relreps.uploads import RelativeUpload
+
+
+class AnchorCallback(TrainerCallback):
+    """Encodes the anchors again every few steps, and always before an evaluation, a save and the end of training.
+
+    So a checkpoint's anchors are its own encoder's. No gradient passes through them (paper, section 4.3), and nothing
+    else changes: the encoding runs in evaluation mode and draws no random numbers. Each rank encodes its share, and
+    all end up with the same anchors. The anchors are part of the weights, so a resumed run goes on with them.
+
+    Args:
+        anchors_view: The anchors as the encoder reads them; the model's own view if left out.
+        processor: Tokenizer or image processor; the model's or the Trainer's own if left out.
+        refresh_every: Steps between two scheduled refreshes.
+        ema: Weight of the old embeddings in a scheduled refresh, in [0, 1); 0 replaces them. Refreshes before an
+            evaluation or a save are always exact.
+        batch_size: Anchors in a batch.
+
+    Attributes:
+        drift_: One pair for each refresh: the step, and the mean cosine distance the anchors have moved since the last.
+
+    Raises:
+        AnchorError: When training begins, if the view is not one of the anchor set that the model was built on.
+
+    Example:
+        ```python
+        trainer = Trainer(model, args, train_dataset=..., callbacks=[AnchorCallback(anchors.view("en"), tokenizer)])
+        ```
+    """
+
+    def __init__(
+        self,
+        anchors_view: AnchorView | None = None,
+        processor: Any = None,
+        *,
+        refresh_every: int = 20,
+        ema: float = 0.0,
+        batch_size: int = 64,
+    ) -> None:
+        if refresh_every < 1:
+            raise ConfigurationError(f"refresh_every={refresh_every} must be at least 1 step.")
+        if not 0 <= ema < 1:
+            raise ConfigurationError(f"ema={ema} must be at least 0 and below 1; 0 replaces the old anchors.")
+        self.anchors_view = anchors_view
+        self.processor = processor
+        self.refresh_every = refresh_every
+        self.ema = ema
+        self.batch_size = batch_size
+        self.drift_: list[tuple[int, float]] = []
+        self._exact_at: int | None = None
+        self._parts: list[tuple[Any, dict[str, Tensor]]] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Check the view, and encode it unless the run was resumed: then the checkpoint's anchors are exact."""
+        encoder = _encoder_of(kwargs["model"])
+        view = self.anchors_view or encoder.anchors.view(encoder.config.anchor_view)
+        _refuse_other_view(view, encoder)
+        processor = self.processor or encoder._processor or kwargs.get("processing_class") or encoder.processor
+        encoder._carries(view.anchors, processor)
+        world = PartialState()
+        mine = view.samples[world.process_index :: world.num_processes]
+        self._parts = list(batches(mine, processor, self.batch_size, encoder.config.max_length)) if mine else []
+        self._exact_at, self.drift_ = None, []
+        if state.global_step == 0:
+            self._refresh(encoder, state.global_step, exact=True)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Refresh on schedule, and before what reads the anchors."""
+        read_next = control.should_save or control.should_evaluate
+        if read_next or state.global_step % self.refresh_every == 0:
+            self._refresh(_encoder_of(kwargs["model"]), state.global_step, exact=read_next)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refresh before an evaluation or a save at the end of an epoch."""
+        if control.should_save or control.should_evaluate:
+            self._refresh(_encoder_of(kwargs["model"]), state.global_step, exact=True)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The trained model's anchors are its own encoder's; with the best checkpoint loaded, they are that one's."""
+        self._exact_at = None
+        self._refresh(_encoder_of(kwargs["model"]), state.global_step, exact=True)
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Lay out what the Trainer does not copy from a checkpoint: it moves only weights and the root's config."""
+        model = kwargs["model"]
+        if isinstance(model, RelativeUpload) and args.output_dir and state.is_world_process_zero:
+            model.save_all_but_weights(args.output_dir)
+
+    def _refresh(self, encoder: RelativeModel, step: int, exact: bool) -> None:
+        if self._exact_at == step:
+            return
+        old_AD = encoder.projection.anchors_AD.detach().clone()
+        new_AD = self._encode(encoder)
+        if not exact and self.ema:
+            new_AD = self.ema * old_AD + (1 - self.ema) * new_AD
+        encoder.projection.set_anchors(new_AD)
+        self._exact_at = step if exact or not self.ema else None
+        moved = 1 - nn.functional.cosine_similarity(old_AD, new_AD, dim=-1).mean()
+        self.drift_.append((step, float(moved)))
+
+    def _encode(self, encoder: RelativeModel) -> Tensor:
+        """All anchors (A, D): this rank's share, and the others' by a sum over ranks with zeros elsewhere."""
+        world = PartialState()
+        all_AD = torch.zeros_like(encoder.projection.anchors_AD)
+        mine = all_AD[world.process_index :: world.num_processes]
+        mine.copy_(encoder.encode_batches(self._parts, len(mine)))
+        return reduce(all_AD, "sum") if world.num_processes > 1 else all_AD
+
+
+def _encoder_of(model: nn.Module) -> RelativeModel:
+    for module in model.modules():
+        if isinstance(module, RelativeModel):
+            return module
+    raise ConfigurationError(
+        f"AnchorCallback found no RelativeModel inside the {type(model).__name__} that is trained. Build it with "
+        "RelativeModelForSequenceClassification.from_encoder(encoder, anchors.view(name), processor)."
+    )
+
+
+def _refuse_other_view(view: AnchorView, encoder: RelativeModel) -> None:
+    config = encoder.config
+    if view.fingerprint != config.anchor_fingerprint:
+        raise AnchorError(
+            f"AnchorCallback has anchors {view.fingerprint[:16]} ({len(view)}), the model was built on "
+            f"{(config.anchor_fingerprint or 'none')[:16]} ({config.num_anchors}). Give both the same view: "
+            "from_encoder(encoder, anchors.view(name), ...) and AnchorCallback(anchors.view(name), ...)."
+        )
+    if view.digest != config.anchor_digest:
+        raise AnchorError(
+            f"AnchorCallback has view {view.name!r}, the model reads view {config.anchor_view!r} of the same anchors. "
+            "Its encoder would be described by samples it does not read: give both the same view."
+        )

@@ -1,0 +1,101 @@
+"""Which samples become anchors: pure functions that give row numbers in the anchors' order.
+
+Shapes: N candidates, D absolute size, k anchors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from hf_relreps.errors import AnchorError
+
+
+STRATEGIES = ("uniform", "stratified", "kmeans", "fps")
+
+
+def select(
+    n: int,
+    k: int,
+    strategy: str = "uniform",
+    seed: int = 42,
+    labels: Sequence[Any] | None = None,
+    embeddings_ND: Tensor | np.ndarray | None = None,
+) -> np.ndarray:
+    """k distinct rows out of n, always the same for the same arguments (paper, appendix A.2).
+
+    Args:
+        n: Number of candidates.
+        k: Number of anchors.
+        strategy: ``uniform``; ``stratified`` (classes in turn, needs `labels`); ``kmeans`` (the candidate nearest to
+            each of k centroids of unit vectors) and ``fps`` (each next one farthest from all before), both of which
+            need `embeddings_ND`.
+        seed: Of the random generator.
+        labels: One label for each candidate.
+        embeddings_ND: One row for each candidate.
+
+    Raises:
+        AnchorError: If k is below 1 or above n, the strategy is unknown, or lacks what it needs.
+    """
+    if strategy not in STRATEGIES:
+        raise AnchorError(f"strategy={strategy!r} does not exist. Choose one of {', '.join(STRATEGIES)}.")
+    if not 1 <= k <= n:
+        raise AnchorError(f"Cannot choose k={k} anchors from {n} candidates. Choose k between 1 and {n}.")
+    rng = np.random.default_rng(seed)
+    if strategy == "uniform":
+        return rng.permutation(n)[:k]
+    if strategy == "stratified":
+        return _stratified(_needed(labels, n, strategy, "label_column="), k, rng)
+    unit_ND = normalize(torch.as_tensor(_needed(embeddings_ND, n, strategy, "embeddings=")).float(), dim=-1)
+    if not torch.isfinite(unit_ND).all():
+        raise AnchorError(f"strategy={strategy!r} was given embeddings that are not finite. Encode the samples again.")
+    return _kmeans(unit_ND, k, seed) if strategy == "kmeans" else _farthest_points(unit_ND, k, rng)
+
+
+def _needed(values: Any, n: int, strategy: str, argument: str) -> Any:
+    if values is None:
+        raise AnchorError(f"strategy={strategy!r} needs {argument}, one for each candidate; it was not given.")
+    if len(values) != n:
+        raise AnchorError(f"{argument} has {len(values)} rows for {n} candidates. Give one row for each.")
+    return values
+
+
+def _stratified(labels: Sequence[Any], k: int, rng: np.random.Generator) -> np.ndarray:
+    """Shuffle, then take one of each class in turn until k are found."""
+    shuffled = rng.permutation(len(labels))
+    labels = np.asarray(labels)[shuffled]
+    turn = np.empty(len(labels), dtype=int)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[members] = np.arange(len(members))
+    return shuffled[np.lexsort((labels, turn))[:k]]
+
+
+def _kmeans(unit_ND: Tensor, k: int, seed: int) -> np.ndarray:
+    """The candidate nearest to each centroid; a candidate already taken gives way to the next nearest."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    centroids = MiniBatchKMeans(k, random_state=seed, n_init=3, batch_size=4096).fit(unit_ND.numpy()).cluster_centers_
+    free_N = torch.ones(len(unit_ND), dtype=torch.bool)
+    chosen = []
+    for centroid_D in torch.as_tensor(centroids, dtype=unit_ND.dtype):
+        closeness_N = (unit_ND @ centroid_D).masked_fill(~free_N, -torch.inf)
+        chosen.append(int(closeness_N.argmax()))
+        free_N[chosen[-1]] = False
+    return np.array(chosen)
+
+
+def _farthest_points(unit_ND: Tensor, k: int, rng: np.random.Generator) -> np.ndarray:
+    """From a random start, always the candidate whose nearest chosen one is farthest. Memory is linear in N."""
+    chosen = [int(rng.integers(len(unit_ND)))]
+    nearest_N = unit_ND @ unit_ND[chosen[0]]
+    while len(chosen) < k:
+        nearest_N[chosen] = torch.inf  # never twice, even among identical candidates
+        chosen.append(int(nearest_N.argmin()))
+        nearest_N = torch.maximum(nearest_N, unit_ND @ unit_ND[chosen[-1]])
+    return np.array(chosen)
