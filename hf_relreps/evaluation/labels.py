@@ -155,8 +155,8 @@ def _numbers_of(values: list[Any], names: tuple[str, ...] | None, where: str) ->
     unknown = [value for value in dict.fromkeys(values) if value not in names]
     if unknown:
         raise EvaluationError(
-            f"{_capital(where)} holds {unknown[0]!r}, which is no class of the decoders: {_short(names)}. Rename or drop "
-            "those rows."
+            f"{_capital(where)} holds {unknown[0]!r}, which is no class of the decoders: {_short(names)}. Rename "
+            "or drop those rows."
         )
     return [names.index(value) for value in values]
 

@@ -199,8 +199,8 @@ def _unit(side: str, x_ND: torch.Tensor) -> torch.Tensor:
     zero_rows = torch.nonzero(x_ND.abs().amax(dim=1) == 0)
     if len(zero_rows):
         raise EmbeddingError(
-            f"Row {int(zero_rows[0])} of {side} is zero ({len(zero_rows)} such rows of {len(x_ND)}): it has no cosine. "
-            "Drop those samples from both spaces, or ask only for metrics=('cka',)."
+            f"Row {int(zero_rows[0])} of {side} is zero ({len(zero_rows)} such rows of {len(x_ND)}): it has no "
+            "cosine. Drop those samples from both spaces, or ask only for metrics=('cka',)."
         )
     # Scaled by the largest entry first, otherwise the squares of tiny or huge vectors leave float32.
     return normalize(x_ND / x_ND.abs().amax(dim=1, keepdim=True), dim=1)

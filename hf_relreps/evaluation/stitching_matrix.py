@@ -247,15 +247,15 @@ def stitching_matrix(
 ) -> StitchingMatrix:
     """Score every pair of encoder and decoder on the same samples; each encoder reads them once.
 
-    Beside the scores stands what makes them worth something: chance, and with `train_dataset` the absolute control. For
-    the control each encoder gets a decoder of its own (logistic regression, for regression ridge, on its standardised
-    absolute embeddings of the train samples), which is then applied to the absolute embeddings of every other encoder
-    of equal width.
+    Beside the scores stands what gives them a meaning: chance, and with `train_dataset` the absolute control. For that
+    each encoder gets a decoder of its own (logistic regression, for regression ridge, on its standardised absolute
+    embeddings of the train samples), which is then applied to the absolute embeddings of every other encoder of equal
+    width.
 
     The control is honest only if the encoders come from different seeds. Two encoders that start from the same
-    initialisation, or from one pretrained model, may share their absolute space; then the control stitches as well, and
-    a relative score proves nothing. The control's decoders cannot bring such a tie in: their fit is convex and starts
-    from no random weights.
+    initialisation, or from one pretrained model, may share their absolute space; then the control stitches as well,
+    and a relative score proves nothing. The control's decoders cannot bring such a tie in: their fit is convex and
+    starts from no random weights.
 
     Args:
         encoders: Name -> `RelativeModel`, full relative model or repository id; a list of ids is named by its ids.
@@ -441,8 +441,8 @@ def _own_pairs(own: Mapping[str, str] | None, encoders: tuple[str, ...], decoder
     shared = [name for name, count in Counter(own.values()).items() if count > 1]
     if shared:
         raise EvaluationError(
-            f"own gives decoder {shared[0]!r} to {' and '.join(k for k, v in own.items() if v == shared[0])}; a decoder "
-            "was trained on one encoder. Name that one."
+            f"own gives decoder {shared[0]!r} to {' and '.join(k for k, v in own.items() if v == shared[0])}. Expected "
+            "one encoder: the one that it was trained on."
         )
     return {name: own[name] for name in encoders if name in own}
 

@@ -56,7 +56,7 @@ class Wire:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        exchange = _Exchange(scope, receive, send)
+        exchange = _Exchange(scope, receive, send, self.requests)
         failure = self.faults.failure(exchange.line)
         exchange.cut = None if failure else self.faults.cut_for(exchange.line)
         try:
@@ -71,13 +71,13 @@ class Wire:
             logger.exception("The local Hub failed at %s", exchange.line)
             raise
         finally:
-            self.requests.append(exchange.record())
+            exchange.write_down()
 
 
 class _Exchange:
     """One request and its answer on the way: counted, and cut where it should be."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, requests: list[RequestRecord]) -> None:
         self.method: str = scope["method"]
         self.path = unquote(scope["raw_path"].decode("ascii"))
         self.cut: Cut | None = None
@@ -85,14 +85,17 @@ class _Exchange:
         self.status: int | None = None
         self._receive = receive
         self._send = send
-        self._is_cut = False
+        self._requests = requests
+        self._is_cut = self._is_written = False
 
     @property
     def line(self) -> str:
         return f"{self.method} {self.path}"
 
-    def record(self) -> RequestRecord:
-        return RequestRecord(self.method, self.path, self.sent, self.received, self.status)
+    def write_down(self) -> None:
+        if not self._is_written:
+            self._is_written = True
+            self._requests.append(RequestRecord(self.method, self.path, self.sent, self.received, self.status))
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -109,17 +112,21 @@ class _Exchange:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
-        if message["type"] != "http.response.body" or self.method == "HEAD":
-            await self._send(message)
-            return
-        body = message.get("body", b"")
+        elif message["type"] == "http.response.body":
+            message = self._counted(message)
+        await self._send(message)
+
+    def _counted(self, message: Message) -> Message:
+        body = b"" if self.method == "HEAD" else message.get("body", b"")
         if self.cut is not None and self.sent + len(body) > self.cut.after_bytes:
-            # uvicorn closes the connection of an answer that ends without its last part
+            # uvicorn closes the connection of an answer that never gets its last part
             self._is_cut = True
             body = body[: self.cut.after_bytes - self.sent]
             message = {**message, "body": body, "more_body": True}
         self.sent += len(body)
-        await self._send(message)
+        if self._is_cut or not message.get("more_body", False):
+            self.write_down()  # before the client can have it all, and look
+        return message
 
 
 class LocalHub:
