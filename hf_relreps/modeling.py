@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -107,10 +108,8 @@ class RelativeModel(RelativePreTrainedModel):
                 "Load it with RelativeDecoder, or build an encoder with RelativeModel.from_encoder(encoder, view)."
             )
         config.pooling = config.pooling or default_pooling(config.encoder_config, config.modality)
-        self.backbone = AutoModel.from_config(config.encoder_config) if backbone is None else _kept(backbone)
+        self.backbone = _built(config) if backbone is None else _kept(_without_idle_pooler(backbone, config))
         self.projection = RelativeProjection(config)
-        if config.pooling != "pooler":
-            _freeze_pooler(self.backbone)
         self.post_init()
 
     @classmethod
@@ -428,11 +427,31 @@ def _kept(module: PreTrainedModel) -> PreTrainedModel:
     return module
 
 
-def _freeze_pooler(backbone: nn.Module) -> None:
-    """An unused pooler gets no gradient, which distributed training refuses unless it expects none."""
+def _built(config: RelativeConfig) -> PreTrainedModel:
+    """The wrapped model with random weights, to be filled by a load."""
+    model_class = MODEL_MAPPING[type(config.encoder_config)]
+    idle = config.pooling != "pooler" and _can_do_without_pooler(model_class)
+    return AutoModel.from_config(config.encoder_config, **({"add_pooling_layer": False} if idle else {}))
+
+
+def _without_idle_pooler(backbone: PreTrainedModel, config: RelativeConfig) -> PreTrainedModel:
+    """The same model, sharing its weights, without a pooler that nobody reads.
+
+    Its weights would get no gradient, which distributed training refuses unless it expects that.
+    """
     pooler = getattr(backbone, "pooler", None)
-    if isinstance(pooler, nn.Module):
+    if config.pooling == "pooler" or not isinstance(pooler, nn.Module):
+        return backbone
+    if not _can_do_without_pooler(type(backbone)):
         pooler.requires_grad_(False)
+        return backbone
+    lighter = copy.copy(backbone)  # the caller's model keeps its pooler
+    lighter._modules = backbone._modules | {"pooler": None}
+    return lighter
+
+
+def _can_do_without_pooler(model_class: type[PreTrainedModel]) -> bool:
+    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
 
 
 def _loaded(encoder: str | Path | PreTrainedModel, processor: Any) -> tuple[PreTrainedModel, Any, str | None]:

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from hf_relreps import AnchorSet, RelativeDecoder, RelativeModel, RelativeModelForSequenceClassification
+from hf_relreps.demos.tiny import small_bert, word_tokenizer
 from hf_relreps.errors import EvaluationError, MissingExtraError, StitchingError
 from hf_relreps.evaluation import StitchingMatrix, stitching_matrix
 from hf_relreps.evaluation.scores import SCORES, chance
@@ -24,12 +23,10 @@ from hf_relreps.evaluation.scores import SCORES, chance
 
 TOPICS = ["sea", "sky", "war", "tea"]
 WORDS = [f"{topic}{i}" for topic in TOPICS for i in range(8)] + [f"filler{i}" for i in range(16)]
-# Parallel languages: the same meaning in other letters.
-VOCABULARY = ["[PAD]", "[UNK]", *WORDS, *(word.upper() for word in WORDS)]
 
 
 def topics(n, seed):
-    """Texts of one topic each with filler words, in two parallel languages."""
+    """Texts of one topic each with filler words; the second language is the first in capitals."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(len(TOPICS), size=n)
     texts = []
@@ -49,29 +46,18 @@ def named(columns, names=TOPICS):
 
 @functools.cache
 def tokenizer():
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32)
+    return word_tokenizer([*WORDS, *(word.upper() for word in WORDS)])
 
 
 @functools.cache
 def anchors(seed=100):
     columns = topics(60, seed)
-    return AnchorSet([str(i) for i in range(60)], {"lower": columns["lower"], "upper": columns["upper"]})
+    return AnchorSet([f"{seed}-{i}" for i in range(60)], {"lower": columns["lower"], "upper": columns["upper"]})
 
 
 def encoder(seed, view, hidden=32, anchor_set=None, **settings):
     torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=hidden,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=40,
-        hidden_dropout_prob=0.3,
-    )
-    bert = BertModel(config)
+    bert = small_bert(len(tokenizer()), longest=40, width=hidden, layers=1)
     return RelativeModel.from_encoder(bert, (anchor_set or anchors()).view(view), tokenizer(), **settings)
 
 
@@ -194,6 +180,17 @@ def test_one_batch_size_or_another_gives_the_same_scores():
     np.testing.assert_allclose(result.scores, matrix().scores)
 
 
+def fails_at_the_first_encoder():
+    """Survives what is scored before an encoder runs (chance), then fails."""
+    calls = []
+
+    def metric(labels, predictions):
+        calls.append(predictions)
+        return 1 / (len(calls) < 24)
+
+    return metric
+
+
 def test_modes_and_devices_are_as_before_also_after_an_error():
     part, head = encoders()["low-1"], decoders()["low-1"]
     part.train()
@@ -202,9 +199,9 @@ def test_modes_and_devices_are_as_before_also_after_an_error():
     modes = [module.training for module in (*part.modules(), *head.modules())]
     result = stitching_matrix({"low-1": part}, {"low-1": head}, TEST, device="cpu")
     assert result.scores[0, 0] == pytest.approx(matrix().scores[0, 0])  # dropout was off
-    with pytest.raises(ZeroDivisionError):
-        stitching_matrix({"low-1": part}, {"low-1": head}, TEST, metric=lambda labels, predictions: 1 / 0)
-    assert [module.training for module in (*part.modules(), *head.modules())] == modes
+    with pytest.raises(ZeroDivisionError) as caught:  # held, so that nothing is tidied up by chance
+        stitching_matrix({"low-1": part}, {"low-1": head}, TEST, metric=fails_at_the_first_encoder())
+    assert [module.training for module in (*part.modules(), *head.modules())] == modes, caught.value
     assert part.device.type == "cpu"
     part.eval()
     head.eval()
@@ -344,6 +341,8 @@ def test_several_labels_are_scored_with_a_threshold_of_one_half():
         logits = heads["up"](own.projection(own.encode(TEST["lower"]))).logits
     expected = f1_score(np.array(several(TEST)), torch.sigmoid(logits) > 0.5, average="macro")
     assert result.scores[0, 1] == pytest.approx(expected)
+    with pytest.raises(EvaluationError, match=r"labels of shape \(\), expected one list of zeros and ones"):
+        stitching_matrix(rows, heads | {"up": heads["low-1"]}, TEST)
 
 
 def test_a_regression_is_scored_by_errors_where_less_is_better():
@@ -362,6 +361,9 @@ def test_a_regression_is_scored_by_errors_where_less_is_better():
     result.plot()
     with pytest.raises(EvaluationError, match="'f1' has no meaning for regression.*mae, mse"):
         stitching_matrix(rows, heads, test)
+    pairs = TEST | {"label": [[1.0, 2.0]] * 300}
+    with pytest.raises(EvaluationError, match="2 numbers for each row, expected 1: decoder 'low-1'"):
+        stitching_matrix(rows, heads, pairs, metric="mae")
 
 
 # Scores and chance
@@ -530,7 +532,7 @@ def one(**changes):
         (lambda: {"dataset": TEST | {"label": [None] + [0] * 299}}, ["missing or infinite labels"]),
         (
             lambda: {"dataset": TEST | {"label": [[0, 1]] * 300}},
-            ["labels of shape (2,)", "one number", "problem_type"],
+            ["rows of 2 values such as 0, 1", "expected 4 zeros and ones"],
         ),
         (lambda: {"dataset": TEST | {"label": ["sea"] * 299 + ["pie"]}}, ["holds 'pie'", "sea, sky, war, tea"]),
         (lambda: {"dataset": named(TEST, [*TOPICS, "pie"])}, ["'low-1' cannot be aligned", "lacks pie", "id2label"]),

@@ -34,7 +34,8 @@ class Task:
         values = column_of(dataset, label_column, "dataset", "label_column")
         problem_type = _problem_type(decoders, values)
         if problem_type == REGRESSION:
-            return cls(problem_type, None, {})
+            orders = {name: np.arange(decoder.config.num_labels) for name, decoder in decoders.items()}
+            return cls(problem_type, None, orders)
         own_names = {name: _class_names(decoder.config.id2label) for name, decoder in decoders.items()}
         names = _label_names(dataset, label_column) or _agreed_names(own_names, values)
         return cls(problem_type, names, {name: _order(name, own_names[name], names) for name in decoders})
@@ -51,7 +52,7 @@ class Task:
         if not values:
             raise EvaluationError(f"{role} has no rows, expected labelled samples.")
         if self.problem_type == REGRESSION:
-            return _targets(values, where)
+            return _targets(values, where, {name: len(order) for name, order in self.orders.items()})
         if self.problem_type == MULTI:
             return _zeros_and_ones(values, where, self.num_classes)
         # The labels may be numbered in another order than the classes of the task (a train split of another upload).
@@ -182,9 +183,16 @@ def _zeros_and_ones(values: list[Any], where: str, num_classes: int) -> np.ndarr
     return labels.astype(np.int64)
 
 
-def _targets(values: list[Any], where: str) -> np.ndarray:
+def _targets(values: list[Any], where: str, widths: Mapping[str, int]) -> np.ndarray:
     labels = _array(values, where, ndim=None)
-    return labels.squeeze(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    rows = labels.reshape(len(labels), -1)
+    for name, width in widths.items():
+        if rows.shape[1] != width:
+            raise EvaluationError(
+                f"{_capital(where)} holds {rows.shape[1]} numbers for each row, expected {width}: decoder {name!r} gives as "
+                "many. Choose the column that it was trained on."
+            )
+    return rows[:, 0] if rows.shape[1] == 1 else rows
 
 
 def _array(values: list[Any], where: str, ndim: int | None) -> np.ndarray:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -276,6 +276,14 @@ def stitching_matrix(
     Raises:
         StitchingError: If a decoder does not fit an encoder.
         EvaluationError: If columns, labels or names leave the question without an answer.
+
+    Example:
+        ```python
+        models = {"en": "me/relative-en", "fr": "me/relative-fr"}
+        matrix = stitching_matrix(models, models, test_dataset, train_dataset=train_dataset)
+        print(matrix)
+        matrix.plot("matrix.png")
+        ```
     """
     score = resolve_score(metric, greater_is_better=greater_is_better)
     encoder_parts = _resolve("encoders", encoders, resolve_encoder)
@@ -301,7 +309,8 @@ def stitching_matrix(
             stack.enter_context(_moved(decoder, device))
         run = _Run(batch_size, device, progress)
         controls = {} if train_data is None else _fit_controls(run, encoder_parts, own_pairs, train_data, task)
-        for row, (encoder, x_ND) in enumerate(run.encode(encoder_parts, data, "encoders")):
+        encoded = stack.enter_context(closing(run.encode(encoder_parts, data, "encoders")))
+        for row, (encoder, x_ND) in enumerate(encoded):
             for column, (name, logits_NC) in enumerate(_decode(encoder, decoder_parts, x_ND).items()):
                 scores[row, column] = score(data.labels, task.predictions(name, logits_NC))
                 if name in controls and controls[name].n_features_in_ == x_ND.shape[1]:
@@ -346,8 +355,8 @@ class _Run:
 
     def encode(
         self, encoders: Mapping[str, RelativeModel], data: _Data, title: str
-    ) -> Iterator[tuple[RelativeModel, torch.Tensor]]:
-        """Each encoder, still where it runs, with its absolute embeddings on the CPU."""
+    ) -> Generator[tuple[RelativeModel, torch.Tensor]]:
+        """Each encoder, still where it runs, with its absolute embeddings on the CPU; close it to put all back."""
         # disable=None: no bar where output is piped
         bar = logging.tqdm(encoders.items(), desc=title, unit="encoder", disable=None if self.progress else True)
         for name, encoder in bar:
@@ -361,11 +370,11 @@ def _fit_controls(
 ) -> dict[str, Any]:
     """Decoder name -> the absolute control in its place, fitted on the encoder that owns the decoder."""
     owners = {name: encoders[name] for name in own_pairs}
-    embeddings = run.encode(owners, data, "absolute control")
-    return {
-        own_pairs[name]: _fit_control(x_ND.numpy(), data.labels, task)
-        for name, (_, x_ND) in zip(owners, embeddings, strict=True)
-    }
+    with closing(run.encode(owners, data, "absolute control")) as encoded:
+        return {
+            own_pairs[name]: _fit_control(x_ND.numpy(), data.labels, task)
+            for name, (_, x_ND) in zip(owners, encoded, strict=True)
+        }
 
 
 def _fit_control(x_ND: np.ndarray, labels: np.ndarray, task: Task) -> Any:
@@ -411,7 +420,7 @@ def _moved(part: PreTrainedModel, device: torch.device | str | None) -> Iterator
 
 
 def _to(part: torch.nn.Module, device: torch.device | str) -> None:
-    part.to(device)
+    part.to(device)  # as a plain module: the types of the one in transformers take the device for the model
 
 
 def _resolve(role: str, things: Mapping[str, Any] | Sequence[str], resolve: Callable[[Any], Part]) -> dict[str, Part]:
@@ -440,9 +449,9 @@ def _own_pairs(own: Mapping[str, str] | None, encoders: tuple[str, ...], decoder
             raise EvaluationError(f"own names the {side} {unknown[0]!r}, expected one of {', '.join(expected)}.")
     shared = [name for name, count in Counter(own.values()).items() if count > 1]
     if shared:
+        owners = " and ".join(encoder for encoder, decoder in own.items() if decoder == shared[0])
         raise EvaluationError(
-            f"own gives decoder {shared[0]!r} to {' and '.join(k for k, v in own.items() if v == shared[0])}. Expected "
-            "one encoder: the one that it was trained on."
+            f"own gives decoder {shared[0]!r} to {owners}. Expected one encoder: the one that it was trained on."
         )
     return {name: own[name] for name in encoders if name in own}
 

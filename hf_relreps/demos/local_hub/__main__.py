@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 import threading
@@ -25,10 +26,8 @@ def main() -> None:
         ]
         sys.stdout.write("\n".join([f"# local Hub at {hub.url}, repositories in {hub.root}", *exports, ""]))
         sys.stdout.flush()
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
-        except KeyboardInterrupt:
-            sys.stdout.write("# stopped\n")
 
 
 if __name__ == "__main__":

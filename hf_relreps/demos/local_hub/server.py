@@ -188,9 +188,16 @@ class LocalHub:
         if self._socket is None:
             self._socket = _bound_socket(self.port)
         app = Wire(build_app(self._state), self.faults, self.requests)
-        # critical: a cut answer is no error worth a line
         config = uvicorn.Config(
-            app, lifespan="off", log_config=None, log_level="critical", access_log=False, timeout_graceful_shutdown=2
+            app,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",  # a cut answer is no error worth a line; our own are logged by Wire
+            access_log=False,
+            timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(

@@ -1,0 +1,247 @@
+"""The main job, end to end: fine-tune relative models in several languages, push them, pull parts, stitch them.
+
+`launch` is what `hf-relreps quickstart` calls. Without a Hub user it starts a Hub on this machine, and runs
+`quickstart` in a process of its own, since the Hub's address is fixed once its client is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hf_relreps.anchors import AnchorSet
+from hf_relreps.callback import AnchorCallback
+from hf_relreps.configuration import RelativeConfig
+from hf_relreps.decoders import RelativeDecoder
+from hf_relreps.demos.debian import load_debian_descriptions
+from hf_relreps.demos.tiny import small_bert, wordpiece_tokenizer
+from hf_relreps.evaluation import StitchingMatrix, stitching_matrix
+from hf_relreps.modeling import RelativeModel, RelativeModelForSequenceClassification
+from hf_relreps.stitching import stitch
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One encoder to train: its name, the language it reads, and a seed that no other shares."""
+
+    name: str
+    language: str
+    seed: int
+
+
+# No two share a seed: with a common initialisation even absolute stitching works, and a comparison proves nothing.
+RECIPES = (Recipe("en-1", "en", 11), Recipe("en-2", "en", 22), Recipe("fr", "fr", 33), Recipe("it", "it", 44))
+NUM_ANCHORS = 300
+LONGEST = 64  # tokens; half of the descriptions are shorter
+
+# Encoder, decoder, and what the encoder reads.
+SENTENCES = (
+    ("fr", "en-1", "Un jeu de course dans lequel des karts font le tour d'un circuit."),  # typos: ignore
+    ("it", "en-2", "Strumento per modificare immagini e fotografie con livelli e filtri."),  # typos: ignore
+    ("en-1", "fr", "A mail server that filters spam and delivers messages to local mailboxes."),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run of the quickstart was asked to do.
+
+    Args:
+        output: Folder for the picture, the JSON file, the checkpoints and the local Hub.
+        user: Name under which the uploads appear.
+        encoder: Name of a pretrained `AutoModel` to fine-tune; small BERTs from scratch without it.
+        quick: Little data and one epoch, to see that everything works; the scores mean nothing.
+    """
+
+    output: Path
+    user: str
+    encoder: str | None = None
+    quick: bool = False
+    console: Console = field(default_factory=lambda: Console(highlight=False))
+
+    def repository(self, recipe: Recipe) -> str:
+        """Where the model of a recipe is pushed."""
+        return f"{self.user}/relative-debian-{recipe.name}"
+
+
+def launch(output: Path, hub_user: str | None = None, encoder: str | None = None, quick: bool = False) -> int:
+    """Run the quickstart against the real Hub as `hub_user`, or against one on this machine; the exit code."""
+    command = [sys.executable, "-m", "hf_relreps.demos.quickstart", str(output), encoder or "", "quick" if quick else ""]
+    if hub_user is not None:
+        return subprocess.run([*command, hub_user], check=False).returncode
+    from hf_relreps.demos.local_hub import LocalHub
+
+    shutil.rmtree(output / "hub", ignore_errors=True)
+    with LocalHub(root=output / "hub") as hub:
+        environment = os.environ | hub.environment(output / "hub" / "cache")
+        return subprocess.run([*command, hub.user], env=environment, check=False).returncode
+
+
+def quickstart(settings: Settings) -> StitchingMatrix:
+    """Train, push, pull, stitch, show; writes ``matrix.png`` and ``matrix.json``."""
+    started = time.monotonic()
+    say = settings.console.print
+    train, test = load_debian_descriptions("train"), load_debian_descriptions("test")
+    if settings.quick:
+        train, test = train.select(range(600)), test.select(range(200))
+    languages = list(dict.fromkeys(recipe.language for recipe in RECIPES))
+    say(f"[bold]1  Anchors[/]: {NUM_ANCHORS} of {len(train):,} packages, described in {', '.join(languages)}")
+    anchors = AnchorSet.from_dataset(train, NUM_ANCHORS, views=languages, id_column="package", seed=42)
+    anchors.push_to_hub(f"{settings.user}/debian-anchors")
+    say(f"   {settings.user}/debian-anchors, fingerprint {anchors.fingerprint[:16]}")
+
+    say(f"\n[bold]2  Train and push[/] {len(RECIPES)} models, each from its own seed")
+    if settings.encoder:
+        say("   All start from one pretrained model, so they share its latent space: the absolute control may stitch.")
+    for recipe in RECIPES:
+        train_and_push(settings, recipe, anchors, train)
+
+    say("\n[bold]3  Pull parts[/] of different uploads and stitch every encoder to every decoder")
+    encoders = {r.name: RelativeModel.from_pretrained(settings.repository(r), subfolder="encoder") for r in RECIPES}
+    decoders = {r.name: RelativeDecoder.from_pretrained(settings.repository(r), subfolder="decoder") for r in RECIPES}
+    matrix = stitching_matrix(encoders, decoders, test, metric="f1", train_dataset=train)
+    say(f"\n{matrix}\n", markup=False)
+
+    say("[bold]4  The paper's projection beside it[/]: plain cosines, new decoders on the same encoders")
+    cosine = cosine_matrix(encoders, train, test, settings)
+    say(_comparison(matrix, cosine))
+
+    say(f"\n[bold]5  Classify[/] with an encoder of one upload and a decoder of another")
+    say(classify(settings))
+    write(settings, matrix, cosine)
+    say(f"\nDone in {time.monotonic() - started:.0f} s. The matrix: {settings.output}/matrix.png and matrix.json")
+    return matrix
+
+
+def train_and_push(settings: Settings, recipe: Recipe, anchors: AnchorSet, train: Dataset) -> None:
+    """Fine-tune one relative model with the `Trainer` and push it."""
+    from transformers import Trainer, TrainingArguments, set_seed
+
+    set_seed(recipe.seed)
+    view = anchors.view(recipe.language)
+    names = train.features["label"].names
+    encoder: Any = settings.encoder
+    tokenizer = None
+    if encoder is None:
+        tokenizer = wordpiece_tokenizer(train[recipe.language][:], LONGEST)
+        encoder = small_bert(len(tokenizer), LONGEST)
+    model = RelativeModelForSequenceClassification.from_encoder(
+        encoder, view, tokenizer, id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}
+    )
+    tokenizer = model.processor
+    rows = train.select_columns([recipe.language, "label"]).map(
+        lambda batch: tokenizer(batch[recipe.language], truncation=True, max_length=model.config.max_length),
+        batched=True,
+        remove_columns=recipe.language,
+        desc=f"   {recipe.name}: tokenize",
+    )
+    args = TrainingArguments(
+        output_dir=str(settings.output / "models" / recipe.name),
+        hub_model_id=settings.repository(recipe),
+        num_train_epochs=1 if settings.quick else 6,
+        per_device_train_batch_size=32,
+        learning_rate=5e-5 if settings.encoder else 5e-4,
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        train_sampling_strategy="group_by_length",
+        save_strategy="no",
+        logging_strategy="no",
+        seed=recipe.seed,
+    )
+    settings.console.print(f"   {recipe.name}: {recipe.language}, seed {recipe.seed}, {model.num_parameters():,} weights")
+    trainer = Trainer(model, args, train_dataset=rows, processing_class=tokenizer, callbacks=[AnchorCallback(view)])
+    trainer.train()
+    trainer.push_to_hub()
+    settings.console.print(f"   {recipe.name}: pushed to {settings.repository(recipe)}")
+
+
+def cosine_matrix(
+    encoders: dict[str, RelativeModel], train: Dataset, test: Dataset, settings: Settings
+) -> StitchingMatrix:
+    """The same encoders described by plain cosines, with decoders trained on these."""
+    paper = {name: encoder.use_projection(RelativeConfig.paper()) for name, encoder in encoders.items()}
+    decoders = {
+        recipe.name: train_decoder(paper[recipe.name], train, recipe, settings) for recipe in RECIPES
+    }
+    return stitching_matrix(paper, decoders, test, metric="f1")
+
+
+def train_decoder(encoder: RelativeModel, train: Dataset, recipe: Recipe, settings: Settings) -> RelativeDecoder:
+    """A decoder on the relative representations of an encoder that stays as it is, encoded once."""
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments, set_seed
+
+    set_seed(recipe.seed)
+    r_NR = encoder.projection(encoder.encode(train[recipe.language][:]))
+    rows = Dataset.from_dict({"relative_embeds": r_NR.numpy(), "labels": train["label"][:]})
+    decoder = RelativeDecoder(encoder.config.without_encoder())
+    args = TrainingArguments(
+        output_dir=str(settings.output / "models" / "cosine"),
+        num_train_epochs=1 if settings.quick else 10,
+        per_device_train_batch_size=64,
+        learning_rate=1e-3,
+        save_strategy="no",
+        logging_strategy="no",
+        seed=recipe.seed,
+    )
+    Trainer(decoder, args, train_dataset=rows).train()
+    return decoder.eval()
+
+
+def classify(settings: Settings) -> Table:
+    """Three sentences through `pipeline`, each with parts of two uploads."""
+    from transformers import pipeline
+
+    repositories = {recipe.name: settings.repository(recipe) for recipe in RECIPES}
+    table = Table("encoder", "decoder", "text", "section", "score", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for encoder, decoder, text in SENTENCES:
+        model = stitch(repositories[encoder], repositories[decoder])
+        found = pipeline("text-classification", model=model, tokenizer=model.processor)(text)[0]
+        table.add_row(encoder, decoder, text, found["label"], f"{found['score']:.2f}")
+    return table
+
+
+def _comparison(default: StitchingMatrix, cosine: StitchingMatrix) -> Table:
+    table = Table("macro-F1", "own", "stitched", "worst", "stitched / own", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name, matrix in (("default", default), ("cosine", cosine)):
+        figures = [matrix.own, matrix.stitched, matrix.worst, matrix.ratio]
+        table.add_row(name, *(f"{figure:.3f}" for figure in figures if figure is not None))
+    table.add_row("absolute control", f"{default.absolute_own:.3f}", f"{default.absolute_stitched:.3f}")
+    table.add_row("chance", f"{default.chance:.3f}", f"{default.chance:.3f}")
+    return table
+
+
+def write(settings: Settings, matrix: StitchingMatrix, cosine: StitchingMatrix) -> None:
+    """The matrix as a picture, and everything as JSON."""
+    matrix.plot(settings.output / "matrix.png")
+    record = {"default": matrix.to_dict(), "cosine": cosine.to_dict()}
+    (settings.output / "matrix.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+
+def main(arguments: list[str]) -> None:
+    """What `launch` starts: output folder, encoder or "", "quick" or "", user."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # of loading and saving; training and encoding keep theirs
+    output, encoder, quick, user = arguments
+    Path(output).mkdir(parents=True, exist_ok=True)
+    quickstart(Settings(Path(output), user, encoder or None, quick == "quick"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
