@@ -7,6 +7,7 @@ similarities; so an encoder and a decoder that share anchors fit together even i
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
 )
@@ -19,6 +20,7 @@ from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.evaluation import latent_similarity, stitching_matrix
 from hf_relreps.modeling import (
     RelativeModel,
+    RelativeModelForAudioClassification,
     RelativeModelForImageClassification,
     RelativeModelForSequenceClassification,
 )
@@ -33,6 +35,7 @@ __all__ = [
     "RelativeConfig",
     "RelativeDecoder",
     "RelativeModel",
+    "RelativeModelForAudioClassification",
     "RelativeModelForImageClassification",
     "RelativeModelForSequenceClassification",
     "compatibility",
@@ -45,4 +48,5 @@ __all__ = [
 AutoConfig.register(RelativeConfig.model_type, RelativeConfig, exist_ok=True)
 AutoModel.register(RelativeConfig, RelativeModel, exist_ok=True)
 AutoModelForSequenceClassification.register(RelativeConfig, RelativeModelForSequenceClassification, exist_ok=True)
+AutoModelForAudioClassification.register(RelativeConfig, RelativeModelForAudioClassification, exist_ok=True)
 AutoModelForImageClassification.register(RelativeConfig, RelativeModelForImageClassification, exist_ok=True)

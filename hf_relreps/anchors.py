@@ -320,19 +320,17 @@ def _read_record(file: Path, source: Source) -> dict[str, Any]:
 
 def _to_table(anchors: AnchorSet) -> pa.Table:
     """A table that `datasets` and the Hub's viewer read as texts and images."""
-    from datasets import Features
+    import pyarrow as pa
+    from datasets import Features, List, Value
     from datasets import Image as ImageFeature
-    from datasets import Value
 
+    sound = {"array": List(Value("float32")), "sampling_rate": Value("int64")}
+    types = {"text": Value("string"), "image": ImageFeature(), "audio": sound}
     columns: dict[str, Any] = {"id": anchors.ids}
-    features: dict[str, Any] = {"id": Value("string")}
     for name in anchors.views:
         view = anchors.view(name)
-        is_image = view.modality == "image"
-        columns[name] = [{"bytes": _to_png(image), "path": None} for image in view.samples] if is_image else view.samples
-        features[name] = ImageFeature() if is_image else Value("string")
-    import pyarrow as pa
-
+        columns[name] = [_TO_CELL[view.modality](sample) for sample in view.samples]
+    features = {"id": Value("string")} | {name: types[anchors.view(name).modality] for name in anchors.views}
     return pa.table(columns, schema=Features(features).arrow_schema)
 
 
@@ -353,10 +351,17 @@ def _read_table(file: Path, source: Source, record: dict[str, Any]) -> tuple[lis
         raise AnchorIntegrityError(f"{name} cannot be read as anchors: {error}. Pull it again.") from error
 
 
-def _to_png(image: Image.Image) -> bytes:
+def _to_png(image: Image.Image) -> dict[str, Any]:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def _to_sound(sound: Mapping[str, Any]) -> dict[str, Any]:
+    return {"array": np.asarray(sound["array"], dtype=np.float32), "sampling_rate": sound["sampling_rate"]}
+
+
+_TO_CELL: dict[str, Any] = {"text": str, "image": _to_png, "audio": _to_sound}
 
 
 def _from_png(cell: Mapping[str, Any]) -> Image.Image:

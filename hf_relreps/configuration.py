@@ -18,6 +18,8 @@ FORMAT_VERSION = 1
 TRANSFORMS = ("none", "center", "standardize", "whiten")
 POOLINGS = ("cls", "mean", "last", "pooler", "spatial_mean")
 DECODERS = ("mlp", "linear")
+MODALITIES = ("text", "image", "audio")
+TOWERS = ("encoder", "text_model", "vision_model", "text_encoder", "vision_tower", "audio_tower", "audio_model")
 
 # Those that name what one side of a stitch brings along.
 DECODER_FIELDS = ("decoder_type", "decoder_hidden_size", "decoder_dropout", "decoder_noise")
@@ -34,7 +36,9 @@ class RelativeConfig(PreTrainedConfig):
             ``pooler`` (the model's own), ``spatial_mean``; ``None`` chooses what suits the encoder.
         embedding_size: D, the width of the pooled absolute embedding.
         max_length: Longest input in tokens; longer texts are truncated. ``None`` leaves it to the tokenizer.
-        modality: What the encoder reads: ``text`` or ``image``.
+        modality: What the encoder reads: ``text``, ``image`` or ``audio``.
+        tower: Which part of a model with several is the encoder: ``encoder``, ``text_model``, ``vision_model``, ...;
+            ``None`` for the whole.
         num_anchors: A, the number of anchors.
         anchor_fingerprint: Identity of the anchor set (64 hex digits).
         anchor_view: Name of the view that this encoder reads.
@@ -78,6 +82,7 @@ class RelativeConfig(PreTrainedConfig):
     embedding_size: int | None = None
     max_length: int | None = None
     modality: str = "text"
+    tower: str | None = None
 
     num_anchors: int = 0
     anchor_fingerprint: str | None = None
@@ -142,6 +147,8 @@ class RelativeConfig(PreTrainedConfig):
     def check(self) -> None:
         """Raise `ConfigurationError` if any field has no meaning."""
         _one_of("pooling", self.pooling or POOLINGS[0], POOLINGS)
+        _one_of("modality", self.modality, MODALITIES)
+        _one_of("tower", self.tower or TOWERS[0], TOWERS)
         _one_of("transform", self.transform, TRANSFORMS)
         _one_of("decoder_type", self.decoder_type, DECODERS)
         if not self.similarities:

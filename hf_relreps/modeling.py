@@ -107,8 +107,8 @@ class RelativeModel(RelativePreTrainedModel):
                 "An encoder needs encoder_config, which is None: this configuration describes a decoder. "
                 "Load it with RelativeDecoder, or build an encoder with RelativeModel.from_encoder(encoder, view)."
             )
-        config.pooling = config.pooling or default_pooling(config.encoder_config, config.modality)
         self.backbone = _built(config) if backbone is None else _kept(_without_idle_pooler(backbone, config))
+        config.pooling = config.pooling or default_pooling(self.backbone, config.modality)
         self.projection = RelativeProjection(config)
         self.post_init()
 
@@ -139,8 +139,8 @@ class RelativeModel(RelativePreTrainedModel):
         """
         backbone, processor, name = _loaded(encoder, processor)
         config = _configured(config, backbone, anchors_view, processor, name, settings)
-        width_probe = _embed(backbone, next(batches(anchors_view.samples[:1], processor, 1, config.max_length))[1], config)
-        config.embedding_size = width_probe[1].shape[-1]
+        backbone = _tower(backbone, config.tower)
+        config.embedding_size = _measured_width(backbone, anchors_view, processor, config)
         model = cls(config, backbone).to(backbone.device)
         model.encode_anchors(anchors_view, processor, batch_size=batch_size)
         return model
@@ -153,6 +153,8 @@ class RelativeModel(RelativePreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        input_features: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -165,6 +167,8 @@ class RelativeModel(RelativePreTrainedModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             pixel_values=pixel_values,
+            input_values=input_values,
+            input_features=input_features,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
@@ -389,10 +393,39 @@ class RelativeModelForImageClassification(_RelativeClassifier):
         )
 
 
+class RelativeModelForAudioClassification(_RelativeClassifier):
+    """An audio encoder and a decoder that gives the classes of a sound."""
+
+    modality = "audio"
+    main_input_name = "input_values"
+
+    def forward(
+        self,
+        input_values: Tensor | None = None,
+        input_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> RelativeClassifierOutput | tuple[Any, ...]:
+        """Logits (B, C) of waveforms (B, T) or spectra (B, F, T), and the loss where there are labels (B,)."""
+        return self._classify(
+            labels,
+            return_dict,
+            input_values=input_values,
+            input_features=input_features,
+            attention_mask=attention_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+
+
 # Which class reads what: the encoder's modality decides.
 CLASSIFIERS: dict[str, type[_RelativeClassifier]] = {
     "text": RelativeModelForSequenceClassification,
     "image": RelativeModelForImageClassification,
+    "audio": RelativeModelForAudioClassification,
 }
 
 
@@ -411,7 +444,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _embed(backbone: nn.Module, inputs: dict[str, Any], config: RelativeConfig) -> tuple[Any, Tensor]:
     """Output of the wrapped model, and its pooled absolute embeddings (B, D)."""
     output = backbone(**inputs, return_dict=True)
-    return output, pool(output, inputs.get("attention_mask"), config.pooling)
+    return output, pool(output, _mask_of_output(backbone, output, inputs.get("attention_mask")), config.pooling)
+
+
+def _mask_of_output(backbone: Any, output: Any, mask_BT: Tensor | None) -> Tensor | None:
+    """The mask of the output's vectors: audio encoders give fewer than they read."""
+    length = output.last_hidden_state.shape[1]
+    if mask_BT is None or output.last_hidden_state.ndim != 3 or mask_BT.shape[1] == length:
+        return mask_BT
+    if hasattr(backbone, "_get_feature_vector_attention_mask"):
+        return backbone._get_feature_vector_attention_mask(length, mask_BT)
+    return None  # the encoder reads a fixed length, padding included: Whisper
 
 
 def _given(**inputs: Any) -> dict[str, Any]:
@@ -431,7 +474,28 @@ def _built(config: RelativeConfig) -> PreTrainedModel:
     """The wrapped model with random weights, to be filled by a load."""
     model_class = MODEL_MAPPING[type(config.encoder_config)]
     idle = config.pooling != "pooler" and _can_do_without_pooler(model_class)
-    return AutoModel.from_config(config.encoder_config, **({"add_pooling_layer": False} if idle else {}))
+    model = AutoModel.from_config(config.encoder_config, **({"add_pooling_layer": False} if idle else {}))
+    return _without_idle_pooler(_tower(model, config.tower), config)
+
+
+def _tower(model: PreTrainedModel, name: str | None) -> PreTrainedModel:
+    """The part of a model that is the encoder."""
+    if name is None:
+        return model
+    tower = getattr(model, name, None)
+    if not isinstance(tower, PreTrainedModel):
+        raise ConfigurationError(
+            f"tower={name!r} is no model inside {type(model).__name__}. Leave it out, or name one."
+        )
+    return tower
+
+
+def default_tower(model: PreTrainedModel, modality: str) -> str | None:
+    """The encoder of an encoder-decoder; of two towers the one that reads the modality; else the whole model."""
+    candidates = {"text": ("text_model", "text_encoder"), "image": ("vision_model", "vision_tower")}
+    names = candidates.get(modality, ("audio_model", "audio_tower"))
+    names = ("encoder", *names) if model.config.is_encoder_decoder else names
+    return next((name for name in names if isinstance(getattr(model, name, None), PreTrainedModel)), None)
 
 
 def _without_idle_pooler(backbone: PreTrainedModel, config: RelativeConfig) -> PreTrainedModel:
@@ -464,7 +528,9 @@ def _loaded(encoder: str | Path | PreTrainedModel, processor: Any) -> tuple[PreT
         model = AutoModel.from_pretrained(name)
     if processor is None:
         if not name:
-            raise ConfigurationError("A model without a name needs its processor: from_encoder(model, view, tokenizer).")
+            raise ConfigurationError(
+                "A model without a name needs its processor: from_encoder(model, view, tokenizer)."
+            )
         processor = load_processor(Source.of(name))
     return model, processor, name if name and not Path(name).exists() else None
 
@@ -481,14 +547,20 @@ def _configured(
     known = {field.name for field in dataclasses.fields(RelativeConfig)} | {"num_labels"}
     unknown = sorted(set(settings) - known)
     if unknown:
-        raise ConfigurationError(f"RelativeConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+        raise ConfigurationError(
+            f"RelativeConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}."
+        )
     encoder_config = copy.deepcopy(backbone.config)
     encoder_config._name_or_path = name or ""
     start = {} if config is None else {k: v for k, v in config.to_diff_dict().items() if k in known}
-    longest = _longest(encoder_config, processor) if view.modality == "text" else None
-    pooling = default_pooling(encoder_config, view.modality)
+    tower = settings.get("tower", default_tower(backbone, view.modality))
+    measured = {
+        "pooling": default_pooling(_tower(backbone, tower), view.modality),
+        "max_length": _longest(encoder_config, processor) if view.modality == "text" else None,
+        "tower": tower,
+    }
     return RelativeConfig(
-        **{"pooling": pooling, "max_length": longest} | start | settings,
+        **measured | start | settings,
         encoder_config=encoder_config,
         attn_implementation=backbone.config._attn_implementation,
         base_model_name_or_path=name,
@@ -498,6 +570,14 @@ def _configured(
         anchor_view=view.name,
         anchor_digest=view.digest,
     )
+
+
+@torch.no_grad()
+def _measured_width(backbone: PreTrainedModel, view: AnchorView, processor: Any, config: RelativeConfig) -> int:
+    """D, from one anchor: not every configuration says it."""
+    _, inputs = next(batches(view.samples[:1], processor, 1, config.max_length))
+    with evaluating(backbone):
+        return _embed(backbone, to_device(inputs, backbone.device), config)[1].shape[-1]
 
 
 def _longest(encoder_config: PreTrainedConfig, processor: Any) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_relreps.errors import ConfigurationError
 
@@ -79,18 +79,21 @@ def pool(output: Any, mask_BT: Tensor | None, pooling: str) -> Tensor:
 CONVOLUTIONAL = ("resnet", "convnext", "convnextv2", "regnet", "mobilenet_v1", "mobilenet_v2", "efficientnet", "bit")
 
 
-def default_pooling(config: PreTrainedConfig, modality: str) -> str:
-    """What suits a kind of encoder: the map's mean for convolutions, the last token for causal language models,
-    the first for vision transformers, the mean over the mask for everything else."""
-    if config.model_type in CONVOLUTIONAL:
+def default_pooling(model: PreTrainedModel, modality: str) -> str:
+    """What suits an encoder: the map's mean for convolutions, the first token where a vision transformer has one for
+    the whole image, the last token of causal language models, the mean over the mask for everything else."""
+    if model.config.model_type in CONVOLUTIONAL:
         return "spatial_mean"
-    if modality == "image":
+    if modality == "image" and any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters()):
         return "cls"
-    return "last" if _is_causal(config) else "mean"
+    return "last" if modality == "text" and _is_causal(model.config) else "mean"
 
 
 def _is_causal(config: PreTrainedConfig) -> bool:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto as auto
 
     model_type = config.get_text_config().model_type
-    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return (
+        model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and model_type not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )

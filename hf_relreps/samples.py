@@ -1,4 +1,4 @@
-"""Raw samples (texts, images): what they are, what identifies them, and how they become batches for an encoder."""
+"""Raw samples (texts, images, sounds): what they are, what identifies them, and how they become batches for an encoder."""
 
 from __future__ import annotations
 
@@ -17,33 +17,44 @@ from hf_relreps.errors import SampleError
 
 logger = logging.get_logger(__name__)
 
-MODALITIES = ("text", "image")
+# What a sample of each modality is; a sound as `datasets` decodes it: {"array": floats, "sampling_rate": hertz}.
+MODALITIES: dict[str, type] = {"text": str, "image": Image.Image, "audio": Mapping}
 
 
 def check_samples(samples: Sequence[Any], name: str) -> str:
-    """The modality of `samples`, which must all be non-empty texts or all be images.
+    """The modality of `samples`, which must all be non-empty texts, all images, or all sounds.
 
     Raises:
         SampleError: Naming the first sample that cannot be encoded and its position.
     """
     if len(samples) == 0:
-        raise SampleError(f"{name} holds no samples. Expected a list of texts or images.")
-    modality = "image" if isinstance(samples[0], Image.Image) else "text"
+        raise SampleError(f"{name} holds no samples. Expected a list of texts, images or sounds.")
+    modality = next((m for m, kind in MODALITIES.items() if isinstance(samples[0], kind)), "text")
     for i, sample in enumerate(samples):
-        if modality == "image" and not isinstance(sample, Image.Image):
-            raise SampleError(f"{name}[{i}] is a {type(sample).__name__}, expected an image like the first sample.")
-        if modality == "text" and not isinstance(sample, str):
+        if not isinstance(sample, MODALITIES[modality]):
             raise SampleError(
-                f"{name}[{i}] is {sample!r} ({type(sample).__name__}), expected a text. "
-                "Drop rows without a text, or convert the column to strings, before choosing samples."
+                f"{name}[{i}] is {sample!r:.60} ({type(sample).__name__}), expected {modality} like every other sample. "
+                "Drop such rows, or convert the column, before choosing samples."
             )
         if modality == "text" and not sample.strip():
             raise SampleError(f"{name}[{i}] is an empty text, expected at least one character. Drop or fill that row.")
+        if modality == "audio":
+            _check_sound(sample, f"{name}[{i}]")
     return modality
 
 
+def _check_sound(sound: Mapping[str, Any], name: str) -> None:
+    if not {"array", "sampling_rate"} <= set(sound):
+        raise SampleError(
+            f"{name} is a mapping with {', '.join(map(str, sound)) or 'nothing'}, expected a sound: "
+            '{"array": samples in [-1, 1], "sampling_rate": hertz}.'
+        )
+    if np.ndim(sound["array"]) != 1 or len(sound["array"]) == 0:
+        raise SampleError(f"{name} has shape {np.shape(sound['array'])}, expected one channel with at least one value.")
+
+
 def digest(samples: Sequence[Any]) -> str:
-    """SHA-256 (64 hex digits) over the content and order of texts or images."""
+    """SHA-256 (64 hex digits) over the content and order of texts, images or sounds."""
     sha = hashlib.sha256()
     for sample in samples:
         content = _content(sample)
@@ -55,6 +66,8 @@ def digest(samples: Sequence[Any]) -> str:
 def _content(sample: Any) -> bytes:
     if isinstance(sample, str):
         return sample.encode("utf-8", errors="surrogatepass")
+    if isinstance(sample, Mapping):
+        return f"{sample['sampling_rate']} ".encode() + np.asarray(sample["array"], dtype="<f4").tobytes()
     return f"{sample.mode} {sample.size} ".encode() + sample.tobytes()
 
 
@@ -67,18 +80,20 @@ def batches(
     not fit into memory fails at once.
 
     Args:
-        samples: N texts or images.
-        processor: A tokenizer for texts, an image processor for images.
+        samples: N texts, images or sounds.
+        processor: A tokenizer for texts, an image processor for images, a feature extractor for sounds.
         batch_size: Samples in a batch.
         max_length: Longest text in tokens; longer ones are truncated, with one warning that counts them.
 
     Yields:
         Positions (B,) in `samples`, and the inputs of the encoder by name.
     """
-    if check_samples(samples, "samples") == "image":
+    modality = check_samples(samples, "samples")
+    if modality != "text":
+        read = _read_images if modality == "image" else _read_sounds
         for start in range(0, len(samples), batch_size):
             rows = np.arange(start, min(start + batch_size, len(samples)))
-            yield rows, dict(processor(images=[samples[i].convert("RGB") for i in rows], return_tensors="pt"))
+            yield rows, read([samples[i] for i in rows], processor)
         return
     tokenizer = getattr(processor, "tokenizer", processor)
     tokens = _tokenize(samples, tokenizer, max_length)
@@ -86,6 +101,24 @@ def batches(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         yield rows, dict(tokenizer.pad({key: [tokens[key][i] for i in rows] for key in tokens}, return_tensors="pt"))
+
+
+def _read_images(images: list[Image.Image], processor: Any) -> dict[str, Tensor]:
+    reader = getattr(processor, "image_processor", processor)
+    return dict(reader(images=[image.convert("RGB") for image in images], return_tensors="pt"))
+
+
+def _read_sounds(sounds: list[Mapping[str, Any]], processor: Any) -> dict[str, Tensor]:
+    reader = getattr(processor, "feature_extractor", processor)
+    rates = {sound["sampling_rate"] for sound in sounds}
+    if rates != {reader.sampling_rate}:
+        raise SampleError(
+            f"The sounds have {', '.join(map(str, sorted(rates)))} samples a second, the encoder reads "
+            f"{reader.sampling_rate}. Resample them first: dataset.cast_column(name, Audio(sampling_rate=...))."
+        )
+    arrays = [np.asarray(sound["array"], dtype=np.float32) for sound in sounds]
+    padding = "max_length" if hasattr(reader, "n_samples") else True  # Whisper reads one fixed length
+    return dict(reader(arrays, sampling_rate=reader.sampling_rate, return_tensors="pt", padding=padding))
 
 
 def _tokenize(texts: Sequence[str], tokenizer: Any, max_length: int | None) -> Mapping[str, list[list[int]]]:

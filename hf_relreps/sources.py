@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, ResolvedRevision, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    RevisionResolutionError,
 )
+from huggingface_hub.utils import validate_repo_id
 
-from hf_relreps.errors import UploadError
+from hf_relreps.errors import UploadError, UploadIntegrityError
 
 
 # Keyword arguments of `from_pretrained` that say where files come from, and nothing else.
 SOURCE_ARGUMENTS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")  # SHA-256 of an LFS file, SHA-1 of a git blob
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -42,9 +51,15 @@ class Source:
 
     @classmethod
     def of(cls, name: Any, repo_type: str = "model", **kwargs: Any) -> Source:
-        """From the arguments of a `from_pretrained` call; those that do not concern the place are left out."""
+        """From the arguments of a `from_pretrained` call; those that do not concern the place are left out.
+
+        A name may carry its revision: ``"me/relative-en@v1"``.
+        """
         given = {key: kwargs[key] for key in SOURCE_ARGUMENTS if kwargs.get(key) is not None}
-        return cls(str(name), repo_type, tuple(given.items()))
+        place, at, revision = str(name).partition("@")
+        if not at or Path(str(name)).exists():
+            return cls(str(name), repo_type, tuple(given.items()))
+        return cls(place, repo_type, tuple(({"revision": revision} | given).items()))
 
     def with_type(self, repo_type: str) -> Source:
         """The same name as another type of repository."""
@@ -54,10 +69,34 @@ class Source:
         """A folder of this place."""
         return replace(self, folder=f"{self.folder}/{folder}".strip("/"))
 
+    def pinned(self) -> Source:
+        """The same place at the commit that its revision names now: one question to the Hub, and none after it.
+
+        Raises:
+            UploadError: If there is no such folder, repository or revision, or it is closed to this token.
+        """
+        if self.is_local or self.commit:
+            return self
+        options = {key: value for key, value in self.arguments.items() if key != "force_download"}
+        with self._explaining("its revision"):
+            validate_repo_id(self.name)
+            revision = HfApi(library_name="hf_relreps").resolve_revision(
+                self.name, repo_type=self.repo_type, **options
+            )
+        return replace(self, options=tuple((self.arguments | {"revision": revision}).items()))
+
     @property
     def is_local(self) -> bool:
         """Whether it is a folder on this machine."""
         return Path(self.name).is_dir()
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that it is pinned to."""
+        revision = self.arguments.get("revision")
+        if isinstance(revision, ResolvedRevision):
+            return revision.resolved
+        return revision if revision and COMMIT.fullmatch(revision) else None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -74,31 +113,26 @@ class Source:
 
         Raises:
             UploadError: If the repository or revision does not exist, is closed to this token, or cannot be reached.
+            UploadIntegrityError: If the bytes that arrived are not those that the repository names.
         """
         path = f"{self.folder}/{path}".lstrip("/")
         if self.is_local:
             found = Path(self.name, path)
             return found if found.is_file() else None
-        try:
-            return Path(hf_hub_download(self.name, path, repo_type=self.repo_type, **self.arguments))
-        except LocalEntryNotFoundError as error:
-            raise UploadError(
-                f"{path} of {self} is not in the local cache and the Hub cannot be reached. "
-                "Connect once to fetch it, or give a local folder."
-            ) from error
-        except EntryNotFoundError:
+        if self._is_known_to_be_missing(path):
             return None
-        except GatedRepoError as error:
-            raise UploadError(f"{self} is gated. Ask for access on its page, then log in: hf auth login.") from error
-        except RepositoryNotFoundError as error:
-            raise UploadError(
-                f"{self} is neither a local folder nor a {self.repo_type} repository that your token can see. "
-                "Check the spelling; for a private repository log in first: hf auth login."
-            ) from error
-        except RevisionNotFoundError as error:
-            raise UploadError(f"{self} does not exist. Name a branch, a tag or a commit of that repository.") from error
-        except HfHubHTTPError as error:
-            raise UploadError(f"The Hub did not give {path} of {self}: {error}") from error
+        try:
+            with self._explaining(path):
+                validate_repo_id(self.name)
+                found = Path(
+                    hf_hub_download(
+                        self.name, path, repo_type=self.repo_type, library_name="hf_relreps", **self.arguments
+                    )
+                )
+        except _NotThere:
+            return None
+        self._refuse_altered(path, found)
+        return found
 
     def json(self, path: str) -> dict[str, Any] | None:
         """The content of one JSON file; ``None`` if the upload does not hold it."""
@@ -113,6 +147,136 @@ class Source:
             raise UploadError(f"{path} of {self} holds a {type(content).__name__}, expected a JSON object.")
         return content
 
+    def _is_known_to_be_missing(self, path: str) -> bool:
+        """Whether the cache remembers that this commit has no such file: then nobody needs to be asked."""
+        if not self.commit or self.arguments.get("force_download"):
+            return False
+        cache_dir = self.arguments.get("cache_dir")
+        known = try_to_load_from_cache(self.name, path, cache_dir, self.commit, self.repo_type)
+        return known is not None and not isinstance(known, str)
+
+    def _refuse_altered(self, path: str, found: Path) -> None:
+        """Compare a downloaded file with the digest that its repository names; once, then it is remembered.
+
+        The client compares only sizes. The cache names each content by its digest.
+        """
+        expected = found.readlink().name if found.is_symlink() else self._digest_by_asking(path)
+        if not expected or not DIGEST.fullmatch(expected) or _is_verified(found, expected):
+            return
+        actual = _digest_of(found, expected)
+        if actual == expected:
+            _remember_verified(found, expected)
+            return
+        _forget(found)
+        kind = "SHA-256" if len(expected) == 64 else "git digest"
+        raise UploadIntegrityError(
+            f"{path} of {self} was altered on its way: its {kind} is {actual}, the repository names {expected}. "
+            "The file was removed from the cache: pull it again, and check the connection or mirror if it comes back."
+        )
+
+    def _digest_by_asking(self, path: str) -> str | None:
+        """For caches without symbolic links, whose files do not bear their digest as a name."""
+        if self.arguments.get("local_files_only") or constants.HF_HUB_OFFLINE:
+            return None
+        token, revision = self.arguments.get("token"), self.commit or self.arguments.get("revision")
+        with self._explaining(path):
+            infos = HfApi(library_name="hf_relreps").get_paths_info(
+                self.name, path, revision=revision, repo_type=self.repo_type, token=token
+            )
+        return next((info.lfs.sha256 if info.lfs else info.blob_id for info in infos), None)
+
+    @contextmanager
+    def _explaining(self, what: str) -> Iterator[None]:
+        """Turn the client's errors into ones that say what to do."""
+        try:
+            yield
+        except (LocalEntryNotFoundError, RevisionResolutionError) as error:
+            raise UploadError(
+                f"{what} of {self} is not in the local cache and the Hub cannot be reached. "
+                "Connect once to fetch it, or give a local folder."
+            ) from error
+        except EntryNotFoundError as error:
+            raise _NotThere(what) from error
+        except GatedRepoError as error:
+            raise UploadError(f"{self} is gated. Ask for access on its page, then log in: hf auth login.") from error
+        except RepositoryNotFoundError as error:
+            raise UploadError(
+                f"{self} is neither a local folder nor a {self.repo_type} repository that your token can see. "
+                "Check the spelling; for a private repository log in first: hf auth login."
+            ) from error
+        except RevisionNotFoundError as error:
+            raise UploadError(f"{self} does not exist. Name a branch, a tag or a commit of that repository.") from error
+        except HFValidationError as error:
+            raise UploadError(
+                f"{self.name} is no folder on this machine (looked in {Path.cwd()}), and it cannot be the name of a "
+                "repository, which is user/name. Check the path."
+            ) from error
+        except HfHubHTTPError as error:
+            raise UploadError(f"The Hub did not give {what} of {self}: {_said(error)}") from error
+        except OSError as error:
+            if isinstance(error, UploadError):
+                raise
+            raise UploadError(f"{what} of {self} did not arrive whole: {error}. Nothing was kept; try again.") from error
+
     def __str__(self) -> str:
         revision = self.arguments.get("revision")
         return f"{self.name}@{revision}" if revision else self.name
+
+
+class _NotThere(Exception):
+    """The repository is there, the file is not."""
+
+
+def _said(error: HfHubHTTPError) -> str:
+    """The server's answer and what to do about it."""
+    status = error.response.status_code if error.response is not None else None
+    remedy = {
+        401: "Log in with a token that is valid: hf auth login.",
+        403: "Your token may not read it: ask its owner, or log in as somebody who may: hf auth login.",
+        429: "It asks for patience: wait a few minutes, or log in for a higher limit.",
+    }.get(status or 0, "Try again later.")
+    return f"{error} {remedy}"
+
+
+def _digest_of(file: Path, like: str) -> str:
+    """Of the kind that `like` is: SHA-256 of the bytes, or SHA-1 of them as a git blob."""
+    with file.open("rb") as stream:
+        if len(like) == 64:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        sha1 = hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False)
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            sha1.update(chunk)
+    return sha1.hexdigest()
+
+
+def _state_of(file: Path) -> str:
+    real = file.resolve()
+    stat = real.stat()
+    return f"{real} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _memory_of(expected: str) -> Path:
+    return Path(constants.HF_HOME, "hf_relreps", "verified", expected)
+
+
+def _is_verified(file: Path, expected: str) -> bool:
+    try:
+        return _memory_of(expected).read_text("utf-8") == _state_of(file)
+    except OSError:
+        return False
+
+
+def _remember_verified(file: Path, expected: str) -> None:
+    """Written beside the cache, not into it; without write access each load verifies anew."""
+    memory = _memory_of(expected)
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_text(_state_of(file), "utf-8")
+    except OSError:
+        return
+
+
+def _forget(file: Path) -> None:
+    """Remove a file from the cache, so that it is never loaded later."""
+    file.resolve().unlink(missing_ok=True)
+    file.unlink(missing_ok=True)

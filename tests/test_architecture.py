@@ -23,6 +23,7 @@ PUBLIC_NAMES = [
     "RelativeConfig",
     "RelativeDecoder",
     "RelativeModel",
+    "RelativeModelForAudioClassification",
     "RelativeModelForImageClassification",
     "RelativeModelForSequenceClassification",
     "compatibility",

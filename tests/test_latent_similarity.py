@@ -1,13 +1,14 @@
 """Latent similarity against brute force in float64, invariances and errors."""
 
-import subprocess
-import sys
+import importlib
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hf_relreps.errors import EmbeddingError, EvaluationError
 from hf_relreps.evaluation import latent_similarity
@@ -158,17 +159,27 @@ def test_it_prints_as_a_table():
     assert repr(latent_similarity(x_ND, x_ND, k=3)).splitlines() == lines
 
 
-def test_no_n_by_n_matrix_is_ever_held():
-    # 20,000 x 20,000 similarities are 1.6 GB; a child process reports its own peak.
-    code = (
-        "import resource, torch; from hf_relreps.evaluation import latent_similarity; torch.set_num_threads(1)\n"
-        "x = torch.randn(20_000, 8); latent_similarity(x[:50], x[:50])\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "latent_similarity(x, x, k=5)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
-    )
-    grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert int(grown) < 400_000  # kilobytes
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor made inside."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        self.numel = max([self.numel, *(x.numel() for x in tree_leaves(output) if isinstance(x, torch.Tensor))])
+        return output
+
+
+def test_memory_grows_with_the_samples_and_not_with_their_square(monkeypatch):
+    x_ND, y_ND = gaussian(2000, 8), gaussian(2000, 8, 1)
+    with LargestTensor() as by_rows:
+        latent_similarity(x_ND, y_ND, chunk_size=16)
+    assert by_rows.numel <= 16 * 2000
+    module = importlib.import_module("hf_relreps.evaluation.latent_similarity")  # its name also names the function
+    monkeypatch.setattr(module, "SIMILARITIES_PER_CHUNK", 24_000)
+    with LargestTensor() as by_default:
+        latent_similarity(x_ND, y_ND)
+    assert by_default.numel <= 24_000
 
 
 @pytest.mark.parametrize(

@@ -378,6 +378,9 @@ def test_a_card_whose_metadata_is_wrong_is_refused_with_the_place(hub, api, repo
 
 
 def test_ids_are_those_that_git_gives(api, repo, upload, tmp_path):
+    (upload / "decoder" / "anchors").mkdir()
+    for name in ("anchors/set.json", "anchors.json"):  # git sorts the file before the folder
+        (upload / "decoder" / name).write_text("[]")
     api.upload_folder(repo_id=repo, folder_path=upload, ignore_patterns="*.safetensors")
     work = tmp_path / "git"
     snapshot_download(repo, endpoint=api.endpoint, token=api.token, local_dir=work)
@@ -390,7 +393,7 @@ def test_ids_are_those_that_git_gives(api, repo, upload, tmp_path):
     git("add", ".gitattributes", "README.md", "config.json", "encoder", "decoder")
     entries = {entry.path: entry for entry in api.list_repo_tree(repo, recursive=True)}
     root = git("write-tree")
-    for path in ("encoder", "decoder"):
+    for path in ("encoder", "decoder", "decoder/anchors"):
         assert entries[path].tree_id == git("rev-parse", f"{root}:{path}")
     for path in ("README.md", "encoder/config.json"):
         assert entries[path].blob_id == git("rev-parse", f"{root}:{path}")
@@ -765,6 +768,15 @@ def test_repositories_in_a_folder_outlive_the_hub(tmp_path):
         info = api.model_info("local-user/kept", revision="v1")
         assert (info.sha, info.private) == (commit, True)
         assert fetch(again, "local-user/kept", "a.bin", tmp_path / "cache") == b"\0weights"
+
+
+def test_an_answer_does_not_wait_for_more_to_send(api, repo):
+    def seconds():
+        start = time.perf_counter()
+        api.model_info(repo)
+        return time.perf_counter() - start
+
+    assert sorted(seconds() for _ in range(15))[7] < 0.03  # 40 ms and more with Nagle's algorithm
 
 
 def test_a_port_in_use_is_an_error_at_construction(hub):

@@ -34,7 +34,7 @@ class Task:
         values = column_of(dataset, label_column, "dataset", "label_column")
         problem_type = _problem_type(decoders, values)
         if problem_type == REGRESSION:
-            orders = {name: np.arange(decoder.config.num_labels) for name, decoder in decoders.items()}
+            orders = {name: np.arange(decoder.config.num_labels or 1) for name, decoder in decoders.items()}
             return cls(problem_type, None, orders)
         own_names = {name: _class_names(decoder.config.id2label) for name, decoder in decoders.items()}
         names = _label_names(dataset, label_column) or _agreed_names(own_names, values)
@@ -189,8 +189,8 @@ def _targets(values: list[Any], where: str, widths: Mapping[str, int]) -> np.nda
     for name, width in widths.items():
         if rows.shape[1] != width:
             raise EvaluationError(
-                f"{_capital(where)} holds {rows.shape[1]} numbers for each row, expected {width}: decoder {name!r} gives as "
-                "many. Choose the column that it was trained on."
+                f"{_capital(where)} holds {rows.shape[1]} numbers for each row, expected {width}: decoder {name!r} "
+                "gives as many. Choose the column that it was trained on."
             )
     return rows[:, 0] if rows.shape[1] == 1 else rows
 

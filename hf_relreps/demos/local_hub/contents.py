@@ -171,10 +171,6 @@ async def paths_info(request: Request) -> Response:
     return json_response(found)
 
 
-class _Bytes(FileResponse):
-    chunk_size = 1024**2  # a model of 400 MB takes four seconds with chunks of 64 kB
-
-
 async def resolve(request: Request) -> Response:
     """The bytes of a file, or of a range of it; for HEAD only what is known about them."""
     repo, hub = asked_repo(request), hub_state(request)
@@ -197,4 +193,4 @@ async def resolve(request: Request) -> Response:
         content = hub.store.temporary_file()
         content.write_bytes(altered)
         afterwards = BackgroundTask(content.unlink)
-    return _Bytes(content, headers=headers, media_type="application/octet-stream", background=afterwards)
+    return FileResponse(content, headers=headers, media_type="application/octet-stream", background=afterwards)
