@@ -352,7 +352,9 @@ def test_a_regression_is_scored_by_errors_where_less_is_better():
     assert result.own < result.stitched < result.chance < result.absolute_stitched
     assert result.worst == result.scores[~result.is_own].max()
     assert result.chance == pytest.approx(np.abs(np.array(length(TEST)) - np.median(length(TEST))).mean())
-    result.plot()
+    assert f"({result.ratio:.2f} times own, worst" in str(result)
+    # Errors are coloured from 0 to the largest one, dark being good as for scores.
+    assert result.plot().axes[0].images[0].get_clim() == (0, np.max([result.scores, result.absolute]))
     with pytest.raises(EvaluationError, match="'f1' has no meaning for regression.*mae, mse"):
         stitching_matrix(rows, heads, test)
     pairs = TEST | {"label": [[1.0, 2.0]] * 300}

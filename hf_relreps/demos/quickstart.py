@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +33,7 @@ from hf_relreps.stitching import stitch
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import Trainer, TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,20 @@ class Settings:
         """Where the model of a recipe is pushed."""
         return f"{self.user}/relative-debian-{recipe.name}"
 
+    def training_arguments(self, recipe: Recipe, **arguments: Any) -> TrainingArguments:
+        """What all trainings share: the recipe's seed, a progress bar, nothing saved before the push."""
+        from transformers import TrainingArguments
+
+        return TrainingArguments(
+            output_dir=str(self.output / "models" / recipe.name),
+            seed=recipe.seed,
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            **arguments,
+        )
+
 
 def launch(output: Path, hub_user: str | None = None, encoder: str | None = None, quick: bool = False) -> int:
     """Run the quickstart against the real Hub as `hub_user`, or against one on this machine; the exit code."""
@@ -102,7 +118,7 @@ def quickstart(settings: Settings) -> StitchingMatrix:
     say(f"[bold]1  Anchors[/]: {NUM_ANCHORS} of {len(train):,} packages, described in {', '.join(languages)}")
     anchors = AnchorSet.from_dataset(train, NUM_ANCHORS, views=languages, id_column="package", seed=42)
     anchors.push_to_hub(f"{settings.user}/debian-anchors")
-    say(f"   {settings.user}/debian-anchors, fingerprint {anchors.fingerprint[:16]}")
+    say(f"   {settings.user}/debian-anchors, fingerprint {anchors.fingerprint[:16]}; texts are cut after {LONGEST} tokens")
 
     say(f"\n[bold]2  Train and push[/] {len(RECIPES)} models, each from its own seed")
     if settings.encoder:
@@ -114,13 +130,13 @@ def quickstart(settings: Settings) -> StitchingMatrix:
     encoders = {r.name: RelativeModel.from_pretrained(settings.repository(r), subfolder="encoder") for r in RECIPES}
     decoders = {r.name: RelativeDecoder.from_pretrained(settings.repository(r), subfolder="decoder") for r in RECIPES}
     matrix = stitching_matrix(encoders, decoders, test, metric="f1", train_dataset=train)
-    say(f"\n{matrix}\n", markup=False)
+    say(f"\n{matrix}\n", markup=False, soft_wrap=True)
 
-    say("[bold]4  The paper's projection beside it[/]: plain cosines, new decoders on the same encoders")
+    say("[bold]4  The paper's projection beside it[/]: cosines, new decoders on the same encoders", soft_wrap=True)
     cosine = cosine_matrix(encoders, train, test, settings)
     say(_comparison(matrix, cosine))
 
-    say(f"\n[bold]5  Classify[/] with an encoder of one upload and a decoder of another")
+    say("\n[bold]5  Classify[/] with an encoder of one upload and a decoder of another")
     say(classify(settings))
     write(settings, matrix, cosine)
     say(f"\nDone in {time.monotonic() - started:.0f} s. The matrix: {settings.output}/matrix.png and matrix.json")
@@ -129,7 +145,7 @@ def quickstart(settings: Settings) -> StitchingMatrix:
 
 def train_and_push(settings: Settings, recipe: Recipe, anchors: AnchorSet, train: Dataset) -> None:
     """Fine-tune one relative model with the `Trainer` and push it."""
-    from transformers import Trainer, TrainingArguments, set_seed
+    from transformers import Trainer, set_seed
 
     set_seed(recipe.seed)
     view = anchors.view(recipe.language)
@@ -149,8 +165,8 @@ def train_and_push(settings: Settings, recipe: Recipe, anchors: AnchorSet, train
         remove_columns=recipe.language,
         desc=f"   {recipe.name}: tokenize",
     )
-    args = TrainingArguments(
-        output_dir=str(settings.output / "models" / recipe.name),
+    args = settings.training_arguments(
+        recipe,
         hub_model_id=settings.repository(recipe),
         num_train_epochs=1 if settings.quick else 6,
         per_device_train_batch_size=32,
@@ -158,15 +174,25 @@ def train_and_push(settings: Settings, recipe: Recipe, anchors: AnchorSet, train
         warmup_steps=0.1,
         weight_decay=0.01,
         train_sampling_strategy="group_by_length",
-        save_strategy="no",
-        logging_strategy="no",
-        seed=recipe.seed,
     )
     settings.console.print(f"   {recipe.name}: {recipe.language}, seed {recipe.seed}, {model.num_parameters():,} weights")
     trainer = Trainer(model, args, train_dataset=rows, processing_class=tokenizer, callbacks=[AnchorCallback(view)])
+    show_only_the_bar(trainer)
     trainer.train()
     trainer.push_to_hub()
     settings.console.print(f"   {recipe.name}: pushed to {settings.repository(recipe)}")
+
+
+def show_only_the_bar(trainer: Trainer) -> None:
+    """Training keeps its progress bar; the table of losses would drown the story."""
+    from transformers import ProgressCallback
+
+    class Bar(ProgressCallback):
+        def on_log(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Bar())
 
 
 def cosine_matrix(
@@ -183,22 +209,18 @@ def cosine_matrix(
 def train_decoder(encoder: RelativeModel, train: Dataset, recipe: Recipe, settings: Settings) -> RelativeDecoder:
     """A decoder on the relative representations of an encoder that stays as it is, encoded once."""
     from datasets import Dataset
-    from transformers import Trainer, TrainingArguments, set_seed
+    from transformers import Trainer, set_seed
 
     set_seed(recipe.seed)
     r_NR = encoder.projection(encoder.encode(train[recipe.language][:]))
     rows = Dataset.from_dict({"relative_embeds": r_NR.numpy(), "labels": train["label"][:]})
     decoder = RelativeDecoder(encoder.config.without_encoder())
-    args = TrainingArguments(
-        output_dir=str(settings.output / "models" / "cosine"),
-        num_train_epochs=1 if settings.quick else 10,
-        per_device_train_batch_size=64,
-        learning_rate=1e-3,
-        save_strategy="no",
-        logging_strategy="no",
-        seed=recipe.seed,
+    args = settings.training_arguments(
+        recipe, num_train_epochs=1 if settings.quick else 10, per_device_train_batch_size=64, learning_rate=1e-3
     )
-    Trainer(decoder, args, train_dataset=rows).train()
+    trainer = Trainer(decoder, args, train_dataset=rows)
+    show_only_the_bar(trainer)
+    trainer.train()
     return decoder.eval()
 
 
@@ -234,10 +256,15 @@ def write(settings: Settings, matrix: StitchingMatrix, cosine: StitchingMatrix) 
 
 def main(arguments: list[str]) -> None:
     """What `launch` starts: output folder, encoder or "", "quick" or "", user."""
-    from transformers.utils import logging
+    import logging
+    import warnings
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()  # of loading and saving; training and encoding keep theirs
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # of loading and saving; training and encoding keep theirs
+    logging.getLogger("hf_relreps").setLevel(logging.ERROR)  # long texts are cut on purpose
+    warnings.filterwarnings("ignore", message=".*about to commit a data file.*")  # the anchors, on purpose
     output, encoder, quick, user = arguments
     Path(output).mkdir(parents=True, exist_ok=True)
     quickstart(Settings(Path(output), user, encoder or None, quick == "quick"))

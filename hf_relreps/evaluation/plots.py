@@ -75,7 +75,7 @@ def heat_maps(
     """
     plt = _pyplot()
     names = _Names.of(rows, columns)
-    low, high = _limits(list(panels.values()))
+    low, high = _limits(list(panels.values()), greater_is_better)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1, len(panels), figsize=names.size(len(panels)), sharey=True, squeeze=False, layout="constrained"
@@ -166,11 +166,11 @@ def _cell_font_size(columns: int) -> float:
     return 10 if columns <= 8 else max(6, 10 - 0.3 * (columns - 8))
 
 
-def _limits(panels: Sequence[np.ndarray]) -> tuple[float, float]:
+def _limits(panels: Sequence[np.ndarray], shares: bool) -> tuple[float, float]:
     """0 to 1 for shares, so that pictures compare; else from 0, or from the lowest value, to the highest."""
     values = np.concatenate([panel[~np.isnan(panel)] for panel in panels])
     low, high = min(0.0, float(values.min())), float(values.max())
-    return (low, 1.0) if high <= 1 else (low, high)
+    return (low, 1.0) if high <= 1 and (shares or high == low) else (low, high)
 
 
 def _luminance(red: float, green: float, blue: float) -> float:

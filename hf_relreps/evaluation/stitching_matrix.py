@@ -219,11 +219,15 @@ class StitchingMatrix:
             marks.append("- no control: widths differ, or the decoder's own encoder is not among the rows")
         return [*lines, *marks, ""] if marks else lines
 
+    def _of_own(self) -> str:
+        if self.ratio is None:
+            return ""
+        return f"{self.ratio:.1%} of own, " if self.greater_is_better else f"{self.ratio:.2f} times own, "
+
     def _summary_parts(self) -> list[str]:
         parts = [] if self.own is None else [f"own {_number(self.own)}"]
         if self.stitched is not None and self.worst is not None:
-            of_own = "" if self.ratio is None else f"{self.ratio:.1%} of own, "
-            parts.append(f"stitched {_number(self.stitched)} ({of_own}worst {_number(self.worst)})")
+            parts.append(f"stitched {_number(self.stitched)} ({self._of_own()}worst {_number(self.worst)})")
         if self.absolute_stitched is not None:
             parts.append(f"absolute stitched {_number(self.absolute_stitched)}")
         return [*parts, f"chance {_number(self.chance)}"]
