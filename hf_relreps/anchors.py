@@ -9,15 +9,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import torch
 from PIL import Image
 
-from hf_relreps.errors import AnchorError, AnchorIntegrityError, UploadError
+from hf_relreps.errors import AnchorError, AnchorIntegrityError, SampleError, UploadError
+from hf_relreps.model_card import anchors_card, merged
+from hf_relreps.publishing import publish
 from hf_relreps.samples import check_samples, digest
 from hf_relreps.selection import select
 from hf_relreps.sources import Source
@@ -26,13 +30,16 @@ from hf_relreps.sources import Source
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
+    from huggingface_hub import CommitInfo
 
 
 FOLDER = "anchors"
 TABLE_FILE = "anchors.parquet"
 RECORD_FILE = "anchor_set.json"
+ID_COLUMN = "id"  # of the table; the others are views
 FORMAT_VERSION = 1
 PLAIN_MODES = ("L", "RGB", "RGBA")  # what PNG gives back bit for bit
+BROKEN_PNG = (SyntaxError, Image.DecompressionBombError)  # what Pillow raises of them beside OSError and ValueError
 
 
 class AnchorSet:
@@ -68,11 +75,17 @@ class AnchorSet:
         self.ids = [str(id_) for id_ in ids]
         if not self.ids:
             raise AnchorError("An anchor set needs at least one anchor; the list of ids is empty.")
-        repeated = [id_ for id_, count in zip(*np.unique(self.ids, return_counts=True), strict=True) if count > 1]
+        nameless = [i for i, id_ in enumerate(ids) if id_ is None]
+        if nameless:
+            raise AnchorError(
+                f"{len(nameless)} anchor ids are None, the first is ids[{nameless[0]}]; expected a name for each. "
+                "Fill the id_column or drop those rows."
+            )
+        repeated = [id_ for id_, count in Counter(self.ids).items() if count > 1]
         if repeated:
             raise AnchorError(
-                f"{len(repeated)} anchor ids are there more than once, the first is {str(repeated[0])!r}. "
-                "Each meaning may be an anchor once: drop the repeated rows, or give an id_column that tells them apart."
+                f"{len(repeated)} anchor ids are there more than once, the first is {repeated[0]!r}. Each meaning may "
+                "be an anchor once: drop the repeated rows, or give an id_column that tells them apart."
             )
         if not views:
             raise AnchorError("An anchor set needs at least one view, for example views={'en': texts}.")
@@ -119,13 +132,14 @@ class AnchorSet:
         missing = [name for name in dict.fromkeys(wanted) if name not in dataset.column_names]
         if missing:
             raise AnchorError(
-                f"The data set has no column {', '.join(map(repr, missing))}; it has {', '.join(dataset.column_names)}. "
-                "Give views={name of the view: column}, id_column= and label_column= as they are called there."
+                f"The data set has no column {', '.join(map(repr, missing))}; it has "
+                f"{', '.join(dataset.column_names)}. Name views, id_column and label_column as they are called there."
             )
         if embeddings is not None and len(embeddings) != len(dataset):
-            raise AnchorError(f"embeddings has {len(embeddings)} rows for {len(dataset)} rows of data. Encode them all.")
-        texts = {name: dataset[column][:] for name, column in columns.items()}
-        complete = [i for i in range(len(dataset)) if all(texts[name][i] is not None for name in columns)]
+            raise AnchorError(
+                f"embeddings has {len(embeddings)} rows for {len(dataset)} rows of data. Encode them all."
+            )
+        complete = _complete_rows(dataset, columns)
         if not complete:
             raise AnchorError(f"None of the {len(dataset)} rows has all of the views {', '.join(columns)}.")
         chosen = select(
@@ -133,12 +147,15 @@ class AnchorSet:
             k,
             strategy,
             seed,
-            labels=[dataset[label_column][i] for i in complete] if strategy == "stratified" else None,
-            embeddings_ND=None if embeddings is None else embeddings[complete],
+            labels=dataset.select(complete)[label_column][:] if strategy == "stratified" else None,
+            embeddings_ND=None if embeddings is None else torch.as_tensor(embeddings)[complete],
         )
         rows = [complete[i] for i in chosen]
-        samples = {name: [texts[name][i] for i in rows] for name in columns}
-        ids = [dataset[id_column][i] for i in rows] if id_column else _content_ids(samples)
+        anchors = dataset.select(rows)
+        samples = {name: anchors[column][:] for name, column in columns.items()}
+        for name, column in columns.items():
+            check_samples(samples[name], f"column {column!r}", rows)
+        ids = anchors[id_column][:] if id_column else _content_ids(samples)
         origin = {"strategy": strategy, "seed": seed, "rows": len(complete)}
         return cls(ids, samples, origin=_named(dataset) | origin)
 
@@ -181,7 +198,9 @@ class AnchorSet:
             AnchorError: If the number of samples differs, or the view exists with other samples.
             SampleError: If a sample is empty or of a type that no encoder reads.
         """
-        samples = list(samples)
+        if name == ID_COLUMN:
+            raise AnchorError(f"A view cannot be called {name!r}: that column holds the ids. Choose another name.")
+        samples = [samples] if isinstance(samples, str) else list(samples)
         if len(samples) != len(self):
             raise AnchorError(
                 f"View {name!r} has {len(samples)} samples for {len(self)} anchors. Give one for each, in their order."
@@ -191,7 +210,9 @@ class AnchorSet:
             samples = [image if image.mode in PLAIN_MODES else image.convert("RGB") for image in samples]
         view = AnchorView(name, samples, modality, digest(samples), self)
         if name in self._views and self._views[name].digest != view.digest:
-            raise AnchorError(f"View {name!r} exists with other samples. Choose another name, or build a new AnchorSet.")
+            raise AnchorError(
+                f"View {name!r} exists with other samples. Choose another name, or build a new AnchorSet."
+            )
         self._views[name] = view
         return self
 
@@ -211,21 +232,77 @@ class AnchorSet:
         }
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
+    def summary(self, rows: int = 5) -> dict[str, Any]:
+        """What a card says about the anchors, as plain values; of the samples the first `rows`."""
+        views = {name: self.view(name) for name in self.views}
+        return {
+            "num_anchors": len(self),
+            "fingerprint": self.fingerprint,
+            "views": {name: view.modality for name, view in views.items()},
+            "origin": self.origin,
+            "rows": [
+                {"id": self.ids[i]} | {name: _in_words(view.samples[i]) for name, view in views.items()}
+                for i in range(min(rows, len(self)))
+            ],
+        }
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        license: str | None = None,
+    ) -> CommitInfo:
+        """Push to a dataset repository, as one commit, with a card that lets the Hub's viewer show the anchors.
+
+        Args:
+            repo_id: Repository; made if it does not exist.
+            commit_message: Title of the commit.
+            commit_description: The rest of its message.
+            private: Whether a new repository is private.
+            token: Of a user who may write there; that of ``hf auth login`` if left out.
+            revision: Branch; made if it does not exist.
+            create_pr: Open a pull request instead.
+            license: Of the samples, as the Hub names it: ``cc-by-4.0``, ...
+
+        Raises:
+            UploadError: If the token may not write there, or others kept pushing at the same time.
+        """
+        return publish(
+            repo_id,
+            lambda folder, _: self.save_pretrained(folder),
+            lambda name, existing: merged(anchors_card(name, self.summary(), license), existing),
+            own_files=[f"{FOLDER}/{TABLE_FILE}", f"{FOLDER}/{RECORD_FILE}"],
+            repo_type="dataset",
+            commit_message=commit_message or f"Upload {len(self)} anchors",
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Self:
         """Load from a local folder, a dataset repository or a model repository.
 
         Args:
             source: Folder or repository id.
-            **kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`; `repo_type` where
-                a model and a dataset share the name.
+            **kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`; `repo_type`
+                where a model and a dataset share the name.
 
         Raises:
             UploadError: If there is no such repository, or it holds no anchors.
             AnchorIntegrityError: If the anchors are not those that the digests beside them name.
         """
         repo_type = kwargs.pop("repo_type", None)
-        place = Source.of(source, **kwargs)
+        folder = (kwargs.pop("subfolder", None) or "").strip("/").removesuffix(FOLDER)
+        place = Source.of(source, **kwargs).below(folder)
         return cls.load(place if repo_type is None else place.with_type(repo_type), any_type=repo_type is None)
 
     @classmethod
@@ -234,11 +311,17 @@ class AnchorSet:
         record_file, table_file, source = _find(source, any_type)
         record = _read_record(record_file, source)
         ids, views = _read_table(table_file, source, record)
-        anchors = cls(ids, views, origin=record.get("origin"))
-        _refuse_difference(f"{FOLDER}/{TABLE_FILE} of {source}", "ids", anchors.fingerprint, record["fingerprint"])
+        try:
+            anchors = cls(ids, views, origin=record.get("origin"))
+        except (AnchorError, SampleError) as error:
+            raise AnchorIntegrityError(
+                f"{FOLDER}/{TABLE_FILE} of {source} was changed: it holds no anchors. {error} Pull it again."
+            ) from error
+        where = f"{FOLDER}/{TABLE_FILE} of {source}"
+        _refuse_difference(where, "number of anchors", len(anchors), record["num_anchors"])
+        _refuse_difference(where, "digest of its ids", anchors.fingerprint, record["fingerprint"])
         for name, about in record["views"].items():
-            found = anchors.view(name).digest
-            _refuse_difference(f"{FOLDER}/{TABLE_FILE} of {source}", f"view {name!r}", found, about.get("digest"))
+            _refuse_difference(where, f"digest of its view {name!r}", anchors.view(name).digest, about.get("digest"))
         return anchors
 
 
@@ -264,10 +347,27 @@ class AnchorView:
         return f"AnchorView({self.name!r}, {len(self)} {self.modality}s, fingerprint {self.fingerprint[:16]})"
 
 
+def _in_words(sample: Any) -> str:
+    if isinstance(sample, Image.Image):
+        return f"{sample.width} x {sample.height} {sample.mode} image"
+    if isinstance(sample, Mapping):
+        return f"{len(sample['array']) / sample['sampling_rate']:.1f} s of sound"
+    return str(sample)
+
+
 def _columns_of(views: Mapping[str, str] | Sequence[str] | str) -> dict[str, str]:
     if isinstance(views, str):
         return {views: views}
     return dict(views) if isinstance(views, Mapping) else {name: name for name in views}
+
+
+def _complete_rows(dataset: Dataset, columns: Mapping[str, str]) -> list[int]:
+    """Rows in which no view is missing, from the stored table: nothing is decoded."""
+    table = dataset.select_columns(list(dict.fromkeys(columns.values()))).with_format("arrow")[:]
+    complete = np.ones(len(dataset), dtype=bool)
+    for column in table.columns:
+        complete &= column.is_valid().to_numpy()
+    return np.flatnonzero(complete).tolist()
 
 
 def _content_ids(samples: Mapping[str, list[Any]]) -> list[str]:
@@ -303,17 +403,21 @@ def _read_record(file: Path, source: Source) -> dict[str, Any]:
     name = f"{FOLDER}/{RECORD_FILE} of {source}"
     try:
         record = json.loads(file.read_text("utf-8"))
-        version, fingerprint, views = record["format_version"], record["fingerprint"], record["views"]
-        sound = isinstance(version, int) and isinstance(fingerprint, str) and bool(views)
-        sound = sound and all(isinstance(about, dict) for about in views.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AnchorIntegrityError(f"{name} is not a record of anchors ({error!r}). Pull it again.") from error
-    if not sound:
-        raise AnchorIntegrityError(f"{name} is not a record of anchors: a field has another type. Pull it again.")
-    if version > FORMAT_VERSION:
+        version = record["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise AnchorIntegrityError(f"{name} is not a record of anchors ({error!r:.200}). Pull it again.") from error
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise AnchorIntegrityError(
             f"{name} has format version {version}; the installed hf_relreps reads up to {FORMAT_VERSION}. "
             "Update it: pip install -U hf-relreps."
+        )
+    views = record.get("views")
+    types = {"format_version": int, "fingerprint": str, "num_anchors": int, "views": dict, "origin": dict}
+    wrong = [field for field, kind in types.items() if not isinstance(record.get(field), kind)]
+    if wrong or not views or not all(isinstance(about, dict) for about in views.values()):
+        raise AnchorIntegrityError(
+            f"{name} is not a record of anchors: {', '.join(wrong) or 'views'} missing or of another type than "
+            "expected. Pull it again."
         )
     return record
 
@@ -325,12 +429,12 @@ def _to_table(anchors: AnchorSet) -> pa.Table:
     from datasets import Image as ImageFeature
 
     sound = {"array": List(Value("float32")), "sampling_rate": Value("int64")}
-    types = {"text": Value("string"), "image": ImageFeature(), "audio": sound}
-    columns: dict[str, Any] = {"id": anchors.ids}
+    types = {"text": Value("string"), "image": ImageFeature(), "audio": sound, "node": Value("int64")}
+    columns: dict[str, Any] = {ID_COLUMN: anchors.ids}
     for name in anchors.views:
         view = anchors.view(name)
         columns[name] = [_TO_CELL[view.modality](sample) for sample in view.samples]
-    features = {"id": Value("string")} | {name: types[anchors.view(name).modality] for name in anchors.views}
+    features = {ID_COLUMN: Value("string")} | {name: types[anchors.view(name).modality] for name in anchors.views}
     return pa.table(columns, schema=Features(features).arrow_schema)
 
 
@@ -340,14 +444,13 @@ def _read_table(file: Path, source: Source, record: dict[str, Any]) -> tuple[lis
 
     name = f"{FOLDER}/{TABLE_FILE} of {source}"
     try:
-        table = pq.read_table(file, columns=["id", *record["views"]])
-        columns = table.to_pydict()
+        columns = pq.ParquetFile(file).read(columns=[ID_COLUMN, *record["views"]]).to_pydict()
         views = {
             view: [_from_png(cell) for cell in columns[view]] if about.get("modality") == "image" else columns[view]
             for view, about in record["views"].items()
         }
-        return columns["id"], views
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        return columns[ID_COLUMN], views
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, *BROKEN_PNG) as error:
         raise AnchorIntegrityError(f"{name} cannot be read as anchors: {error}. Pull it again.") from error
 
 
@@ -361,7 +464,7 @@ def _to_sound(sound: Mapping[str, Any]) -> dict[str, Any]:
     return {"array": np.asarray(sound["array"], dtype=np.float32), "sampling_rate": sound["sampling_rate"]}
 
 
-_TO_CELL: dict[str, Any] = {"text": str, "image": _to_png, "audio": _to_sound}
+_TO_CELL: dict[str, Any] = {"text": str, "image": _to_png, "audio": _to_sound, "node": int}
 
 
 def _from_png(cell: Mapping[str, Any]) -> Image.Image:
@@ -370,9 +473,9 @@ def _from_png(cell: Mapping[str, Any]) -> Image.Image:
     return image
 
 
-def _refuse_difference(where: str, what: str, found: str, expected: str | None) -> None:
+def _refuse_difference(where: str, what: str, found: Any, expected: Any) -> None:
     if found != expected:
         raise AnchorIntegrityError(
-            f"{where} was changed: the digest of its {what} is {found}, expected {expected}. "
-            f"Pull the folder again, or save the anchors anew with AnchorSet.save_pretrained."
+            f"{where} was changed: the {what} is {found}, {RECORD_FILE} expects {expected}. Pull the folder again, or "
+            "save the anchors anew with AnchorSet.save_pretrained."
         )

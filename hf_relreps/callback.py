@@ -5,6 +5,7 @@ Shapes: A anchors, D absolute size.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_relreps.anchors import AnchorView
 from hf_relreps.errors import AnchorError, ConfigurationError
+from hf_relreps.model_card import training_facts
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.samples import batches
 from hf_relreps.uploads import RelativeUpload
@@ -36,7 +38,7 @@ class AnchorCallback(TrainerCallback):
         batch_size: Anchors in a batch.
 
     Attributes:
-        drift_: One pair for each refresh: the step, and the mean cosine distance the anchors have moved since the last.
+        drift_: One pair for each refresh: the step, and the mean cosine distance that the anchors have moved since.
 
     Raises:
         AnchorError: When training begins, if the view is not one of the anchor set that the model was built on.
@@ -85,7 +87,9 @@ class AnchorCallback(TrainerCallback):
         if state.global_step == 0:
             self._refresh(encoder, state.global_step, exact=True)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Refresh on schedule, and before what reads the anchors."""
         read_next = control.should_save or control.should_evaluate
         if read_next or state.global_step % self.refresh_every == 0:
@@ -102,16 +106,27 @@ class AnchorCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The trained model's anchors are its own encoder's; with the best checkpoint loaded, they are that one's."""
-        self._exact_at = None
+        if args.load_best_model_at_end:
+            self._exact_at = None  # the weights are no longer those of this step
         self._refresh(_encoder_of(kwargs["model"]), state.global_step, exact=True)
 
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Lay out what the Trainer does not copy from a checkpoint: it moves only weights and the root's config."""
+        """Lay out what the Trainer does not copy from a checkpoint, and the card."""
         model = kwargs["model"]
-        if isinstance(model, RelativeUpload) and args.output_dir and state.is_world_process_zero:
-            model.save_all_but_weights(args.output_dir)
+        if not isinstance(model, RelativeUpload) or not args.output_dir or not state.is_world_process_zero:
+            return
+        loader = kwargs.get("eval_dataloader") or kwargs.get("train_dataloader")
+        model.before_trainer_push(
+            args.output_dir,
+            args.hub_model_id or Path(args.output_dir).absolute().name,
+            training_facts(args, state.log_history, getattr(loader, "dataset", None)),
+            # A push of a checkpoint comes while that is saved; any other writes the Trainer's own card.
+            is_final=not (args.push_to_hub and control.should_save),
+            token=args.hub_token,
+            revision=args.hub_revision,
+        )
 
     def _refresh(self, encoder: RelativeModel, step: int, exact: bool) -> None:
         if self._exact_at == step:

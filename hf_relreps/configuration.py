@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from typing import Any, Self
 
@@ -16,13 +17,30 @@ from hf_relreps.similarities import KERNELS, RBF_GAMMA, SIMILARITIES
 
 FORMAT_VERSION = 1
 TRANSFORMS = ("none", "center", "standardize", "whiten")
-POOLINGS = ("cls", "mean", "last", "pooler", "spatial_mean")
-DECODERS = ("mlp", "linear")
-MODALITIES = ("text", "image", "audio")
+POOLINGS = ("cls", "mean", "last", "pooler", "spatial_mean", "none")
+CLASSIFIERS = ("mlp", "linear")
+IMAGE_DECODERS = ("image", "variational")
+DECODERS = (*CLASSIFIERS, *IMAGE_DECODERS)
+PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
+MODALITIES = ("text", "image", "audio", "node")
 TOWERS = ("encoder", "text_model", "vision_model", "text_encoder", "vision_tower", "audio_tower", "audio_model")
 
+# Words in a downloaded configuration by which transformers would load other code, kernels or files.
+SWITCHES = (
+    *("auto_map", "custom_pipelines", "trust_remote_code", "code_revision", "transformers_weights", "kernel_config"),
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "fusion_config"),
+    *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+)
+# What a decoder's own configuration does not tell: it never sees an encoder.
+ENCODER_FIELDS = (
+    *("encoder_config", "base_model_name_or_path", "base_model_revision", "base_model_digest", "encoder_adapters"),
+    *("stitched_from", "embedding_size", "max_length"),
+)
 # Those that name what one side of a stitch brings along.
-DECODER_FIELDS = ("decoder_type", "decoder_hidden_size", "decoder_dropout", "decoder_noise")
+DECODER_FIELDS = (
+    *("decoder_type", "decoder_hidden_size", "decoder_dropout", "decoder_noise"),
+    *("decoder_widths", "image_size", "num_channels"),
+)
 
 
 @strict
@@ -31,18 +49,25 @@ class RelativeConfig(PreTrainedConfig):
 
     Args:
         encoder_config: Configuration of the wrapped `AutoModel`; ``None`` in a decoder's own upload.
-        base_model_name_or_path: Hub id that the encoder started from, for the card.
+        base_model_name_or_path: Hub id that the encoder started from.
+        base_model_revision: Commit of it that a frozen encoder refers to.
+        base_model_digest: SHA-256 of the weights there (64 hex digits).
+        encoder_is_frozen: Whether the upload refers to the base in place of storing it.
+        encoder_adapters: Settings of the adapters (LoRA, ...) that were trained on a frozen base, by name.
+        stitched_from: Uploads that the encoder and the decoder were taken from, if they were stitched.
         pooling: How token or pixel vectors become one vector of a sample: one of ``cls``, ``mean``, ``last``,
-            ``pooler`` (the model's own), ``spatial_mean``; ``None`` chooses what suits the encoder.
+            ``pooler`` (the model's own), ``spatial_mean``, ``none`` (nodes are vectors already); ``None`` chooses what
+            suits the encoder.
         embedding_size: D, the width of the pooled absolute embedding.
         max_length: Longest input in tokens; longer texts are truncated. ``None`` leaves it to the tokenizer.
-        modality: What the encoder reads: ``text``, ``image`` or ``audio``.
+        modality: What the encoder reads: ``text``, ``image``, ``audio`` or ``node``.
         tower: Which part of a model with several is the encoder: ``encoder``, ``text_model``, ``vision_model``, ...;
             ``None`` for the whole.
         num_anchors: A, the number of anchors.
         anchor_fingerprint: Identity of the anchor set (64 hex digits).
         anchor_view: Name of the view that this encoder reads.
         anchor_digest: SHA-256 of that view's samples (64 hex digits).
+        anchor_gradient: Whether training a graph encoder lets gradients pass through the anchors.
         transform: What happens to embeddings first, with statistics of the anchors alone: ``none``, ``center``,
             ``standardize`` or ``whiten``.
         similarity: Name in `hf_relreps.similarities.SIMILARITIES`, or a list of names: their product of invariances,
@@ -51,11 +76,15 @@ class RelativeConfig(PreTrainedConfig):
             they are. In units of the mean of the diagonal of ``K(A, A)``.
         rbf_gamma: Sharpness of the ``rbf`` similarity.
         shrinkage: Share of the mean variance that ``whiten`` puts in place of the covariance, in [0, 1].
-        decoder_type: ``mlp`` or ``linear``, each behind a LayerNorm.
-        decoder_hidden_size: Width of the hidden layer of the ``mlp``.
+        decoder_type: ``mlp`` or ``linear`` for classes and numbers, ``image`` or ``variational`` for images; each behind
+            a LayerNorm.
+        decoder_hidden_size: Width of the hidden layer of the ``mlp``, and of the latent of ``variational``.
         decoder_dropout: Dropout before the last layer of the decoder.
         decoder_noise: Standard deviation of the Gaussian noise that training adds to the normalised relative
             representation; it makes a decoder tolerant of another encoder.
+        decoder_widths: Channels before each step of an image decoder, each of which doubles the side.
+        image_size: Height and width of the images to draw.
+        num_channels: Channels of the images to draw.
         format_version: Version of the upload's layout.
 
     Raises:
@@ -78,6 +107,11 @@ class RelativeConfig(PreTrainedConfig):
 
     encoder_config: PreTrainedConfig | dict | None = None
     base_model_name_or_path: str | None = None
+    base_model_revision: str | None = None
+    base_model_digest: str | None = None
+    encoder_is_frozen: bool = False
+    encoder_adapters: dict[str, Any] | None = None
+    stitched_from: list[str] | None = None
     pooling: str | None = None
     embedding_size: int | None = None
     max_length: int | None = None
@@ -88,6 +122,7 @@ class RelativeConfig(PreTrainedConfig):
     anchor_fingerprint: str | None = None
     anchor_view: str | None = None
     anchor_digest: str | None = None
+    anchor_gradient: bool = False
 
     transform: str = "center"
     similarity: str | list[str] = "rbf"
@@ -99,12 +134,34 @@ class RelativeConfig(PreTrainedConfig):
     decoder_hidden_size: int = 256
     decoder_dropout: float = 0.1
     decoder_noise: float = 0.5
+    decoder_widths: list[int] = dataclasses.field(default_factory=lambda: [256, 128, 64, 32])
+    image_size: int = 28
+    num_channels: int = 3
 
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+        _refuse_other_encoder_config(self.encoder_config)
+        self.similarity = self.similarity if isinstance(self.similarity, str) else _listed(self.similarity)
+        try:
+            super().__post_init__(**kwargs)
+        except (TypeError, AttributeError) as error:
+            raise ConfigurationError(
+                f"A field of the configuration is of another type than expected: {error}. Look at num_labels, "
+                "id2label, label2id and encoder_config."
+            ) from error
         self.check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """From a file's content: only declared fields are read, and none that would change how things are loaded."""
+        declared = {field.name for field in dataclasses.fields(cls)} | {"num_labels"}
+        known = {name: value for name, value in config_dict.items() if name in declared}
+        return super().from_dict(_without_switches(known), **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing: an upload brings a stub, not a copy of this library."""
 
     @classmethod
     def paper(cls, **kwargs: Any) -> Self:
@@ -140,23 +197,38 @@ class RelativeConfig(PreTrainedConfig):
     def without_encoder(self) -> RelativeConfig:
         """A copy that describes a decoder alone, with the encoder's fields cleared."""
         config = copy.deepcopy(self)
-        for name in ("encoder_config", "base_model_name_or_path", "embedding_size", "max_length"):
+        for name in ENCODER_FIELDS:
             setattr(config, name, None)
+        config.encoder_is_frozen = False
         return config
 
     def check(self) -> None:
         """Raise `ConfigurationError` if any field has no meaning."""
+        _whole("format_version", self.format_version, low=1)
+        if self.format_version > FORMAT_VERSION:
+            raise ConfigurationError(
+                f"This upload has format version {self.format_version}; the installed hf_relreps reads up to "
+                f"{FORMAT_VERSION}. Update it: pip install -U hf-relreps."
+            )
         _one_of("pooling", self.pooling or POOLINGS[0], POOLINGS)
         _one_of("modality", self.modality, MODALITIES)
         _one_of("tower", self.tower or TOWERS[0], TOWERS)
         _one_of("transform", self.transform, TRANSFORMS)
         _one_of("decoder_type", self.decoder_type, DECODERS)
-        if not self.similarities:
-            raise ConfigurationError(f"similarity is an empty list. Give one or more of {', '.join(SIMILARITIES)}.")
+        if not isinstance(self.similarity, str | list) or not self.similarity:
+            raise ConfigurationError(
+                f"similarity={self.similarity!r} is no similarity. Give one or a list of {', '.join(SIMILARITIES)}."
+            )
         for name in self.similarities:
             _one_of("similarity", name, tuple(SIMILARITIES))
-        if self.num_anchors < 0:
-            raise ConfigurationError(f"num_anchors is {self.num_anchors}; it counts anchors and cannot be negative.")
+        if self.problem_type is not None:
+            _one_of("problem_type", self.problem_type, PROBLEMS)
+        _whole("num_labels", self.num_labels, low=1)
+        _whole("num_anchors", self.num_anchors, low=0)
+        _whole("decoder_hidden_size", self.decoder_hidden_size, low=1)
+        for name in ("embedding_size", "max_length"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), low=1)
         _within("rbf_gamma", self.rbf_gamma, low=0, strictly=True)
         _within("shrinkage", self.shrinkage, low=0, high=1)
         _within("decoder_dropout", self.decoder_dropout, low=0, high=1)
@@ -166,14 +238,35 @@ class RelativeConfig(PreTrainedConfig):
             without_basis = [name for name in self.similarities if name not in KERNELS]
             if without_basis:
                 raise ConfigurationError(
-                    f"basis_ridge={self.basis_ridge} needs similarities that are kernels ({', '.join(KERNELS)}), found "
-                    f"{', '.join(without_basis)}. Set basis_ridge=None, or choose a kernel."
+                    f"basis_ridge={self.basis_ridge} needs similarities that are kernels ({', '.join(KERNELS)}), "
+                    f"found {', '.join(without_basis)}. Set basis_ridge=None, or choose a kernel."
                 )
-        if self.format_version > FORMAT_VERSION:
-            raise ConfigurationError(
-                f"This upload has format version {self.format_version}; the installed hf_relreps reads up to "
-                f"{FORMAT_VERSION}. Update it: pip install -U hf-relreps."
-            )
+
+
+def _without_switches(config: Any) -> Any:
+    """A configuration from outside, nested ones too, without what would choose code, kernels or other files."""
+    if isinstance(config, dict):
+        return {name: _without_switches(value) for name, value in config.items() if name not in SWITCHES}
+    if isinstance(config, list):
+        return [_without_switches(value) for value in config]
+    return config
+
+
+def _listed(names: Any) -> Any:
+    """A tuple as the list that JSON would give back."""
+    return list(names) if isinstance(names, tuple) else names
+
+
+def _refuse_other_encoder_config(found: Any) -> None:
+    if isinstance(found, dict) and not isinstance(found.get("model_type"), str):
+        raise ConfigurationError(
+            f"encoder_config has model_type {found.get('model_type')!r}, expected the name of an architecture such as "
+            "'bert'. Give AutoConfig.from_pretrained(name), or pull the upload again."
+        )
+    if not isinstance(found, dict | PreTrainedConfig | None):
+        raise ConfigurationError(
+            f"encoder_config is {found!r:.60} ({type(found).__name__}), expected the configuration of an AutoModel."
+        )
 
 
 def _one_of(field: str, found: str, expected: tuple[str, ...]) -> None:
@@ -181,7 +274,14 @@ def _one_of(field: str, found: str, expected: tuple[str, ...]) -> None:
         raise ConfigurationError(f"{field}={found!r} does not exist. Choose one of {', '.join(expected)}.")
 
 
-def _within(field: str, found: float, low: float, high: float = math.inf, strictly: bool = False) -> None:
-    if not (low < found if strictly else low <= found) or not found <= high or math.isinf(found):
-        upper = "" if math.isinf(high) else f" and at most {high}"
-        raise ConfigurationError(f"{field}={found} must be {'above' if strictly else 'at least'} {low}{upper}.")
+def _whole(field: str, found: Any, low: int) -> None:
+    if not isinstance(found, int) or isinstance(found, bool) or found < low:
+        raise ConfigurationError(f"{field}={found!r} must be a whole number, {low} or more.")
+
+
+def _within(field: str, found: Any, low: float, high: float = math.inf, strictly: bool = False) -> None:
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        if (low < found if strictly else low <= found) and found <= high and not math.isinf(found):
+            return
+    upper = "" if math.isinf(high) else f" and at most {high}"
+    raise ConfigurationError(f"{field}={found!r} must be a number {'above' if strictly else 'at least'} {low}{upper}.")

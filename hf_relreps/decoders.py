@@ -15,20 +15,33 @@ from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.utils import ModelOutput
 
 from hf_relreps.configuration import RelativeConfig
-from hf_relreps.errors import ConfigurationError
+from hf_relreps.errors import ConfigurationError, StitchingError
+from hf_relreps.image_decoders import IMAGE_DECODERS
 from hf_relreps.uploads import RelativeUpload
 
 
 @dataclass
 class RelativeDecoderOutput(ModelOutput):
-    """What a decoder gives: logits (B, C), and the loss where there are labels."""
+    """What a decoder gives: logits (B, C) or images (B, C, H, W), and the loss where there are labels."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
+    reconstruction: Tensor | None = None
+
+
+class WideLayerNorm(nn.LayerNorm):
+    """LayerNorm that rounds to its weights' dtype last: half precision cannot tell cosines near one apart."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalised in float32 or better, in the dtype of the weights."""
+        dtype = torch.promote_types(torch.promote_types(input.dtype, self.weight.dtype), torch.float32)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        wide = nn.functional.layer_norm(input.to(dtype), self.normalized_shape, weight, bias, self.eps)
+        return wide.to(self.weight.dtype)
 
 
 class RelativeDecoder(RelativeUpload):
-    """LayerNorm, then a linear or two-layer map from relative representations (B, R) to logits (B, C).
+    """LayerNorm, then what `config.decoder_type` names: a linear or two-layer map to logits (B, C), or an image.
 
     Nothing in it looks at the other samples of a batch, so one sample alone gives the same logits. (The paper's
     notebooks normalise each feature over the batch, which nobody can do with one sample.)
@@ -51,35 +64,66 @@ class RelativeDecoder(RelativeUpload):
 
     def __init__(self, config: RelativeConfig) -> None:
         super().__init__(config)
-        if config.num_anchors == 0:
-            raise ConfigurationError("A decoder reads one number for each anchor; num_anchors is 0. Set it in the config.")
-        hidden = config.decoder_hidden_size
-        is_mlp = config.decoder_type == "mlp"
-        self.norm = nn.LayerNorm(config.relative_size)
-        self.hidden = nn.Linear(config.relative_size, hidden) if is_mlp else None
+        if config.relative_size < 2:
+            raise ConfigurationError(
+                f"A decoder reads one number for each anchor and normalises them, so it needs two; num_anchors is "
+                f"{config.num_anchors}. Set it in the config."
+            )
+        self.norm = WideLayerNorm(config.relative_size, eps=1e-12)  # thousands of anchors have variances below 1e-4
         self.dropout = nn.Dropout(config.decoder_dropout)
-        self.output = nn.Linear(hidden if is_mlp else config.relative_size, config.num_labels)
+        self.hidden = self.output = self.image = None
+        if config.decoder_type in IMAGE_DECODERS:
+            self.image = IMAGE_DECODERS[config.decoder_type](config, config.relative_size)
+        elif config.decoder_type == "mlp":
+            self.hidden = nn.Linear(config.relative_size, config.decoder_hidden_size)
+            self.output = nn.Linear(config.decoder_hidden_size, config.num_labels or 0)
+        else:
+            self.output = nn.Linear(config.relative_size, config.num_labels or 0)
         self.post_init()
 
     def forward(self, relative_embeds: Tensor, labels: Tensor | None = None) -> RelativeDecoderOutput:
-        """Logits (B, C) of relative representations (B, R); with labels the loss of `config.problem_type` as well.
+        """Logits (B, C), or images (B, C, H, W), of relative representations (B, R); with labels the loss as well.
 
-        So a decoder trains by itself with `Trainer`, on the relative representations of a frozen encoder.
+        So a decoder trains by itself with `Trainer`, on the relative representations of a frozen encoder. Labels are
+        what `config.problem_type` expects, or the images to draw.
         """
-        h = self.norm(relative_embeds.to(self.norm.weight.dtype))
+        if relative_embeds.shape[-1] != self.config.relative_size:
+            raise StitchingError(
+                f"The decoder reads relative representations of {self.config.relative_size} numbers "
+                f"({self.config.num_anchors} anchors, {', '.join(self.config.similarities)}), found "
+                f"{tuple(relative_embeds.shape)}. Use an encoder with the decoder's anchors and projection."
+            )
+        h = self.norm(relative_embeds)
         if self.training and self.config.decoder_noise:  # what another encoder will add: training learns to bear it
             h = h + self.config.decoder_noise * torch.randn_like(h)
+        if self.image is not None:
+            drawn = self.image(self.dropout(h))
+            loss = None if labels is None else self.image.loss(drawn, labels)
+            return RelativeDecoderOutput(loss=loss, reconstruction=drawn)
         if self.hidden is not None:
             h = nn.functional.silu(self.hidden(h))
         logits_BC = self.output(self.dropout(h))
-        loss = None if labels is None else ForSequenceClassificationLoss(labels, logits_BC, self.config)
+        loss = None if labels is None else self._loss(logits_BC, labels)
         return RelativeDecoderOutput(loss=loss, logits=logits_BC)
+
+    def _loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
+        """That of `config.problem_type`, in float32 or better; labels may be integers or floats of any size."""
+        logits_BC = logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32))
+        counts = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+        one_of_many = self.config.problem_type in (None, "single_label_classification") and logits_BC.shape[-1] > 1
+        labels = labels.long() if counts and one_of_many else labels.to(logits_BC.dtype)
+        return ForSequenceClassificationLoss(labels, logits_BC, self.config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             init.zeros_(module.bias)
+        elif isinstance(module, nn.ConvTranspose2d):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            super()._init_weights(module)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)

@@ -12,23 +12,42 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from hf_relreps.anchors import AnchorSet, AnchorView
-from hf_relreps.configuration import RelativeConfig
+from hf_relreps.base_models import (
+    Unattached,
+    adapter_settings,
+    add_adapters,
+    base_weights,
+    digest,
+    first_difference,
+    is_frozen,
+    load_own_weights,
+    own_weights,
+    without_wrapper,
+)
+from hf_relreps.configuration import CLASSIFIERS, DECODER_FIELDS, RelativeConfig
 from hf_relreps.decoders import RelativeDecoder
-from hf_relreps.errors import AnchorError, ConfigurationError
+from hf_relreps.errors import AnchorError, ConfigurationError, UploadError, UploadIntegrityError
 from hf_relreps.pooling import default_pooling, pool
 from hf_relreps.projection import RelativeProjection, refuse_directionless
 from hf_relreps.samples import batches, to_device
 from hf_relreps.sources import Source
-from hf_relreps.uploads import RelativeUpload, load_processor
+from hf_relreps.uploads import RelativeUpload, load_processor, stored_weights
+
+
+logger = logging.get_logger(__name__)
+
+ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
 
 @dataclass
@@ -67,6 +86,7 @@ class RelativePreTrainedModel(RelativeUpload):
     base_model_prefix = "encoder"  # the attribute of whole models, and the prefix of its weights in their files
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever the gradient accumulation
+    _keep_in_fp32_modules_strict = {"anchors_AD"}  # half precision anchors would spoil the change of basis
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
@@ -99,6 +119,10 @@ class RelativeModel(RelativePreTrainedModel):
     """
 
     part = "encoder"
+    _anchor_nodes: Tensor | None = None
+    _state_of_base: str | None = None  # digest of the backbone's weights when they were last found to be its base's
+    backbone: PreTrainedModel
+    projection: RelativeProjection
 
     def __init__(self, config: RelativeConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -107,7 +131,10 @@ class RelativeModel(RelativePreTrainedModel):
                 "An encoder needs encoder_config, which is None: this configuration describes a decoder. "
                 "Load it with RelativeDecoder, or build an encoder with RelativeModel.from_encoder(encoder, view)."
             )
-        self.backbone = _built(config) if backbone is None else _kept(_without_idle_pooler(backbone, config))
+        if backbone is not None:
+            self.backbone = _kept(_without_idle_pooler(backbone, config))
+        else:
+            self.backbone = Unattached() if config.encoder_is_frozen else _built(config)  # type: ignore[assignment]
         config.pooling = config.pooling or default_pooling(self.backbone, config.modality)
         self.projection = RelativeProjection(config)
         self.post_init()
@@ -120,16 +147,18 @@ class RelativeModel(RelativePreTrainedModel):
         processor: Any = None,
         *,
         config: RelativeConfig | None = None,
+        freeze_encoder: bool = False,
         batch_size: int = 64,
         **settings: Any,
     ) -> Self:
         """Make any `AutoModel` relative to a view of an anchor set, and encode the anchors.
 
         Args:
-            encoder: Name, folder or loaded model.
+            encoder: Name, folder or loaded model, with or without adapters (LoRA, ...) in it.
             anchors_view: The anchors as this encoder reads them: ``anchors.view("fr")``.
             processor: Tokenizer or image processor; found beside `encoder` where that is a name.
             config: Where the settings start from, for example ``RelativeConfig.paper()``.
+            freeze_encoder: Whether training leaves the encoder as it is; an upload then refers to it, not copies it.
             batch_size: Anchors in a batch while they are encoded.
             **settings: Fields of `RelativeConfig`: pooling, transform, similarity, basis_ridge, num_labels, ...
 
@@ -140,8 +169,11 @@ class RelativeModel(RelativePreTrainedModel):
         backbone, processor, name = _loaded(encoder, processor)
         config = _configured(config, backbone, anchors_view, processor, name, settings)
         backbone = _tower(backbone, config.tower)
+        if freeze_encoder:
+            backbone.requires_grad_(False)
         config.embedding_size = _measured_width(backbone, anchors_view, processor, config)
-        model = cls(config, backbone).to(backbone.device)
+        model = cls(config, backbone)
+        model.to(backbone.device)  # type: ignore[arg-type]  # the wrapper of `to` hides self
         model.encode_anchors(anchors_view, processor, batch_size=batch_size)
         return model
 
@@ -155,6 +187,9 @@ class RelativeModel(RelativePreTrainedModel):
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
         input_features: Tensor | None = None,
+        x: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        nodes: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -169,6 +204,9 @@ class RelativeModel(RelativePreTrainedModel):
             pixel_values=pixel_values,
             input_values=input_values,
             input_features=input_features,
+            x=x,
+            edge_index=edge_index,
+            nodes=nodes,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
@@ -176,11 +214,19 @@ class RelativeModel(RelativePreTrainedModel):
         result = RelativeModelOutput(
             last_hidden_state=output.last_hidden_state,
             pooler_output=x_BD,
-            relative_embeds=self.projection(x_BD),
+            relative_embeds=self.projection(x_BD, self._live_anchors(output)),
             hidden_states=getattr(output, "hidden_states", None),
             attentions=getattr(output, "attentions", None),
         )
         return result.to_tuple() if return_dict is False else result
+
+    def _live_anchors(self, output: Any) -> Tensor | None:
+        """The anchors' embeddings in this very forward pass of a graph, where gradients are to pass through them."""
+        if not (self.training and self.config.anchor_gradient):
+            return None
+        if self._anchor_nodes is None:
+            self._anchor_nodes = torch.tensor(self.anchors.view(self.config.anchor_view).samples)
+        return output.last_hidden_state[self._anchor_nodes.to(output.last_hidden_state.device)]
 
     def encode(
         self, samples: Sequence[Any], processor: Any = None, *, batch_size: int = 64, progress: bool = False
@@ -222,16 +268,18 @@ class RelativeModel(RelativePreTrainedModel):
         """Encode a view of an anchor set with the encoder as it is now, and describe every sample by it from now on.
 
         Raises:
-            AnchorError: If the view has another number of anchors than the configuration.
+            AnchorError: If the view has another number of anchors than the configuration, or another modality.
             EmbeddingError: If an anchor's embedding has no direction.
         """
+        _refuse_other_modality(anchors_view, self.config.modality, "This encoder")
         if len(anchors_view) != self.config.num_anchors:
             raise AnchorError(
-                f"View {anchors_view.name!r} has {len(anchors_view)} anchors, the configuration {self.config.num_anchors}. "
-                "A decoder reads one number for each anchor: give the set that it was trained with."
+                f"View {anchors_view.name!r} has {len(anchors_view)} anchors, the configuration names "
+                f"{self.config.num_anchors}. A decoder reads one number for each anchor: give the set that it was "
+                "trained with."
             )
-        self._carries(anchors_view.anchors, processor)
         self.projection.set_anchors(self.encode(anchors_view.samples, processor, batch_size=batch_size))
+        self._carries(anchors_view.anchors, processor)
         self.config.anchor_fingerprint = anchors_view.fingerprint
         self.config.anchor_view = anchors_view.name
         self.config.anchor_digest = anchors_view.digest
@@ -241,31 +289,124 @@ class RelativeModel(RelativePreTrainedModel):
 
         The anchors' embeddings stay, so nothing is encoded again; decoders trained before no longer fit.
         """
-        for name, value in like.projection.items():
-            setattr(self.config, name, value)
+        for name in like.projection:
+            setattr(self.config, name, copy.deepcopy(getattr(like, name)))
         self.config.check()
         self.projection.forget_frame()
         return self
 
+    def _under(self, config: RelativeConfig) -> RelativeModel:
+        """The same weights and the same anchors under the configuration of a whole model.
+
+        So what happens to the whole model's configuration does not reach the encoder that it was made from.
+        """
+        encoder, projection = _shallow(self), _shallow(self.projection)
+        encoder.config = projection.config = config
+        projection.forget_frame()
+        encoder.projection = projection
+        return encoder
+
+    def _refer_to_base(self) -> set[str]:
+        """Decide whether the upload can refer to the encoder's base, and note that in the configuration."""
+        if isinstance(self.backbone, Unattached):
+            raise UploadError("This encoder has no weights yet: load it with from_pretrained before you save it.")
+        config = self.config
+        config.encoder_adapters = adapter_settings(self.backbone)
+        config.encoder_is_frozen = is_frozen(self.backbone) and self._is_its_base()
+        if not config.encoder_is_frozen:
+            config.base_model_digest = None
+            return set()
+        own = own_weights(self.backbone)
+        return {f"backbone.{name}" for name in self.backbone.state_dict() if name not in own}
+
+    def _is_its_base(self) -> bool:
+        """Whether the base on the Hub gives exactly these weights; asked once, unless they change."""
+        config, weights = self.config, base_weights(self.backbone)
+        state = digest(weights)
+        if state == self._state_of_base:
+            return True
+        name = config.base_model_name_or_path
+        if name is None:
+            logger.warning("The frozen encoder has no name on the Hub to refer to: it is stored whole.")
+            return False
+        try:
+            base, commit = _fetched_base(config)
+        except OSError as error:
+            logger.warning("The frozen encoder is stored whole, since its base %s cannot be read: %s", name, error)
+            return False
+        differs = first_difference(weights, base_weights(base))
+        if differs:
+            logger.warning("The encoder is stored whole: its %s is not the one of %s.", differs, name)
+            return False
+        config.base_model_revision, config.base_model_digest = commit, digest(base_weights(base))
+        self._state_of_base = state
+        return True
+
+    def _attach_base(self, source: Source) -> None:
+        """Fetch the base that the upload refers to, check it, and put the upload's own adapters into it.
+
+        Only now, after the load: what a load finds in the model without weights for it, it would fill at random.
+        """
+        if not isinstance(self.backbone, Unattached):
+            return
+        config = self.config
+        try:
+            base, _ = _fetched_base(config, **source.arguments)
+        except OSError as error:
+            raise UploadError(
+                f"{source} refers to the encoder {config.base_model_name_or_path} at commit "
+                f"{config.base_model_revision}, which cannot be read: {error} "
+                "Ask its author to store the encoder in the upload."
+            ) from error
+        found = digest(base_weights(base))
+        if found != config.base_model_digest:
+            raise UploadIntegrityError(
+                f"{source} refers to the encoder {config.base_model_name_or_path} with weights of digest "
+                f"{config.base_model_digest}, found {found}: the base was changed, or another version of transformers "
+                "reads it differently. Ask its author to store the encoder in the upload."
+            )
+        base.requires_grad_(False)
+        if config.encoder_adapters:
+            add_adapters(base, config.encoder_adapters)
+            weights = stored_weights(source.below("encoder"))
+            named = {name.removeprefix("encoder."): tensor for name, tensor in weights.items()}
+            own = {k.removeprefix("backbone."): v for k, v in named.items() if k.startswith("backbone.")}
+            load_own_weights(base, own, source)
+        if base.dtype == (config.dtype or base.dtype):
+            self._state_of_base = found
+        place: dict[str, Any] = {"device": self.projection.anchors_AD.device, "dtype": config.dtype}
+        self.backbone = base.to(**place).eval()
+
     def get_input_embeddings(self) -> nn.Module:
+        """Those of the wrapped model."""
         return self.backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put others into the wrapped model: `resize_token_embeddings` does so."""
         self.backbone.set_input_embeddings(value)
 
 
-class _RelativeClassifier(RelativePreTrainedModel):
+class RelativeTaskModel(RelativePreTrainedModel):
     """An encoder and a decoder; subclasses name the inputs of their modality, which the Trainer reads."""
 
     modality: str
+    decoder_types: tuple[str, ...] = CLASSIFIERS
+    encoder: RelativeModel
+    decoder: RelativeDecoder
 
     def __init__(
         self, config: RelativeConfig, encoder: RelativeModel | None = None, decoder: RelativeDecoder | None = None
     ) -> None:
         super().__init__(config)
+        if config.decoder_type not in self.decoder_types:
+            raise ConfigurationError(
+                f"decoder_type={config.decoder_type!r} is none that {type(self).__name__} reads; it takes "
+                f"{', '.join(self.decoder_types)}."
+            )
         self.encoder = RelativeModel(config) if encoder is None else _kept(encoder)
         self.decoder = RelativeDecoder(config) if decoder is None else _kept(decoder)
-        self.decoder._carries(self.encoder._anchors, None)
+        if self.decoder._anchors is None and self.decoder._source is None:
+            self.decoder._carries(self.encoder._anchors, None)
         self.post_init()
 
     @classmethod
@@ -279,25 +420,51 @@ class _RelativeClassifier(RelativePreTrainedModel):
         """An encoder made relative, with a new decoder to be trained.
 
         Args:
-            encoder: Name, folder or loaded model: any `AutoModel`, or a `RelativeModel` whose anchors are kept.
-            anchors_view: The anchors as this encoder reads them; not needed for a `RelativeModel`.
+            encoder: Name, folder or loaded model: any `AutoModel`, or a loaded `RelativeModel` whose anchors are kept.
+            anchors_view: The anchors as this encoder reads them; none for a `RelativeModel`.
             processor: Tokenizer or image processor; found beside `encoder` where that is a name.
-            **settings: As for `RelativeModel.from_encoder`; with num_labels, id2label, label2id, problem_type.
+            **settings: As for `RelativeModel.from_encoder`, with num_labels, id2label, label2id, problem_type; for a
+                `RelativeModel` these and the decoder's fields.
 
         Raises:
             AnchorError: If there is no view, or it is of another modality than this class reads.
             ConfigurationError: If a setting does not exist or has no meaning.
         """
-        if not isinstance(encoder, RelativeModel):
-            if anchors_view is None:
-                raise AnchorError(f"{cls.__name__}.from_encoder needs a view of an anchor set: anchors.view(name).")
-            encoder = RelativeModel.from_encoder(encoder, anchors_view, processor, **settings)
+        if isinstance(encoder, RelativeModel):
+            return cls._on(encoder, anchors_view, settings)
+        if anchors_view is None:
+            raise AnchorError(f"{cls.__name__}.from_encoder needs a view of an anchor set: anchors.view(name).")
+        _refuse_other_modality(anchors_view, cls.modality, cls.__name__)
+        encoder = RelativeModel.from_encoder(encoder, anchors_view, processor, **settings)
+        return cls(encoder.config, encoder)
+
+    @classmethod
+    def _on(cls, encoder: RelativeModel, anchors_view: AnchorView | None, settings: dict[str, Any]) -> Self:
+        """A new decoder on an encoder that is relative already: the weights are shared, the configuration is not."""
         if encoder.config.modality != cls.modality:
             raise AnchorError(
-                f"{cls.__name__} reads {cls.modality}s, the view {encoder.config.anchor_view!r} holds "
-                f"{encoder.config.modality}s. Take the class of that modality, or another view."
+                f"{cls.__name__} reads {cls.modality}s, this encoder reads {encoder.config.modality}s. "
+                "Use the class of that modality."
             )
-        return cls(encoder.config, encoder)
+        if anchors_view is not None and anchors_view.digest != encoder.config.anchor_digest:
+            raise AnchorError(
+                f"The encoder is described by view {encoder.config.anchor_view!r} of anchors "
+                f"{(encoder.config.anchor_fingerprint or 'none')[:16]}, the view given is {anchors_view.name!r} of "
+                f"{anchors_view.fingerprint[:16]}. Leave it out, or first call encoder.encode_anchors(view)."
+            )
+        allowed = {*DECODER_FIELDS, "num_labels", *LABEL_FIELDS}
+        unknown = sorted(set(settings) - allowed)
+        if unknown:
+            raise ConfigurationError(
+                f"{', '.join(unknown)} cannot be set for a new decoder on a RelativeModel; it takes "
+                f"{', '.join(sorted(allowed))}. What concerns the encoder is set when it is made relative, or with "
+                "encoder.use_projection(config)."
+            )
+        config = copy.deepcopy(encoder.config)
+        for name, value in settings.items():
+            setattr(config, name, value)
+        config.check()
+        return cls(config, encoder._under(config))
 
     @property
     def anchors(self) -> AnchorSet:
@@ -317,10 +484,25 @@ class _RelativeClassifier(RelativePreTrainedModel):
     def _save_companions(self, root: Path) -> None:
         self.encoder._save_companions(root)
 
+    def _attach_base(self, source: Source) -> None:
+        self.encoder._attach_base(source)
+
+    def _refer_to_base(self) -> set[str]:
+        names = {f"encoder.{name}" for name in self.encoder._refer_to_base()}
+        for name in ("base_model_revision", "base_model_digest", "encoder_is_frozen", "encoder_adapters"):
+            setattr(self.config, name, getattr(self.encoder.config, name))
+        places = [self.encoder._source, self.decoder._source]
+        origins = [place.name for place in places if place is not None and not place.is_local]
+        if len(set(origins)) == 2:
+            self.config.stitched_from = origins
+        return names
+
     def get_input_embeddings(self) -> nn.Module:
+        """Those of the wrapped model."""
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put others into the wrapped model: `resize_token_embeddings` does so."""
         self.encoder.set_input_embeddings(value)
 
     def _classify(
@@ -338,7 +520,7 @@ class _RelativeClassifier(RelativePreTrainedModel):
         return result.to_tuple() if return_dict is False else result
 
 
-class RelativeModelForSequenceClassification(_RelativeClassifier):
+class RelativeModelForSequenceClassification(RelativeTaskModel):
     """A text encoder and a decoder that gives the classes of a text: single label, multi label or regression."""
 
     modality = "text"
@@ -369,7 +551,7 @@ class RelativeModelForSequenceClassification(_RelativeClassifier):
         )
 
 
-class RelativeModelForImageClassification(_RelativeClassifier):
+class RelativeModelForImageClassification(RelativeTaskModel):
     """An image encoder and a decoder that gives the classes of an image."""
 
     modality = "image"
@@ -393,7 +575,7 @@ class RelativeModelForImageClassification(_RelativeClassifier):
         )
 
 
-class RelativeModelForAudioClassification(_RelativeClassifier):
+class RelativeModelForAudioClassification(RelativeTaskModel):
     """An audio encoder and a decoder that gives the classes of a sound."""
 
     modality = "audio"
@@ -421,14 +603,6 @@ class RelativeModelForAudioClassification(_RelativeClassifier):
         )
 
 
-# Which class reads what: the encoder's modality decides.
-CLASSIFIERS: dict[str, type[_RelativeClassifier]] = {
-    "text": RelativeModelForSequenceClassification,
-    "image": RelativeModelForImageClassification,
-    "audio": RelativeModelForAudioClassification,
-}
-
-
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, each module's own mode after: dropout would blur the anchors."""
@@ -441,10 +615,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def _shallow(module: Any) -> Any:
+    """A copy that holds the same parameters, buffers and submodules, and can be given others."""
+    copied = copy.copy(module)
+    copied._modules = dict(module._modules)
+    return copied
+
+
 def _embed(backbone: nn.Module, inputs: dict[str, Any], config: RelativeConfig) -> tuple[Any, Tensor]:
     """Output of the wrapped model, and its pooled absolute embeddings (B, D)."""
+    nodes = inputs.pop("nodes", None)
     output = backbone(**inputs, return_dict=True)
-    return output, pool(output, _mask_of_output(backbone, output, inputs.get("attention_mask")), config.pooling)
+    if config.modality == "node":
+        x_ND = output.last_hidden_state
+        return output, x_ND if nodes is None else x_ND[nodes]
+    mask_BT = _mask_of_output(backbone, output, inputs.get("attention_mask"))
+    return output, pool(output, mask_BT, str(config.pooling))
 
 
 def _mask_of_output(backbone: Any, output: Any, mask_BT: Tensor | None) -> Tensor | None:
@@ -461,21 +647,43 @@ def _given(**inputs: Any) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if value is not None}
 
 
-def _kept(module: PreTrainedModel) -> PreTrainedModel:
+def _kept(module: ModelT) -> ModelT:
     """Mark the weights as loaded, so that the `post_init` of what it becomes a part of leaves them alone."""
-    for submodule in module.modules():
-        submodule._is_hf_initialized = True
-    for tensor in [*module.parameters(), *module.buffers()]:
-        tensor._is_hf_initialized = True
+    marked: list[Any] = [*module.modules(), *module.parameters(), *module.buffers()]
+    for module_or_tensor in marked:
+        module_or_tensor._is_hf_initialized = True
     return module
 
 
 def _built(config: RelativeConfig) -> PreTrainedModel:
     """The wrapped model with random weights, to be filled by a load."""
-    model_class = MODEL_MAPPING[type(config.encoder_config)]
-    idle = config.pooling != "pooler" and _can_do_without_pooler(model_class)
-    model = AutoModel.from_config(config.encoder_config, **({"add_pooling_layer": False} if idle else {}))
-    return _without_idle_pooler(_tower(model, config.tower), config)
+    idle = config.pooling != "pooler" and _can_do_without_pooler(MODEL_MAPPING[type(config.encoder_config)])  # type: ignore[index]
+    choices = {"add_pooling_layer": False} if idle else {}
+    model = AutoModel.from_config(config.encoder_config, trust_remote_code=False, **choices)
+    backbone = _without_idle_pooler(_tower(model, config.tower), config)
+    if config.encoder_adapters:
+        add_adapters(backbone, config.encoder_adapters)
+    return backbone
+
+
+def _fetched_base(config: RelativeConfig, **hub_arguments: Any) -> tuple[PreTrainedModel, str]:
+    """The base that a frozen encoder refers to, as it is stored there, and its commit.
+
+    Raises:
+        UploadError: If it is not on the Hub, not at that commit, or closed to this token.
+    """
+    name = config.base_model_name_or_path or ""
+    if not _is_repo_id(name):
+        raise UploadError(f"{name!r} is not the name of a repository on the Hub.")
+    source = Source.of(name, **hub_arguments | {"revision": config.base_model_revision}).pinned()
+    encoder_config: Any = copy.deepcopy(config.encoder_config)
+    encoder_config.dtype = None  # as stored, so that its digest does not depend on how it will be used
+    idle = config.pooling != "pooler" and _can_do_without_pooler(MODEL_MAPPING[type(encoder_config)])
+    choices = {"add_pooling_layer": False} if idle else {}
+    base = AutoModel.from_pretrained(
+        source.name, config=encoder_config, trust_remote_code=False, **choices, **source.arguments
+    )
+    return _without_idle_pooler(_tower(base, config.tower), config), source.commit or ""
 
 
 def _tower(model: PreTrainedModel, name: str | None) -> PreTrainedModel:
@@ -493,8 +701,8 @@ def _tower(model: PreTrainedModel, name: str | None) -> PreTrainedModel:
 def default_tower(model: PreTrainedModel, modality: str) -> str | None:
     """The encoder of an encoder-decoder; of two towers the one that reads the modality; else the whole model."""
     candidates = {"text": ("text_model", "text_encoder"), "image": ("vision_model", "vision_tower")}
-    names = candidates.get(modality, ("audio_model", "audio_tower"))
-    names = ("encoder", *names) if model.config.is_encoder_decoder else names
+    names: tuple[str, ...] = candidates.get(modality, ("audio_model", "audio_tower"))
+    names = ("encoder", *names) if model.config.is_encoder_decoder or not _is_auto_model(model) else names
     return next((name for name in names if isinstance(getattr(model, name, None), PreTrainedModel)), None)
 
 
@@ -509,30 +717,83 @@ def _without_idle_pooler(backbone: PreTrainedModel, config: RelativeConfig) -> P
     if not _can_do_without_pooler(type(backbone)):
         pooler.requires_grad_(False)
         return backbone
-    lighter = copy.copy(backbone)  # the caller's model keeps its pooler
-    lighter._modules = backbone._modules | {"pooler": None}
+    lighter = _shallow(backbone)  # the caller's model keeps its pooler
+    lighter._modules["pooler"] = None
     return lighter
 
 
-def _can_do_without_pooler(model_class: type[PreTrainedModel]) -> bool:
+def _can_do_without_pooler(model_class: Any) -> bool:
     return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
 
 
 def _loaded(encoder: str | Path | PreTrainedModel, processor: Any) -> tuple[PreTrainedModel, Any, str | None]:
     """The model, its processor, and the Hub id it came from (not a local path, which would leak into configs)."""
+    encoder = without_wrapper(encoder)
     if isinstance(encoder, PreTrainedModel):
         name = encoder.config._name_or_path
-        model = encoder
+        model: Any = encoder.base_model  # of a model with a head, what is below it
     else:
-        name = str(encoder)
-        model = AutoModel.from_pretrained(name)
+        source = Source.of(encoder)
+        name = source.name
+        model = AutoModel.from_pretrained(name, **source.arguments)
+    if isinstance(model, RelativeUpload):
+        raise ConfigurationError(
+            f"This {type(model).__name__} is relative already. For a new decoder on it give the loaded RelativeModel: "
+            "RelativeModelForSequenceClassification.from_encoder(encoder, num_labels=...); for other anchors call "
+            "encoder.encode_anchors(view), or give encoder.backbone here."
+        )
     if processor is None:
         if not name:
             raise ConfigurationError(
                 "A model without a name needs its processor: from_encoder(model, view, tokenizer)."
             )
         processor = load_processor(Source.of(name))
-    return model, processor, name if name and not Path(name).exists() else None
+        _refuse_wordless(processor, name)
+    return model, processor, name if _is_repo_id(name) else None
+
+
+def _refuse_wordless(processor: Any, name: str) -> None:
+    """Where there are no tokenizer files, transformers makes a tokenizer that knows no words."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UploadError(
+            f"{name} holds no tokenizer: what transformers makes of it knows {len(tokenizer)} special tokens and no "
+            "words. Give the one that the model was trained with: from_encoder(model, view, tokenizer)."
+        )
+
+
+def _is_repo_id(name: str) -> bool:
+    if not name or Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:  # a folder that has gone
+        return False
+    return True
+
+
+def _is_auto_model(model: PreTrainedModel) -> bool:
+    """Whether `AutoModel` builds this class from its configuration."""
+    expected: Any = MODEL_MAPPING.get(type(model.config), type(model))
+    return isinstance(model, expected)
+
+
+def _refuse_other_class(model: PreTrainedModel, tower: str | None) -> None:
+    """Only what `AutoModel` builds from a configuration can be loaded again."""
+    if tower is None and not _is_auto_model(model):
+        raise ConfigurationError(
+            f"from_encoder got a {type(model).__name__}, expected what AutoModel gives for a configuration of type "
+            f"{model.config.model_type!r}, or nothing could load it again. Give AutoModel.from_pretrained(name)."
+        )
+
+
+def _refuse_other_modality(view: AnchorView, modality: str, who: str) -> None:
+    if view.modality != modality:
+        fitting = [name for name in view.anchors.views if view.anchors.view(name).modality == modality]
+        raise AnchorError(
+            f"{who} reads {modality}s, the view {view.name!r} holds {view.modality}s. Give a view of {modality}s "
+            f"(there is {', '.join(map(repr, fitting)) or 'none'}), or take the class of the other modality."
+        )
 
 
 def _configured(
@@ -550,19 +811,23 @@ def _configured(
         raise ConfigurationError(
             f"RelativeConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}."
         )
+    measured = sorted(set(settings) & set(MEASURED_FIELDS))
+    if measured:
+        raise ConfigurationError(f"{', '.join(measured)} follow from the encoder and its anchors: leave them out.")
     encoder_config = copy.deepcopy(backbone.config)
     encoder_config._name_or_path = name or ""
-    start = {} if config is None else {k: v for k, v in config.to_diff_dict().items() if k in known}
-    tower = settings.get("tower", default_tower(backbone, view.modality))
-    measured = {
-        "pooling": default_pooling(_tower(backbone, tower), view.modality),
-        "max_length": _longest(encoder_config, processor) if view.modality == "text" else None,
-        "tower": tower,
-    }
+    chosen = _chosen(config, settings)
+    if chosen.get("tower") is None:
+        chosen["tower"] = default_tower(backbone, view.modality)
+    _refuse_other_class(backbone, chosen["tower"])
+    if chosen.get("pooling") is None:
+        chosen["pooling"] = default_pooling(_tower(backbone, chosen["tower"]), view.modality)
+    if chosen.get("max_length") is None and view.modality == "text":
+        chosen["max_length"] = _longest(backbone, processor)
     return RelativeConfig(
-        **measured | start | settings,
+        **chosen,
         encoder_config=encoder_config,
-        attn_implementation=backbone.config._attn_implementation,
+        attn_implementation=backbone.config._attn_implementation,  # type: ignore[call-arg]
         base_model_name_or_path=name,
         modality=view.modality,
         num_anchors=len(view),
@@ -580,9 +845,44 @@ def _measured_width(backbone: PreTrainedModel, view: AnchorView, processor: Any,
         return _embed(backbone, to_device(inputs, backbone.device), config)[1].shape[-1]
 
 
-def _longest(encoder_config: PreTrainedConfig, processor: Any) -> int | None:
+# Settings that follow from the encoder and its anchors.
+MEASURED_FIELDS = (
+    "encoder_config",
+    "base_model_name_or_path",
+    "embedding_size",
+    "modality",
+    "num_anchors",
+    "anchor_fingerprint",
+    "anchor_view",
+    "anchor_digest",
+    "format_version",
+)
+PROJECTION_FIELDS = ("transform", "similarity", "basis_ridge", "rbf_gamma", "shrinkage")
+LABEL_FIELDS = ("id2label", "label2id", "problem_type")
+
+
+def _chosen(config: RelativeConfig | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The projection, pooling, decoder and labels of `config`, with `settings` over them."""
+    if config is None:
+        return dict(settings)
+    fields = [*PROJECTION_FIELDS, *DECODER_FIELDS, "pooling", "max_length", "tower"]
+    if not {"num_labels", *LABEL_FIELDS} & set(settings):
+        fields += LABEL_FIELDS
+    return {name: copy.deepcopy(getattr(config, name)) for name in fields} | settings
+
+
+def _longest(backbone: PreTrainedModel, processor: Any) -> int | None:
     """Longest text in tokens that both the tokenizer and the position embeddings bear."""
     tokenizer = getattr(processor, "tokenizer", processor)
-    limits = [tokenizer.model_max_length, getattr(encoder_config.get_text_config(), "max_position_embeddings", None)]
+    positions = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+    limits = [tokenizer.model_max_length, positions and positions - _padding_positions(backbone)]
     known = [limit for limit in limits if limit and limit < 1_000_000]
     return min(known) if known else None
+
+
+def _padding_positions(backbone: nn.Module) -> int:
+    """Rows of the position embeddings that no token uses: RoBERTa and its like count from behind the padding's."""
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from hf_relreps.configuration import RelativeConfig
-from hf_relreps.errors import EmbeddingError
-from hf_relreps.similarities import SIMILARITIES
+from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError
+from hf_relreps.similarities import KERNELS, SIMILARITIES, mean_squared_distance, unit
+
+
+NO_SPREAD = 1e-6  # what is smaller than this share of what it was computed from is rounding
 
 
 class Frame(NamedTuple):
@@ -36,14 +39,26 @@ class Frame(NamedTuple):
 def frame_of(anchors_AD: Tensor, config: RelativeConfig) -> Frame:
     """The frame of anchors' embeddings, one factorisation of an (A, A) matrix for each similarity.
 
-    Differentiable in the anchors, so that gradients may pass through them.
+    Computed in float64 and kept in the anchors' dtype. Differentiable in the anchors, so that gradients may pass
+    through them (with ``whiten`` as long as no two variances are equal).
+
+    Raises:
+        ConfigurationError: If `basis_ridge` is too small for the anchors' similarities to have an inverse.
     """
-    shift_D, scale = _fit_transform(anchors_AD, config)
-    anchors_AD = _transform(anchors_AD, shift_D, scale)
-    bases_AA = ()
+    precise_AD = anchors_AD.cpu().double() if anchors_AD.device.type == "mps" else anchors_AD.double()
+    shift_D, scale = _fit_transform(precise_AD, config)
+    precise_AD = _transform(precise_AD, shift_D, scale)
+    bases_AA: tuple[Tensor, ...] = ()
     if config.basis_ridge is not None:
-        bases_AA = tuple(_ridge_inverse(f(anchors_AD, anchors_AD), config.basis_ridge) for f in _similarities(config))
-    return Frame(shift_D, scale, anchors_AD, bases_AA)
+        bases_AA = tuple(_ridge_inverse(f(precise_AD, precise_AD), config.basis_ridge) for f in _similarities(config))
+    return _like(anchors_AD, Frame(shift_D, scale, precise_AD, bases_AA))
+
+
+def _like(tensor: Tensor, frame: Frame) -> Frame:
+    """The frame in the dtype and on the device of `tensor`."""
+    shift_D, scale = (None if part is None else part.to(tensor) for part in (frame.shift_D, frame.scale))
+    bases_AA = tuple(basis_AA.to(tensor) for basis_AA in frame.bases_AA)
+    return Frame(shift_D, scale, frame.anchors_AD.to(tensor), bases_AA)
 
 
 def project(x_BD: Tensor, frame: Frame, config: RelativeConfig) -> Tensor:
@@ -72,19 +87,19 @@ def _fit_transform(anchors_AD: Tensor, config: RelativeConfig) -> tuple[Tensor |
         return shift_D, None
     if config.transform == "standardize":
         deviation_D = anchors_AD.std(0, correction=0)
-        return shift_D, 1 / deviation_D.clamp_min(1e-6 * deviation_D.max().clamp_min(1e-30))
+        constant_D = deviation_D <= NO_SPREAD * anchors_AD.abs().amax(0)
+        return shift_D, deviation_D.masked_fill(constant_D, torch.inf).reciprocal()
     return shift_D, _shrunk_whitening(anchors_AD - shift_D, config.shrinkage)
 
 
 def _shrunk_whitening(centred_AD: Tensor, shrinkage: float) -> Tensor:
-    """Inverse square root of ``(1 - s) Cov + s tr(Cov)/D I``, in float64."""
-    centred_AD = centred_AD.double()
+    """Inverse square root of ``(1 - s) Cov + s tr(Cov)/D I``; directions without variance are left out."""
     covariance_DD = centred_AD.T @ centred_AD / len(centred_AD)
     mean_variance = covariance_DD.diagonal().mean()
-    identity_DD = torch.eye(len(covariance_DD), dtype=torch.float64, device=centred_AD.device)
+    identity_DD = torch.eye(len(covariance_DD), dtype=covariance_DD.dtype, device=covariance_DD.device)
     values_D, vectors_DD = torch.linalg.eigh((1 - shrinkage) * covariance_DD + shrinkage * mean_variance * identity_DD)
-    values_D = values_D.clamp_min(1e-6 * mean_variance)  # without shrinkage fewer anchors than D leave zeros
-    return (vectors_DD * values_D.rsqrt()) @ vectors_DD.T
+    constant_D = values_D <= NO_SPREAD * mean_variance  # without shrinkage: all but A - 1 of them
+    return (vectors_DD * values_D.masked_fill(constant_D, torch.inf).rsqrt()) @ vectors_DD.T
 
 
 def _transform(x_BD: Tensor, shift_D: Tensor | None, scale: Tensor | None) -> Tensor:
@@ -92,25 +107,33 @@ def _transform(x_BD: Tensor, shift_D: Tensor | None, scale: Tensor | None) -> Te
         x_BD = x_BD - shift_D
     if scale is None:
         return x_BD
-    return x_BD * scale if scale.ndim == 1 else x_BD @ scale.to(x_BD.dtype)
+    return x_BD * scale if scale.ndim == 1 else x_BD @ scale
 
 
 def _ridge_inverse(kernel_AA: Tensor, ridge: float) -> Tensor:
-    """``(K + ridge mean(diag K) I)^-1`` by Cholesky in float64: repeated or collinear anchors are no obstacle."""
-    kernel_64 = kernel_AA.double()
-    kernel_64 = (kernel_64 + kernel_64.T) / 2
-    loading = ridge * kernel_64.diagonal().mean()
-    identity_AA = torch.eye(len(kernel_64), dtype=torch.float64, device=kernel_64.device)
-    return torch.cholesky_inverse(torch.linalg.cholesky(kernel_64 + loading * identity_AA)).to(kernel_AA.dtype)
+    """``(K + ridge mean(diag K) I)^-1`` by Cholesky: repeated or collinear anchors are no obstacle."""
+    kernel_AA = (kernel_AA + kernel_AA.T) / 2
+    loading = ridge * kernel_AA.diagonal().mean()
+    identity_AA = torch.eye(len(kernel_AA), dtype=kernel_AA.dtype, device=kernel_AA.device)
+    try:
+        return torch.cholesky_inverse(torch.linalg.cholesky(kernel_AA + loading * identity_AA))
+    except torch.linalg.LinAlgError as error:
+        raise ConfigurationError(
+            f"basis_ridge={ridge} is too small for these {len(kernel_AA)} anchors: the matrix of their similarities "
+            f"has no inverse ({error}). Raise it; 0.1 is the default."
+        ) from error
 
 
 class RelativeProjection(nn.Module):
     """Holds the anchors' embeddings and turns absolute embeddings (B, D) into relative representations (B, R).
 
-    The arithmetic is float32 or better whatever the dtype of the model, also under autocast.
+    The arithmetic is float32 or better whatever the dtype of the model, also under autocast. The anchors' frame is
+    computed again when the anchors or the settings of the projection have changed. What `torch.compile` made of it
+    sees changes by `set_anchors` and `load_state_dict`, and needs `forget_frame` after others.
 
     Raises:
-        EmbeddingError: From `set_anchors`, if an anchor's embedding has no direction.
+        AnchorError: From the first call, if there are no anchors yet.
+        EmbeddingError: From `set_anchors` and the first call, if an anchor's embedding has no direction.
     """
 
     anchors_AD: Tensor
@@ -118,9 +141,11 @@ class RelativeProjection(nn.Module):
     def __init__(self, config: RelativeConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("anchors_AD", torch.zeros(config.num_anchors, config.embedding_size or 0))
+        anchors_AD = torch.zeros(config.num_anchors, config.embedding_size or 0, dtype=torch.float32)
+        self.register_buffer("anchors_AD", anchors_AD)
         self._frame: Frame | None = None
-        self._frame_key: tuple[Any, ...] | None = None
+        self._framed_AD: Tensor | None = None  # the tensor that the frame was computed from, and what it was like then
+        self._framed_as: tuple[Any, ...] | None = None
 
     def set_anchors(self, anchors_AD: Tensor) -> None:
         """Put new embeddings of the anchors in place of the old ones, after checking them."""
@@ -130,34 +155,50 @@ class RelativeProjection(nn.Module):
                 f"The anchors' embeddings have shape {tuple(anchors_AD.shape)}, expected {expected}: (num_anchors, "
                 "embedding_size). Encode the anchor set that the configuration names."
             )
-        refuse_directionless(anchors_AD, "anchor")
+        _refuse_unusable(anchors_AD, self.config)
         with torch.no_grad():
             self.anchors_AD.copy_(anchors_AD)
+        self.forget_frame()
+        self._frame = self.frame  # now, for a compiled forward takes the frame as it finds it
 
-    def forward(self, x_BD: Tensor) -> Tensor:
-        """Relative representations (B, R) of absolute embeddings (B, D)."""
+    def forward(self, x_BD: Tensor, live_anchors_AD: Tensor | None = None) -> Tensor:
+        """Relative representations (B, R) of absolute embeddings (B, D).
+
+        Args:
+            x_BD: Absolute embeddings.
+            live_anchors_AD: Embeddings of the anchors to use in place of the stored ones, with their gradients.
+        """
         with torch.autocast(x_BD.device.type, enabled=False):
-            frame = self.frame
-            return project(x_BD.to(torch.promote_types(x_BD.dtype, torch.float32)), frame, self.config)
+            x_BD = x_BD.to(torch.promote_types(x_BD.dtype, self.anchors_AD.dtype))
+            if live_anchors_AD is not None:
+                return project(x_BD, frame_of(live_anchors_AD.to(x_BD.dtype), self.config), self.config)
+            return project(x_BD, _like(x_BD, self.frame), self.config)
 
     @property
     def frame(self) -> Frame:
-        """The anchors' frame, computed again only after the anchors have changed."""
+        """The anchors' frame, computed again only after the anchors or the settings have changed."""
+        frame, anchors_AD = self._frame, self.anchors_AD
         if torch.compiler.is_compiling():  # a traced graph cannot ask whether the anchors have changed
-            return self._frame if self._frame is not None else frame_of(self.anchors_AD, self.config)
-        key = (id(self.anchors_AD), self.anchors_AD._version, self.anchors_AD.device)
-        if self._frame is None or key != self._frame_key:
+            return frame_of(anchors_AD, self.config) if frame is None else frame
+        framed_as = (0 if anchors_AD.is_inference() else anchors_AD._version, self.config.projection)
+        if frame is None or self._framed_AD is not anchors_AD or self._framed_as != framed_as:
+            _refuse_missing(anchors_AD)
+            _refuse_unusable(anchors_AD, self.config)
             with torch.inference_mode(False), torch.no_grad():
-                self._frame = frame_of(self.anchors_AD.clone(), self.config)
-            self._frame_key = key
-        return self._frame
+                frame = frame_of(anchors_AD.clone(), self.config)
+            self._frame, self._framed_AD, self._framed_as = frame, anchors_AD, framed_as
+        return frame
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.forget_frame()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move with the model, but never below float32: half precision anchors would spoil the change of basis."""
         before_AD = self.anchors_AD
         super()._apply(fn, recurse)
-        if self.anchors_AD.dtype != before_AD.dtype and self.anchors_AD.is_floating_point():
-            self.anchors_AD = before_AD.to(self.anchors_AD.device)
+        if self.anchors_AD.dtype.itemsize < torch.float32.itemsize:
+            self.anchors_AD = before_AD.to(self.anchors_AD.device, torch.float32)
         self.forget_frame()
         return self
 
@@ -168,12 +209,41 @@ class RelativeProjection(nn.Module):
 
 def refuse_directionless(x_ND: Tensor, what: str) -> None:
     """Raise `EmbeddingError` if a row is zero or not finite: it would be equally alike to everything."""
-    length_N = torch.linalg.vector_norm(x_ND.float(), dim=-1)
+    length_N = torch.linalg.vector_norm(x_ND.detach().float().cpu(), dim=-1, dtype=torch.float64)
     bad_N = ~torch.isfinite(length_N) | (length_N == 0)
     if bad_N.any():
         first = int(bad_N.nonzero()[0])
         raise EmbeddingError(
             f"{int(bad_N.sum())} of {len(x_ND)} {what} embeddings have no direction; {what} {first} has length "
-            f"{float(length_N[first])}, expected a finite length above zero. Look at that sample, the encoder's weights "
-            "(diverged training gives infinities) and its pooling."
+            f"{float(length_N[first])}, expected a finite length above zero. Look at that sample, the encoder's "
+            "weights (diverged training gives infinities) and its pooling."
+        )
+
+
+def _refuse_missing(anchors_AD: Tensor) -> None:
+    if not anchors_AD.any():
+        raise AnchorError(
+            f"The {len(anchors_AD)} anchors have no embeddings yet: all are zero. Encode them with "
+            "model.encode_anchors(anchors.view(name), processor), or load a model that was saved with them."
+        )
+
+
+def _refuse_unusable(anchors_AD: Tensor, config: RelativeConfig) -> None:
+    """Raise `EmbeddingError` if an anchor has no direction, or loses it by the transform, or all share one in rbf."""
+    refuse_directionless(anchors_AD, "anchor")
+    anchors_AD = anchors_AD.detach().cpu().double()
+    if config.transform != "none":
+        rest_A = torch.linalg.vector_norm(anchors_AD - anchors_AD.mean(0), dim=-1)
+        lost_A = rest_A <= NO_SPREAD * torch.linalg.vector_norm(anchors_AD, dim=-1)
+        if lost_A.any() if set(config.similarities) & set(KERNELS) else lost_A.all():
+            raise EmbeddingError(
+                f"{int(lost_A.sum())} of {len(anchors_AD)} anchors lie at the mean of all, the first is anchor "
+                f"{int(lost_A.nonzero()[0])}: transform={config.transform!r} leaves nothing of them. Choose more and "
+                "distinct anchors, look whether the encoder gives every sample the same embedding, or set "
+                "transform='none'."
+            )
+    elif "rbf" in config.similarities and len(anchors_AD) > 1 and mean_squared_distance(unit(anchors_AD)) < NO_SPREAD:
+        raise EmbeddingError(
+            f"All {len(anchors_AD)} anchors have the same direction, so the rbf similarity has no width. Choose "
+            "distinct anchors, or look whether the encoder gives every sample the same embedding."
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import httpx
 from transformers.utils import logging
 
 from hf_relreps.errors import UploadError
@@ -53,29 +55,34 @@ def publish(
         UploadError: If the token may not write there, or others kept pushing at the same time.
     """
     api = HfApi(token=token, library_name="hf_relreps")
-    with _explaining(repo_id), tempfile.TemporaryDirectory() as folder:
+    with _explaining(repo_id):
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
         if revision and not create_pr and not revision.startswith("refs/"):
             api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # Anchors are a table, and travel with the model on purpose.
+        warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
         save(Path(folder), repo_id)
         for attempt in range(1, ATTEMPTS + 1):
-            # What is read here is what the commit builds on: if another commit comes between, the Hub refuses ours.
-            parent = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
-            Path(folder, CARD_FILE).write_text(card(repo_id, _card_at(repo_id, repo_type, parent, token)), "utf-8")
             try:
-                return api.upload_folder(
-                    repo_id=repo_id,
-                    repo_type=repo_type,
-                    folder_path=folder,
-                    commit_message=commit_message,
-                    commit_description=commit_description,
-                    revision=revision,
-                    create_pr=create_pr,
-                    parent_commit=parent,
-                    delete_patterns=list(own_files),
-                )
-            except HfHubHTTPError as error:
-                if _status(error) != 412 or attempt == ATTEMPTS:
+                with _explaining(repo_id):
+                    # What is read here is what the commit builds on: if another comes between, the Hub refuses ours.
+                    parent = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+                    text = card(repo_id, _card_at(repo_id, repo_type, parent, token))
+                    Path(folder, CARD_FILE).write_text(text, "utf-8")
+                    return api.upload_folder(
+                        repo_id=repo_id,
+                        repo_type=repo_type,
+                        folder_path=folder,
+                        commit_message=commit_message,
+                        commit_description=commit_description,
+                        revision=revision,
+                        create_pr=create_pr,
+                        parent_commit=parent,
+                        delete_patterns=list(own_files),
+                    )
+            except UploadError as error:
+                if _status(error.__cause__) != 412 or attempt == ATTEMPTS:
                     raise
                 logger.info("Somebody else pushed to %s at the same time; pushing on top of that.", repo_id)
     raise AssertionError("unreachable")
@@ -122,11 +129,20 @@ def _explaining(repo_id: str) -> Iterator[None]:
         remedy = {
             401: "Log in with a valid token: hf auth login.",
             403: "Log in with a token that may write there, or push to a name of your own: hf auth login.",
-            412: f"Others kept pushing to it at the same time; {ATTEMPTS} attempts failed. Push again when they are done.",
+            412: f"Others kept pushing to it; {ATTEMPTS} attempts failed. Push again when they are done.",
             429: "It asks for patience: wait a few minutes, then push again.",
         }.get(_status(error), "What was there before is unchanged; push again.")
         raise UploadError(f"The Hub refused the push to {repo_id}: {error} {remedy}") from error
+    except (httpx.HTTPError, RuntimeError, OSError) as error:
+        if isinstance(error, UploadError):
+            raise
+        reason = error.__cause__ or error
+        raise UploadError(
+            f"The push to {repo_id} did not get through: {error} {reason} "
+            "What was there before is unchanged; push again."
+        ) from error
 
 
-def _status(error: HfHubHTTPError) -> int:
-    return error.response.status_code if error.response is not None else 0
+def _status(error: BaseException | None) -> int:
+    response = getattr(error, "response", None)
+    return response.status_code if response is not None else 0

@@ -1,9 +1,9 @@
-"""Raw samples (texts, images, sounds): what they are, what identifies them, and how they become batches for an encoder."""
+"""Raw samples (texts, images, sounds, nodes of a graph): what they are, what identifies them, how they become batches for an encoder."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,35 +12,61 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
-from hf_relreps.errors import SampleError
+from hf_relreps.errors import ConfigurationError, SampleError
 
 
 logger = logging.get_logger(__name__)
 
 # What a sample of each modality is; a sound as `datasets` decodes it: {"array": floats, "sampling_rate": hertz}.
-MODALITIES: dict[str, type] = {"text": str, "image": Image.Image, "audio": Mapping}
+# A node is its number in the graph.
+MODALITIES: dict[str, type] = {"text": str, "image": Image.Image, "audio": Mapping, "node": int}
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow clips these to 8 bits without a word
 
 
-def check_samples(samples: Sequence[Any], name: str) -> str:
+def check_samples(samples: Sequence[Any], name: str, rows: Sequence[int] | None = None) -> str:
     """The modality of `samples`, which must all be non-empty texts, all images, or all sounds.
+
+    Args:
+        samples: N samples.
+        name: What to call them in errors.
+        rows: Where each of them lies in what the user knows by that name; counted from zero if left out.
 
     Raises:
         SampleError: Naming the first sample that cannot be encoded and its position.
     """
+    if isinstance(samples, str):
+        raise SampleError(f"{name} is the text {samples!r:.60}, expected a list of samples. For one text give [text].")
     if len(samples) == 0:
         raise SampleError(f"{name} holds no samples. Expected a list of texts, images or sounds.")
     modality = next((m for m, kind in MODALITIES.items() if isinstance(samples[0], kind)), "text")
-    for i, sample in enumerate(samples):
+    for i, sample in zip(range(len(samples)) if rows is None else rows, samples, strict=True):
         if not isinstance(sample, MODALITIES[modality]):
             raise SampleError(
-                f"{name}[{i}] is {sample!r:.60} ({type(sample).__name__}), expected {modality} like every other sample. "
-                "Drop such rows, or convert the column, before choosing samples."
+                f"{name}[{i}] is {sample!r:.60} ({type(sample).__name__}), expected {modality} like every other "
+                "sample. Drop such rows, or convert the column, before choosing samples."
             )
-        if modality == "text" and not sample.strip():
-            raise SampleError(f"{name}[{i}] is an empty text, expected at least one character. Drop or fill that row.")
-        if modality == "audio":
-            _check_sound(sample, f"{name}[{i}]")
+        _CHECKS[modality](sample, f"{name}[{i}]")
     return modality
+
+
+def _check_text(text: str, name: str) -> None:
+    if not text.strip():
+        raise SampleError(f"{name} is an empty text, expected at least one character. Drop or fill that row.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SampleError(
+            f"{name} is {text!r:.60}, which holds half of a surrogate pair: no file and no tokenizer takes it. "
+            "Replace such characters: text.encode('utf-8', 'replace').decode()."
+        ) from error
+
+
+def _check_image(image: Image.Image, name: str) -> None:
+    if image.mode in DEEP_MODES:
+        raise SampleError(
+            f"{name} is an image of mode {image.mode!r}, expected 8 bits a channel: what is brighter would be cut "
+            "off. Scale its values to 0 ... 255 and convert it to 'L' or 'RGB'."
+        )
 
 
 def _check_sound(sound: Mapping[str, Any], name: str) -> None:
@@ -50,11 +76,24 @@ def _check_sound(sound: Mapping[str, Any], name: str) -> None:
             '{"array": samples in [-1, 1], "sampling_rate": hertz}.'
         )
     if np.ndim(sound["array"]) != 1 or len(sound["array"]) == 0:
-        raise SampleError(f"{name} has shape {np.shape(sound['array'])}, expected one channel with at least one value.")
+        raise SampleError(f"{name} has shape {np.shape(sound['array'])}, expected one channel with one value or more.")
+
+
+def _check_node(node: int, name: str) -> None:
+    if isinstance(node, bool) or node < 0:
+        raise SampleError(f"{name} is {node!r}, expected the number of a node, counted from 0.")
+
+
+_CHECKS: dict[str, Callable[[Any, str], None]] = {
+    "text": _check_text,
+    "image": _check_image,
+    "audio": _check_sound,
+    "node": _check_node,
+}
 
 
 def digest(samples: Sequence[Any]) -> str:
-    """SHA-256 (64 hex digits) over the content and order of texts, images or sounds."""
+    """SHA-256 (64 hex digits) over the content and order of texts, images, sounds or nodes."""
     sha = hashlib.sha256()
     for sample in samples:
         content = _content(sample)
@@ -65,9 +104,11 @@ def digest(samples: Sequence[Any]) -> str:
 
 def _content(sample: Any) -> bytes:
     if isinstance(sample, str):
-        return sample.encode("utf-8", errors="surrogatepass")
+        return sample.encode()
     if isinstance(sample, Mapping):
         return f"{sample['sampling_rate']} ".encode() + np.asarray(sample["array"], dtype="<f4").tobytes()
+    if isinstance(sample, int):
+        return str(sample).encode()
     return f"{sample.mode} {sample.size} ".encode() + sample.tobytes()
 
 
@@ -80,20 +121,29 @@ def batches(
     not fit into memory fails at once.
 
     Args:
-        samples: N texts, images or sounds.
-        processor: A tokenizer for texts, an image processor for images, a feature extractor for sounds.
+        samples: N texts, images, sounds or nodes.
+        processor: A tokenizer for texts, an image processor for images, a feature extractor for sounds, a
+            `GraphReader` for nodes.
         batch_size: Samples in a batch.
         max_length: Longest text in tokens; longer ones are truncated, with one warning that counts them.
 
     Yields:
         Positions (B,) in `samples`, and the inputs of the encoder by name.
+
+    Raises:
+        SampleError: If a sample cannot be encoded, or the tokenizer makes no token of it or cannot pad.
     """
+    if batch_size < 1:
+        raise ConfigurationError(f"batch_size={batch_size} must be at least 1 sample.")
     modality = check_samples(samples, "samples")
+    if modality == "node":  # the encoder sees the whole graph anyway
+        yield np.arange(len(samples)), dict(processor(nodes=list(samples), return_tensors="pt"))
+        return
     if modality != "text":
         read = _read_images if modality == "image" else _read_sounds
         for start in range(0, len(samples), batch_size):
             rows = np.arange(start, min(start + batch_size, len(samples)))
-            yield rows, read([samples[i] for i in rows], processor)
+            yield rows, read(list(samples[start : start + batch_size]), processor)
         return
     tokenizer = getattr(processor, "tokenizer", processor)
     tokens = _tokenize(samples, tokenizer, max_length)
@@ -129,10 +179,26 @@ def _tokenize(texts: Sequence[str], tokenizer: Any, max_length: int | None) -> M
         )
     limit = max_length or min(tokenizer.model_max_length, 1_000_000)
     tokens = tokenizer(list(texts), truncation=True, max_length=limit)
-    full = sum(len(ids) >= limit for ids in tokens["input_ids"])
-    if full:
-        logger.warning_once(f"{full} of {len(texts)} texts fill all {limit} tokens and may have been truncated.")
+    for i, ids in enumerate(tokens["input_ids"]):
+        if not ids:
+            raise SampleError(
+                f"samples[{i}] is {texts[i]!r:.60}, of which {type(tokenizer).__name__} makes no token. "
+                "Drop or fill that row, or let the tokenizer add special tokens."
+            )
+    _warn_of_truncation(tokens, limit)
     return {key: value for key, value in tokens.items() if key in tokenizer.model_input_names}
+
+
+def _warn_of_truncation(tokens: Any, limit: int) -> None:
+    """Count the texts that lost tokens; without a fast tokenizer those that fill the limit, which may have."""
+    if tokens.encodings:
+        cut = sum(bool(encoding.overflowing) for encoding in tokens.encodings)
+        says = "are longer than {} tokens: they were truncated, and what follows is not seen by the encoder."
+    else:
+        cut = sum(len(ids) >= limit for ids in tokens["input_ids"])
+        says = "fill all {} tokens: those that are longer were truncated."
+    if cut:
+        logger.warning_once(f"{cut} of {len(tokens['input_ids'])} texts {says.format(limit)}")
 
 
 def to_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

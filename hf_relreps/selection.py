@@ -5,15 +5,16 @@ Shapes: N candidates, D absolute size, k anchors.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from hf_relreps.errors import AnchorError
+from hf_relreps.similarities import unit
 
 
 STRATEGIES = ("uniform", "stratified", "kmeans", "fps")
@@ -51,9 +52,7 @@ def select(
         return rng.permutation(n)[:k]
     if strategy == "stratified":
         return _stratified(_needed(labels, n, strategy, "label_column="), k, rng)
-    unit_ND = normalize(torch.as_tensor(_needed(embeddings_ND, n, strategy, "embeddings=")).float(), dim=-1)
-    if not torch.isfinite(unit_ND).all():
-        raise AnchorError(f"strategy={strategy!r} was given embeddings that are not finite. Encode the samples again.")
+    unit_ND = _directions(_needed(embeddings_ND, n, strategy, "embeddings="))
     return _kmeans(unit_ND, k, seed) if strategy == "kmeans" else _farthest_points(unit_ND, k, rng)
 
 
@@ -65,15 +64,32 @@ def _needed(values: Any, n: int, strategy: str, argument: str) -> Any:
     return values
 
 
+def _directions(embeddings_ND: Any) -> Tensor:
+    embeddings_ND = torch.as_tensor(embeddings_ND).detach().float().cpu()
+    if embeddings_ND.ndim != 2:
+        raise AnchorError(
+            f"embeddings= has shape {tuple(embeddings_ND.shape)}, expected two dimensions: a vector for each "
+            "candidate. Give what encoder.encode(samples) returns."
+        )
+    unit_ND = unit(embeddings_ND)
+    bad_N = ~torch.isfinite(unit_ND).all(-1) | (unit_ND == 0).all(-1)
+    if bad_N.any():
+        raise AnchorError(
+            f"{int(bad_N.sum())} of {len(unit_ND)} candidates have embeddings that are zero or not finite, the first "
+            f"is candidate {int(bad_N.nonzero()[0])}. Drop those candidates, or encode them again."
+        )
+    return unit_ND
+
+
 def _stratified(labels: Sequence[Any], k: int, rng: np.random.Generator) -> np.ndarray:
     """Shuffle, then take one of each class in turn until k are found."""
     shuffled = rng.permutation(len(labels))
-    labels = np.asarray(labels)[shuffled]
     turn = np.empty(len(labels), dtype=int)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        turn[members] = np.arange(len(members))
-    return shuffled[np.lexsort((labels, turn))[:k]]
+    seen: Counter[Any] = Counter()
+    for position, row in enumerate(shuffled):
+        turn[position] = seen[labels[row]]
+        seen[labels[row]] += 1
+    return shuffled[np.argsort(turn, kind="stable")[:k]]
 
 
 def _kmeans(unit_ND: Tensor, k: int, seed: int) -> np.ndarray:

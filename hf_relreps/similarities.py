@@ -25,14 +25,20 @@ from torch.nn.functional import normalize
 RBF_GAMMA = 1.5  # flat between 0.5 and 2 for text and images when stitched
 
 
+def unit(x_BD: Tensor) -> Tensor:
+    """Each row over its length, also where the dtype cannot hold the square of that length; zero rows stay zero."""
+    largest_B1 = x_BD.detach().abs().amax(-1, keepdim=True)
+    return normalize(x_BD / largest_B1.clamp_min(torch.finfo(x_BD.dtype).tiny), dim=-1)
+
+
 def cosine(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
     """Cosine of the angle to each anchor, in [-1, 1] (the paper's similarity, equation 1)."""
-    return normalize(x_BD, dim=-1) @ normalize(anchors_AD, dim=-1).T
+    return unit(x_BD) @ unit(anchors_AD).T
 
 
 def angular(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
     """One minus the angle to each anchor in units of pi, in [0, 1]."""
-    limit = 1 - 1e-6  # arccos has no gradient at the ends
+    limit = 1 - torch.finfo(x_BD.dtype).eps  # arccos has no gradient at the ends
     return 1 - cosine(x_BD, anchors_AD).clamp(-limit, limit).arccos() / math.pi
 
 
@@ -43,7 +49,8 @@ def inner(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
 
 def euclidean(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
     """Minus the Euclidean distance to each anchor."""
-    return -torch.cdist(x_BD, anchors_AD)
+    # By matrix products it would be faster, wrong for near neighbours, and in large batches other than in small ones.
+    return -torch.cdist(x_BD, anchors_AD, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def l1(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
@@ -53,7 +60,8 @@ def l1(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
 
 def linf(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
     """Minus the largest absolute difference to each anchor."""
-    return -torch.cdist(x_BD, anchors_AD, p=math.inf)
+    distance_BA = torch.cdist(x_BD, anchors_AD, p=math.inf)
+    return -distance_BA.masked_fill(x_BD.isnan().any(-1, keepdim=True), torch.nan)  # which cdist passes over
 
 
 def rbf(x_BD: Tensor, anchors_AD: Tensor, gamma: float = RBF_GAMMA) -> Tensor:
@@ -62,18 +70,18 @@ def rbf(x_BD: Tensor, anchors_AD: Tensor, gamma: float = RBF_GAMMA) -> Tensor:
     ``s`` is the mean squared distance over pairs of distinct anchors, so the width of the Gaussian comes from the
     anchors alone: it exists for one sample and for an encoder never seen in training.
     """
-    x_BD, anchors_AD = normalize(x_BD, dim=-1), normalize(anchors_AD, dim=-1)
-    squared_distance_BA = 2 - 2 * (x_BD @ anchors_AD.T)
-    return torch.exp(-gamma * squared_distance_BA / _mean_squared_distance(anchors_AD))
+    x_BD, anchors_AD = unit(x_BD), unit(anchors_AD)
+    squared_distance_BA = (2 - 2 * (x_BD @ anchors_AD.T)).clamp_min(0)
+    return torch.exp(-gamma * squared_distance_BA / mean_squared_distance(anchors_AD))
 
 
-def _mean_squared_distance(unit_AD: Tensor) -> Tensor:
-    """Mean of ``||a_i - a_j||^2`` over i != j for unit vectors, from their sum: no (A, A) matrix."""
+def mean_squared_distance(unit_AD: Tensor) -> Tensor:
+    """Mean of ``||a_i - a_j||^2`` over i != j from deviations from the mean: no (A, A) matrix, no cancellation."""
     k = len(unit_AD)
     if k == 1:
         return unit_AD.new_tensor(2.0)  # what two random directions have
-    mean_cosine = (unit_AD.sum(0).square().sum() - k) / (k * (k - 1))
-    return (2 - 2 * mean_cosine).clamp_min(torch.finfo(unit_AD.dtype).eps)
+    spread = (unit_AD - unit_AD.mean(0)).square().sum()
+    return (2 * spread / (k - 1)).clamp_min(torch.finfo(unit_AD.dtype).eps)
 
 
 SIMILARITIES: dict[str, Callable[..., Tensor]] = {

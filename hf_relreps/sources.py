@@ -11,8 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ResolvedRevision, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    ResolvedRevision,
+    constants,
+    get_cached_repo_tree,
+    hf_hub_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -22,7 +30,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import httpx, validate_repo_id
 
 from hf_relreps.errors import UploadError, UploadIntegrityError
 
@@ -153,7 +162,13 @@ class Source:
             return False
         cache_dir = self.arguments.get("cache_dir")
         known = try_to_load_from_cache(self.name, path, cache_dir, self.commit, self.repo_type)
-        return known is not None and not isinstance(known, str)
+        if known is not None:
+            return not isinstance(known, str)
+        try:  # left by a `snapshot_download`
+            tree = get_cached_repo_tree(self.name, repo_type=self.repo_type, revision=self.commit, cache_dir=cache_dir)
+        except CachedRepoTreeNotFoundError:
+            return False
+        return path not in {file.path for file in tree}
 
     def _refuse_altered(self, path: str, found: Path) -> None:
         """Compare a downloaded file with the digest that its repository names; once, then it is remembered.
@@ -183,7 +198,8 @@ class Source:
             infos = HfApi(library_name="hf_relreps").get_paths_info(
                 self.name, path, revision=revision, repo_type=self.repo_type, token=token
             )
-        return next((info.lfs.sha256 if info.lfs else info.blob_id for info in infos), None)
+        files = [info for info in infos if isinstance(info, RepoFile)]
+        return next((file.lfs.sha256 if file.lfs else file.blob_id for file in files), None)
 
     @contextmanager
     def _explaining(self, what: str) -> Iterator[None]:
@@ -191,6 +207,8 @@ class Source:
         try:
             yield
         except (LocalEntryNotFoundError, RevisionResolutionError) as error:
+            if isinstance(error.__cause__, HfHubHTTPError):  # the Hub was reached, and refused
+                raise UploadError(f"The Hub did not give {what} of {self}: {_said(error.__cause__)}") from error
             raise UploadError(
                 f"{what} of {self} is not in the local cache and the Hub cannot be reached. "
                 "Connect once to fetch it, or give a local folder."
@@ -205,7 +223,7 @@ class Source:
                 "Check the spelling; for a private repository log in first: hf auth login."
             ) from error
         except RevisionNotFoundError as error:
-            raise UploadError(f"{self} does not exist. Name a branch, a tag or a commit of that repository.") from error
+            raise UploadError(f"{self} does not exist. Name a branch, tag or commit of that repository.") from error
         except HFValidationError as error:
             raise UploadError(
                 f"{self.name} is no folder on this machine (looked in {Path.cwd()}), and it cannot be the name of a "
@@ -213,10 +231,10 @@ class Source:
             ) from error
         except HfHubHTTPError as error:
             raise UploadError(f"The Hub did not give {what} of {self}: {_said(error)}") from error
-        except OSError as error:
+        except (httpx.HTTPError, OSError) as error:
             if isinstance(error, UploadError):
                 raise
-            raise UploadError(f"{what} of {self} did not arrive whole: {error}. Nothing was kept; try again.") from error
+            raise UploadError(f"{what} of {self} did not arrive: {error}. Nothing was kept; try again.") from error
 
     def __str__(self) -> str:
         revision = self.arguments.get("revision")

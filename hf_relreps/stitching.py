@@ -12,20 +12,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_relreps.anchors import AnchorSet
 from hf_relreps.configuration import DECODER_FIELDS, RelativeConfig
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import AnchorError, EvaluationError, StitchingError
-from hf_relreps.modeling import CLASSIFIERS, RelativeModel, _RelativeClassifier, evaluating
+from hf_relreps.modeling import (
+    LABEL_FIELDS,
+    RelativeModel,
+    RelativeModelForAudioClassification,
+    RelativeModelForImageClassification,
+    RelativeModelForSequenceClassification,
+    RelativeTaskModel,
+    evaluating,
+)
+from hf_relreps.nodes import RelativeModelForNodeClassification
+from hf_relreps.reconstruction import RelativeModelForImageReconstruction
 from hf_relreps.sources import Source
 
+
+TASK_CLASSES: tuple[type[RelativeTaskModel], ...] = (
+    RelativeModelForSequenceClassification,
+    RelativeModelForImageClassification,
+    RelativeModelForAudioClassification,
+    RelativeModelForNodeClassification,
+    RelativeModelForImageReconstruction,
+)
 
 Part = str | Path | PreTrainedModel
 
 
-def stitch(encoder: Part, decoder: Part, *, view: str | None = None, processor: Any = None) -> _RelativeClassifier:
+def stitch(encoder: Part, decoder: Part, *, view: str | None = None, processor: Any = None) -> RelativeTaskModel:
     """The encoder of one upload with the decoder of another, without training (paper, section 5).
 
     Args:
@@ -36,50 +55,86 @@ def stitch(encoder: Part, decoder: Part, *, view: str | None = None, processor: 
         processor: For an ordinary model: its tokenizer or image processor, if it was not loaded by name.
 
     Returns:
-        A whole model in evaluation mode that shares the weights of both parts; it can be saved, pushed and used in a
-        `pipeline` like any other.
+        A whole model in evaluation mode that shares the weights of both parts, with a configuration of its own; it can
+        be saved, pushed and used in a `pipeline` like any other.
 
     Raises:
+        AnchorError: If an ordinary model could read several views and none, or an unknown one, is named.
         StitchingError: If the parts do not share anchors, their order, or the projection; with both sides' values.
         UploadError: If an upload lacks the part that it is asked for.
     """
+    _refuse_decoder(encoder)
     decoder = resolve_decoder(decoder)
     encoder = resolve_encoder(encoder, decoder=decoder, view=view, processor=processor)
     check_compatible(encoder.config, decoder.config)
     config = copy.deepcopy(encoder.config)
-    for name in (*DECODER_FIELDS, "id2label", "label2id", "problem_type"):
+    for name in (*DECODER_FIELDS, *LABEL_FIELDS):
         setattr(config, name, copy.deepcopy(getattr(decoder.config, name)))
-    model = CLASSIFIERS[config.modality](config, encoder, decoder.to(encoder.device))
+    decoder.to(encoder.device)  # type: ignore[arg-type]  # the wrapper of `to` hides self
+    model = _task_class(config)(config, encoder._under(config), decoder)
     model._carries(encoder._anchors, encoder._processor)
     return model.eval()
+
+
+def _task_class(config: RelativeConfig) -> type[RelativeTaskModel]:
+    """What reads this modality and gives what this decoder makes."""
+    for task_class in TASK_CLASSES:
+        if task_class.modality == config.modality and config.decoder_type in task_class.decoder_types:
+            return task_class
+    raise StitchingError(
+        f"No model reads {config.modality}s and has a decoder of type {config.decoder_type!r}: images are drawn from "
+        "images. Use the parts by themselves: decoder(encoder(**inputs).relative_embeds)."
+    )
 
 
 def resolve_encoder(
     encoder: Part, *, decoder: RelativeDecoder | None = None, view: str | None = None, processor: Any = None
 ) -> RelativeModel:
     """The `RelativeModel` that `encoder` is, holds, names, or becomes with the anchors of `decoder`."""
-    if isinstance(encoder, RelativeModel):
-        return encoder
-    if isinstance(encoder, _RelativeClassifier):
-        return encoder.encoder
-    if isinstance(encoder, RelativeDecoder):
-        raise StitchingError("The encoder's place holds a RelativeDecoder. The order is stitch(encoder, decoder).")
-    if not isinstance(encoder, PreTrainedModel) and _is_relative(encoder):
-        return RelativeModel.from_pretrained(encoder)
+    _refuse_decoder(encoder)
+    relative = _relative_encoder(encoder)
+    if relative is not None:
+        _refuse_other_view(relative, view)
+        return relative
     if decoder is None:
         raise StitchingError(
             f"{_name(encoder)} is not relative, and no decoder says which anchors to use. "
             "Make it relative: RelativeModel.from_encoder(encoder, anchors.view(name), processor)."
         )
     anchors_view = _view_for(decoder.anchors, view, _name(encoder))
-    return RelativeModel.from_encoder(encoder, anchors_view, processor, config=decoder.config)
+    config = copy.deepcopy(decoder.config)
+    config.pooling = config.max_length = config.tower = None  # those of the decoder's own encoder
+    return RelativeModel.from_encoder(encoder, anchors_view, processor, config=config)
+
+
+def _refuse_decoder(encoder: Part) -> None:
+    if isinstance(encoder, RelativeDecoder):
+        raise StitchingError("The encoder's place holds a RelativeDecoder. The order is stitch(encoder, decoder).")
+
+
+def _relative_encoder(encoder: Part) -> RelativeModel | None:
+    if isinstance(encoder, RelativeModel):
+        return encoder
+    if isinstance(encoder, RelativeTaskModel):
+        return encoder.encoder
+    if not isinstance(encoder, PreTrainedModel) and _is_relative(encoder):
+        return RelativeModel.from_pretrained(encoder)
+    return None
+
+
+def _refuse_other_view(encoder: RelativeModel, view: str | None) -> None:
+    if view not in (None, encoder.config.anchor_view):
+        raise StitchingError(
+            f"The encoder is relative and reads view {encoder.config.anchor_view!r} of its anchors, view={view!r} was "
+            "asked for. Leave view out, or encode the other one: encoder.encode_anchors(decoder.anchors.view(name))."
+        )
 
 
 def resolve_decoder(decoder: Part) -> RelativeDecoder:
     """The `RelativeDecoder` that `decoder` is, holds or names."""
     if isinstance(decoder, RelativeDecoder):
         return decoder
-    if isinstance(decoder, _RelativeClassifier):
+    if isinstance(decoder, RelativeTaskModel):
         return decoder.decoder
     if isinstance(decoder, PreTrainedModel):
         raise StitchingError(
@@ -91,7 +146,7 @@ def resolve_decoder(decoder: Part) -> RelativeDecoder:
 
 def check_compatible(encoder: RelativeConfig, decoder: RelativeConfig) -> None:
     """Raise `StitchingError` unless the decoder can read what the encoder says: same anchors, same projection."""
-    if encoder.anchor_fingerprint != decoder.anchor_fingerprint or encoder.num_anchors != decoder.num_anchors:
+    if not _same_anchors(encoder, decoder):
         raise StitchingError(
             f"Cannot stitch: the encoder is described by {_anchors_of(encoder)}, the decoder was trained on "
             f"{_anchors_of(decoder)}. Anchors and their order must be the same: encode the decoder's with "
@@ -104,6 +159,14 @@ def check_compatible(encoder: RelativeConfig, decoder: RelativeConfig) -> None:
             f"Cannot stitch: the encoder's projection differs from the one that the decoder was trained on: "
             f"{', '.join(sides)}. Let the encoder use the decoder's: encoder.use_projection(decoder.config)."
         )
+
+
+def _same_anchors(encoder: RelativeConfig, decoder: RelativeConfig) -> bool:
+    known = encoder.anchor_fingerprint is not None
+    return known and (encoder.anchor_fingerprint, encoder.num_anchors) == (
+        decoder.anchor_fingerprint,
+        decoder.num_anchors,
+    )
 
 
 @dataclass(frozen=True)
@@ -154,7 +217,9 @@ class CompatibilityReport:
         rows = [("", "encoder", "decoder", "")]
         rows += [(fact.name, fact.encoder, fact.decoder, "ok" if fact.fits else "DIFFERS") for fact in self.facts]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
         if self.expected_agreement is not None:
             lines.append(f"expected agreement with the decoder's own encoder: {self.expected_agreement:.2f}")
         return "\n".join([*lines, f"verdict: {self.verdict}"])
@@ -177,23 +242,22 @@ def compatibility(
             training data.
 
     Raises:
-        EvaluationError: If pairs are given without `own_encoder` or their numbers differ.
+        EvaluationError: If pairs come without `own_encoder`, their numbers differ, or the decoder gives no classes.
+        StitchingError: If the encoder is not relative.
     """
     encoder, decoder = resolve_encoder(encoder), resolve_decoder(decoder)
     left, right = encoder.config, decoder.config
+    settings = left.projection | right.projection
+    prints = (left.anchor_fingerprint, right.anchor_fingerprint)
     facts = [
-        _fact("anchors", _short(left.anchor_fingerprint), _short(right.anchor_fingerprint)),
+        Fact("anchors", _short(prints[0]), _short(prints[1]), fits=prints[0] is not None and prints[0] == prints[1]),
         _fact("number of anchors", left.num_anchors, right.num_anchors),
         Fact("view", str(left.anchor_view), str(right.anchor_view), fits=True),
-        _fact("transform", left.transform, right.transform),
-        _fact("similarity", ", ".join(left.similarities), ", ".join(right.similarities)),
-        _fact("basis_ridge", left.basis_ridge, right.basis_ridge),
+        *(_fact(name, left.projection.get(name), right.projection.get(name)) for name in settings),
         Fact("pooling", str(left.pooling), "-", fits=True),
         Fact("absolute size", str(left.embedding_size), "-", fits=True),
         Fact("classes", "-", _classes(right), fits=True),
     ]
-    if left.projection != right.projection and all(fact.fits for fact in facts):
-        facts.append(_fact("rbf_gamma, shrinkage", (left.rbf_gamma, left.shrinkage), (right.rbf_gamma, right.shrinkage)))
     report = CompatibilityReport(facts)
     if pairs is None or not report.fits:
         return report
@@ -206,22 +270,40 @@ def _agreement(
     own_encoder: Part | None,
     pairs: tuple[Sequence[Any], Sequence[Any]],
 ) -> float:
+    if decoder.config.problem_type == "regression" or decoder.config.num_labels == 1:
+        raise EvaluationError(
+            "The decoder is a regression, which has no classes to agree on. Leave pairs out, and measure the stitched "
+            "model on labelled data: stitching_matrix(encoders, decoders, dataset)."
+        )
     if own_encoder is None:
-        raise EvaluationError("pairs need own_encoder=, the encoder that the decoder was trained with, to compare with.")
+        raise EvaluationError(
+            "pairs need own_encoder=, the encoder that the decoder was trained with, to compare with."
+        )
     if len(pairs[0]) != len(pairs[1]):
-        raise EvaluationError(f"pairs hold {len(pairs[0])} and {len(pairs[1])} samples. Give the same meanings to both.")
+        raise EvaluationError(
+            f"pairs hold {len(pairs[0])} and {len(pairs[1])} samples. Give the same meanings to both."
+        )
     own = resolve_encoder(own_encoder)
     check_compatible(own.config, decoder.config)
     choices = []
     with torch.no_grad(), evaluating(decoder):
         for side, samples in zip((encoder, own), pairs, strict=True):
             r_NR = side.projection(side.encode(samples).to(side.device))
-            choices.append(decoder(r_NR.to(decoder.device)).logits.argmax(-1))
+            choices.append(_choices(decoder(r_NR.to(decoder.device)).logits, decoder.config))
     return float((choices[0] == choices[1]).float().mean())
 
 
+def _choices(logits_NC: Tensor, config: RelativeConfig) -> Tensor:
+    """The class of each sample (N,), or which of the classes it has (N, C)."""
+    return logits_NC > 0 if config.problem_type == "multi_label_classification" else logits_NC.argmax(-1)
+
+
 def _fact(name: str, encoder: Any, decoder: Any) -> Fact:
-    return Fact(name, str(encoder), str(decoder), fits=encoder == decoder)
+    return Fact(name, _shown(encoder), _shown(decoder), fits=encoder == decoder)
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _short(fingerprint: str | None) -> str:
@@ -247,7 +329,8 @@ def _view_for(anchors: AnchorSet, view: str | None, name: str) -> Any:
     if view is None and len(anchors.views) > 1:
         raise AnchorError(
             f"{name} becomes relative with the decoder's anchors, which have the views "
-            f"{', '.join(map(repr, anchors.views))}. Say which one it reads: stitch(encoder, decoder, view={anchors.views[0]!r})."
+            f"{', '.join(map(repr, anchors.views))}. Say which one it reads: "
+            f"stitch(encoder, decoder, view={anchors.views[0]!r})."
         )
     return anchors.view(view)
 

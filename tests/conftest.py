@@ -1,9 +1,9 @@
 """What the tests share: a Hub on this machine, and models so small that they train in a second.
 
 The client of the Hub reads its endpoint once, when it is imported. So the local Hub is constructed here, loaded by its
-path, and its environment set before anything imports `huggingface_hub`. Each process of pytest has a Hub and a cache of
-its own. With ``HF_RELREPS_REAL_HUB=1`` and ``HF_TOKEN`` the environment stays as it is, and ``pytest -m hub`` runs the
-tests marked ``any_hub`` against the real Hub.
+path, and its environment set before anything imports `huggingface_hub`. Each process of pytest has a Hub and a cache
+of its own. With ``HF_RELREPS_REAL_HUB=1`` and ``HF_TOKEN`` the environment stays as it is, and ``pytest -m hub`` runs
+the tests marked ``any_hub`` against the real Hub.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def hub_user(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def new_repo_id(hub_user: str) -> Iterator[Callable[[], str]]:
-    """Gives names of repositories that do not exist yet; what was made under them is deleted from the real Hub."""
+    """Gives names of repositories that do not exist yet; what was made under them is deleted afterwards."""
     names = []
 
     def name() -> str:
@@ -95,9 +95,10 @@ def new_repo_id(hub_user: str) -> Iterator[Callable[[], str]]:
         return names[-1]
 
     yield name
-    if REAL_HUB:
-        for repo_id, repo_type in product(names, ("model", "dataset")):
-            HfApi().delete_repo(repo_id, repo_type=repo_type, missing_ok=True)
+    if LOCAL_HUB is not None:
+        LOCAL_HUB.faults.clear()
+    for repo_id, repo_type in product(names, ("model", "dataset")):
+        HfApi().delete_repo(repo_id, repo_type=repo_type, missing_ok=True)
 
 
 @pytest.fixture
@@ -163,10 +164,11 @@ def make_bert(tokenizer: PreTrainedTokenizerFast) -> Callable[..., BertModel]:
     """``make_bert(seed, **config)``: a BERT of two layers, 32 wide."""
 
     def make(seed: int = 0, **config: Any) -> BertModel:
+        vocabulary = {"vocab_size": len(tokenizer), "max_position_embeddings": 64}
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return BertModel(BertConfig(**{"vocab_size": len(tokenizer), "max_position_embeddings": 64} | sizes | config))
+            return BertModel(BertConfig(**vocabulary | sizes | config))
 
     return make
 
@@ -178,7 +180,8 @@ def make_model(
     """``make_model(seed, view="en", **settings)``: a tiny relative classifier of three classes, untrained."""
 
     def make(seed: int = 0, view: str = "en", **settings: Any) -> RelativeModelForSequenceClassification:
-        names = {"id2label": {0: "animal", 1: "food", 2: "vehicle"}, "label2id": {"animal": 0, "food": 1, "vehicle": 2}}
+        kinds = ["animal", "food", "vehicle"]
+        names = {"id2label": dict(enumerate(kinds)), "label2id": {kind: i for i, kind in enumerate(kinds)}}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = RelativeModelForSequenceClassification.from_encoder(

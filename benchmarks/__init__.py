@@ -1,0 +1,1 @@
+"""Measurements that make tables of the documentation; each says its command and its runtime."""

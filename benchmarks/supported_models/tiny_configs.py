@@ -1,0 +1,184 @@
+"""Tiny configurations of any model type: every size, depth and vocabulary made small by the name of its field.
+
+Names are much the same over six hundred types, so a short list of rules does for nearly all of them; `OVERRIDES` holds
+what rules cannot know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+
+VOCABULARY = 320  # ids above it are moved below it; the words of the texts lie far below
+PAD, BOS, EOS = 0, 2, 3  # as the tokenizer of `samples.py` has them
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How small: width of hidden states, heads, layers, side of an image."""
+
+    width: int = 64
+    heads: int = 4
+    layers: int = 2
+    image: int = 32
+    patch: int = 8
+
+
+# One after the other until a model builds and runs: some types relate their layers to one another, or want more room.
+SCALES = (Scale(), Scale(layers=4), Scale(width=128, heads=4, layers=4, image=64, patch=16))
+
+Rule = tuple[str, Callable[[Any, Scale], Any]]
+
+# The first whose pattern matches a field's name decides; only whole numbers and lists of them are changed.
+RULES: list[Rule] = [
+    (r".*(kernel|stride|dilation|conv_size|ratio|rate|factor|multiplier|std|eps)s?(_size)?$", lambda v, s: v),
+    (r"(.*_)?pad_token_id|.*pad_index", lambda v, s: PAD),
+    (r"(.*_)?(bos|decoder_start)_token_id|bos_index", lambda v, s: BOS),
+    (r"(.*_)?eos_token_id|eos_index|sep_token_id", lambda v, s: EOS),
+    (r".*(vocab_size|vocab_sizes)(_per_layer_input)?|num_embeddings|text_vocab_size", lambda v, s: _at_most(v, VOCABULARY)),
+    (r".*(max_position_embeddings|n_positions|n_ctx|max_seq_len|model_max_length|max_source_positions)", lambda v, s: _at_most(v, 128)),
+    (r".*(num_experts_per_tok|num_experts_per_token|moe_topk|moe_top_k|moe_k|router_top_k|top_k_experts)", lambda v, s: min(v, 2)),
+    (r".*(n_shared_experts|num_shared_experts|shared_expert_count)", lambda v, s: min(v, 1)),
+    (r".*(experts|n_routed_experts|num_local_experts|moe_num_experts)$", lambda v, s: _at_most(v, 4)),
+    (r"(n_group|topk_group|num_expert_group)", lambda v, s: 1),
+    (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index", lambda v, s: min(v, 1)),
+    (r"moe_layer_end_index", lambda v, s: s.layers - 1),
+    (r".*(num_key_value_heads|num_kv_heads|kv_n_heads|num_query_groups|multi_query_group_num)", lambda v, s: _at_most(v, 2)),
+    (r".*(attention_heads|n_heads?|num_heads|_heads|attn_heads)(_per_layer|_per_stage)?$", lambda v, s: _heads(v, s)),
+    (r".*(qk_rope_head_dim|rotary_dim)", lambda v, s: 8),
+    (r".*(head_dim|d_kv|kv_channels|dim_head|d_head|head_size)$", lambda v, s: s.width // s.heads),
+    (r".*lora_rank", lambda v, s: min(v, 16)),
+    (r"(depths?|num_block_repeats|stage_num_blocks|blocks_per_stage|block_sizes|n_attn_blocks|encoder_depths)$", lambda v, s: _depths(v, s)),
+    (r".*(num_hidden_layers|n_layers?|num_layers|_layers|^layers|num_blocks|resampler_depth|n_blocks)$", lambda v, s: _layers(v, s)),
+    (r".*(image_size|img_size|resolution|pretrain_image_size|crop_size)$", lambda v, s: _filled(v, s.image)),
+    (r"patch_size", lambda v, s: _filled(v, min(s.patch, _first(v)))),
+    (r".*(intermediate_size|ffn_dim|d_ff|mlp_dim|ffn_size|d_inner|dff|dim_ff|ffn_hidden_size|feedforward_dim|linear_units|dim_feedforward)$", lambda v, s: _widths(v, s, 2)),
+    (r".*(hidden_sizes?|hidden_dims?|d_model|embed_dims?|n_embd|emb_dim|dim|projection_dim|embedding_size|embedding_dim|"
+     r"output_dim|out_hidden_size|project_dim|proj_dim|hidden_channels|encoder_hidden_sizes|width|channels|embed_dim_per_stage|"
+     r"embeds_hidden_size|projection_size|projector_hidden_size|pooler_output_size|output_hidden_size|hidden_size_per_layer_input|"
+     r"latent_dim|feature_size|lru_width|conv_dim|tdnn_dim)$", lambda v, s: _widths(v, s)),
+    (r".*(window_size|sliding_window|attention_window|chunk_size|attention_chunk_size|local_attention)$", lambda v, s: v if _first(v) <= 16 else _filled(v, 16)),
+]
+
+
+def _at_most(value: Any, limit: int) -> Any:
+    return [min(v, limit) for v in value] if isinstance(value, list | tuple) else min(value, limit)
+
+
+def _first(value: Any) -> int:
+    return value[0] if isinstance(value, list | tuple) else value
+
+
+def _filled(value: Any, size: int) -> Any:
+    """A pair stays a pair."""
+    return type(value)([size] * len(value)) if isinstance(value, list | tuple) else size
+
+
+def _heads(value: Any, scale: Scale) -> Any:
+    if isinstance(value, list | tuple):
+        return [min(2**i, scale.heads) for i in range(len(value))]
+    return min(value, scale.heads)
+
+
+def _depths(value: Any, scale: Scale) -> Any:
+    return [1] * len(value) if isinstance(value, list | tuple) else min(value, scale.layers)
+
+
+def _layers(value: Any, scale: Scale) -> Any:
+    """Numbers of layers; a list of such a name holds positions of layers."""
+    if isinstance(value, list | tuple):
+        return value
+    return min(value, scale.layers)
+
+
+def _widths(value: Any, scale: Scale, factor: int = 1) -> Any:
+    """One width, or those of the stages, which keep their proportions."""
+    if isinstance(value, list | tuple):
+        least = max(1, min(v for v in value if v))
+        return [max(1, round(v / least)) * scale.width * factor // 4 for v in value]
+    return scale.width * factor if value > scale.width * factor else value
+
+
+def tiny_config(model_type: str, scale: Scale = SCALES[0]) -> PreTrainedConfig:
+    """The configuration of a type in miniature."""
+    return _tiny(CONFIG_MAPPING[model_type], scale, OVERRIDES.get(model_type, {}))
+
+
+def _tiny(config_class: type[PreTrainedConfig], scale: Scale, overrides: dict[str, Any]) -> PreTrainedConfig:
+    default = config_class()
+    settings: dict[str, Any] = {}
+    for name, value in default.__dict__.items():
+        if isinstance(value, PreTrainedConfig) and name in _settable(config_class):
+            settings[name] = _tiny(type(value), scale, OVERRIDES.get(value.model_type, {}) | overrides.get(name, {}))
+    layers = _depth_of(default)
+    for field in _own_fields(config_class):
+        value = getattr(default, field.name, None)
+        if field.default is None or field.name in settings:
+            continue  # computed from the others
+        changed = _changed(field.name, value, scale, layers)
+        if changed != value:
+            settings[field.name] = changed
+    return config_class(**settings | {k: v for k, v in overrides.items() if not isinstance(v, dict) or k not in settings})
+
+
+def _depth_of(default: PreTrainedConfig) -> int:
+    for name in ("num_hidden_layers", "num_layers", "encoder_layers", "depth"):
+        found = getattr(default, name, None)
+        if isinstance(found, int):
+            return found
+    return 0
+
+
+def _settable(config_class: type[PreTrainedConfig]) -> set[str]:
+    return {field.name for field in dataclasses.fields(config_class)}
+
+
+def _own_fields(config_class: type[PreTrainedConfig]) -> Iterator[Any]:
+    common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    return (f for f in dataclasses.fields(config_class) if f.name not in common or "token_id" in f.name)
+
+
+def _changed(name: str, value: Any, scale: Scale, layers: int) -> Any:
+    if isinstance(value, bool) or not _is_numbers(value):
+        return value
+    if _names_positions(name, value, layers):
+        return _positions(value, scale.layers, layers)
+    if re.search(r"token_(id|index)s?$|_id$", name) and not re.fullmatch(r"(.*_)?(pad|bos|eos|sep|decoder_start)_token_id", name):
+        return _special(value, name)
+    for pattern, rule in RULES:
+        if re.fullmatch(pattern, name):
+            return rule(value, scale)
+    return value
+
+
+def _is_numbers(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    return isinstance(value, int)
+
+
+def _names_positions(name: str, value: Any, layers: int) -> bool:
+    """Whether a list names layers: which attend globally, whose output is taken, ..."""
+    of_layers = re.search(r"(index(es)?|indices|_idxs?|layer_ids|extract_layers|hook_ids|_layers|layer_indexes)$", name)
+    return isinstance(value, list | tuple) and bool(of_layers) and layers > 0
+
+
+def _positions(value: Any, new: int, old: int) -> list[int]:
+    return list(dict.fromkeys(v if v < 0 else min(v * new // old, new - 1) for v in value))
+
+
+def _special(value: Any, name: str) -> Any:
+    """An id below the vocabulary that no word has; another one for another name."""
+    if isinstance(value, list | tuple):
+        return [_special(v, f"{name}{i}") for i, v in enumerate(value)]
+    return value if value < VOCABULARY else 200 + sum(map(ord, name)) % (VOCABULARY - 200)
+
+
+# What the rules cannot know, by model type; a nested dictionary concerns the nested configuration of that name.
+OVERRIDES: dict[str, dict[str, Any]] = {}

@@ -1,0 +1,479 @@
+"""Cards: what an upload is, in words that a reader wants to keep, filled from a config and plain tables.
+
+It knows no model class. What lies between ``<!-- hf_relreps:begin NAME -->`` and ``<!-- hf_relreps:end NAME -->`` is
+written anew at each push; what a person wrote around it, and the metadata they added, stays.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData, RepoCard
+from transformers.modelcard import extract_hyperparameters_from_trainer
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+ANCHORS_TEMPLATE = Path(__file__).with_name("anchors_card_template.md")
+PICTURE_FILE = "stitching_matrix.png"
+LIBRARY = "hf_relreps"
+TAG = "relative-representations"
+ANCHORS_TAG = "relreps-anchors:"
+PART_TAG = "relreps-part:"
+VIEW_TAG = "relreps-view:"
+# What a decoder for each modality, and an encoder of it, are for.
+TASKS = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}
+FEATURES = {"text": "feature-extraction", "image": "image-feature-extraction", "audio": "feature-extraction"}
+SECTION = re.compile(r"<!-- hf_relreps:begin (\w+) -->\n.*?<!-- hf_relreps:end \1 -->", re.DOTALL)
+KNOWN = re.compile(r"\n*<!-- hf_relreps:sections ([\w ]*) -->\s*\Z")
+TRAINER_COMMENT = "generated automatically according to the information the Trainer had access to"
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What nobody but its author knows about an upload: ``model.card_facts = CardFacts(license="mit", ...)``.
+
+    Args:
+        description: A paragraph of your own, Markdown.
+        license: As the Hub names it: ``apache-2.0``, ``mit``, ...
+        languages: ISO codes; the view's name is taken where it is one.
+        datasets: Names on the Hub of what it was trained on.
+        metrics: Name -> value on an evaluation set: ``{"accuracy": 0.91}``.
+        evaluated_on: Name of that evaluation set.
+        results: More results, as `huggingface_hub.EvalResult`.
+        training: Hyperparameters by name.
+        training_log: One row for each evaluation during training.
+        stitching: ``StitchingMatrix.to_dict()``.
+        picture: A PNG of that matrix: ``StitchingMatrix.plot(path)``.
+        tags: More tags.
+    """
+
+    description: str = ""
+    license: str | None = None
+    languages: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluated_on: str | None = None
+    results: Sequence[EvalResult] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    training_log: Sequence[Mapping[str, Any]] = ()
+    stitching: Mapping[str, Any] | None = None
+    picture: str | Path | None = None
+    tags: Sequence[str] = ()
+
+    def with_defaults(self, other: CardFacts) -> CardFacts:
+        """These facts, and those of `other` where nothing was said."""
+        return replace(other, **{name: value for name, value in vars(self).items() if value})
+
+
+def model_card(
+    repo_id: str,
+    config: Mapping[str, Any],
+    part: str | None,
+    anchors: Mapping[str, Any],
+    facts: CardFacts,
+) -> ModelCard:
+    """The card of a whole model, an encoder or a decoder.
+
+    Args:
+        repo_id: Repository, or folder, as it stands in the code to paste.
+        config: The fields of a `RelativeConfig`.
+        part: ``encoder``, ``decoder``, or ``None`` for a whole model.
+        anchors: ``AnchorSet.summary()``, or only its num_anchors and fingerprint.
+        facts: What the author adds.
+    """
+    return ModelCard.from_template(
+        _metadata(repo_id, config, part, facts),
+        template_path=str(TEMPLATE),
+        title=repo_id.split("/")[-1],
+        what=_what(config, part),
+        facts_table=_facts_table(config, part),
+        description=facts.description,
+        use=_use(repo_id, config, part, anchors),
+        anchors=_in_words(anchors),
+        own_view=None if part == "decoder" else _plain(config.get("anchor_view")),
+        training=_training(facts),
+        results=_results(facts, _task(config)),
+        stitching=_stitching(facts),
+        licence=_licence(config, facts),
+    )
+
+
+def anchors_card(repo_id: str, anchors: Mapping[str, Any], license: str | None = None) -> DatasetCard:
+    """The card of an anchor set's own repository; its metadata lets the Hub's viewer show the anchors."""
+    data = DatasetCardData(
+        language=_languages(anchors["views"]) or None,
+        license=license,
+        size_categories="n<1K" if anchors["num_anchors"] < 1000 else "1K<n<10K",
+        tags=[TAG, LIBRARY, anchors_tag(anchors["fingerprint"])],
+        configs=[{"config_name": "default", "data_files": "anchors/anchors.parquet"}],
+    )
+    return DatasetCard.from_template(
+        data,
+        template_path=str(ANCHORS_TEMPLATE),
+        title=repo_id.split("/")[-1],
+        repo_id=repo_id,
+        anchors=_in_words(anchors),
+    )
+
+
+def training_facts(args: Any, log_history: Sequence[Mapping[str, Any]], dataset: Any) -> CardFacts:
+    """What a `Trainer` knows: hyperparameters, the course of the training, the last evaluation, the data set.
+
+    Args:
+        args: `TrainingArguments`.
+        log_history: ``TrainerState.log_history``.
+        dataset: What it trained on.
+    """
+    evaluations = [log for log in log_history if "eval_loss" in log]
+    rows = []
+    for log in evaluations:
+        losses = [entry["loss"] for entry in log_history if "loss" in entry and entry["step"] <= log["step"]]
+        course = {"step": log["step"], "epoch": log.get("epoch"), "training loss": losses[-1] if losses else None}
+        rows.append(course | _measured(log))
+    last = _measured(evaluations[-1]) if evaluations else {}
+    return CardFacts(
+        metrics={name: value for name, value in last.items() if name != "loss"},
+        datasets=_datasets_of(dataset),
+        training=extract_hyperparameters_from_trainer(SimpleNamespace(args=args)),
+        training_log=rows,
+    )
+
+
+def _measured(log: Mapping[str, Any]) -> dict[str, float]:
+    timings = ("runtime", "samples_per_second", "steps_per_second", "jit_compilation_time", "model_preparation_time")
+    named = {name.removeprefix("eval_"): value for name, value in log.items() if name.startswith("eval_")}
+    return {name: value for name, value in named.items() if name not in timings and isinstance(value, int | float)}
+
+
+def _datasets_of(dataset: Any) -> list[str]:
+    """The Hub's names of what a `datasets.Dataset` was loaded from."""
+    sources = getattr(getattr(dataset, "info", None), "download_checksums", None) or {}
+    return sorted({match[1] for source in sources if (match := re.match(r"hf://datasets/([^@]+)@", source))})
+
+
+def anchors_tag(fingerprint: str) -> str:
+    """The tag by which uploads with the same anchors find one another."""
+    return f"{ANCHORS_TAG}{fingerprint[:16]}"
+
+
+def merged(card: RepoCard, existing: str | None) -> str:
+    """The text of `card`, with what a person wrote in the `existing` one kept."""
+    sections = {match[1]: match[0] for match in SECTION.finditer(card.text)}
+    known: list[str] = []
+    if existing is not None and existing.strip():
+        old = _read(existing, type(card))
+        _merge_metadata(card, old)
+        if TRAINER_COMMENT not in old.text:
+            memory = KNOWN.search(old.text)
+            known = memory[1].split() if memory else []
+            card.text = _merge_text(sections, KNOWN.sub("", old.text), known)
+    # Remembered in the card itself: a section that was there once and is gone now was taken over by a person.
+    return f"{str(card).rstrip()}\n\n<!-- hf_relreps:sections {' '.join(_union(known, sections))} -->\n"
+
+
+def _merge_text(sections: Mapping[str, str], old: str, known: Sequence[str]) -> str:
+    """The old text with our sections in their new form; a known one whose comments are gone belongs to its reader."""
+    place = 0
+    for name, section in sections.items():
+        match = next((found for found in SECTION.finditer(old) if found[1] == name), None)
+        if match is not None:
+            old = old[: match.start()] + section + old[match.end() :]
+            place = match.start() + len(section)
+        elif name not in known:
+            place = place or len(old.rstrip())
+            old = f"{old[:place]}\n\n{section}{old[place:]}"
+            place += len(section) + 2
+    return old
+
+
+def _merge_metadata(card: RepoCard, old: RepoCard) -> None:
+    """Ours over theirs where we know better, both where there may be several, theirs where we say nothing."""
+    new, kept = card.data, old.data.__dict__
+    theirs = [tag for tag in _listed(kept.get("tags")) if not tag.startswith((ANCHORS_TAG, PART_TAG, VIEW_TAG))]
+    for name in ("language", "datasets", "metrics"):
+        both = _union(_listed(kept.get(name)), _listed(new.get(name)))
+        if both:
+            new[name] = both
+    new["tags"] = _union(_listed(new.get("tags")), theirs)
+    if kept.get("license"):
+        new["license"] = kept["license"]
+    if isinstance(new, ModelCardData):
+        new.eval_results = _merged_results(new.eval_results or [], kept.get("eval_results") or [])
+        new.model_name = new.model_name or kept.get("model_name")
+    for name, value in kept.items():
+        if new.get(name) is None and name != "eval_results":
+            new[name] = value
+
+
+def _merged_results(new: Sequence[EvalResult], old: Sequence[EvalResult]) -> list[EvalResult] | None:
+    kept = [result for result in old if not any(result.is_equal_except_value(other) for other in new)]
+    return [*new, *kept] or None
+
+
+def _read(text: str, card_class: type[RepoCard]) -> RepoCard:
+    try:
+        return card_class(text, ignore_metadata_errors=True)
+    except (ValueError, yaml.YAMLError) as error:
+        logger.warning("The metadata of the existing card cannot be read and is written anew: %s", error)
+        body = re.sub(r"\A---.*?^---", "", text, count=1, flags=re.DOTALL | re.MULTILINE)
+        return card_class(f"---\n{{}}\n---\n{body}")
+
+
+def _metadata(repo_id: str, config: Mapping[str, Any], part: str | None, facts: CardFacts) -> ModelCardData:
+    origins = _origins(config, part)
+    view, base = config.get("anchor_view"), config.get("base_model_name_or_path")
+    modality = config.get("modality", "text")
+    parts = [part] if part else ["encoder", "decoder"]
+    results = [*facts.results, *_eval_results(facts, _task(config))]
+    reads_language = modality == "text" and view
+    return ModelCardData(
+        # `pipeline(model=repo)` refuses any other library's models, and a whole model is one that it can run.
+        library_name=LIBRARY if part else "transformers",
+        pipeline_tag=FEATURES.get(modality) if part == "encoder" else _task(config),
+        base_model=origins or base or None,
+        base_model_relation="merge" if origins else None,
+        language=list(facts.languages) or (_languages([view]) if reads_language else None) or None,
+        license=facts.license,
+        datasets=list(facts.datasets) or None,
+        metrics=sorted({result.metric_type for result in results}) or None,
+        tags=[
+            TAG,
+            LIBRARY,
+            anchors_tag(config.get("anchor_fingerprint") or ""),
+            *(f"{PART_TAG}{name}" for name in parts),
+            *([f"{VIEW_TAG}{view}"] if view else []),
+            *facts.tags,
+        ],
+        eval_results=results or None,
+        model_name=repo_id.split("/")[-1] if results else None,
+    )
+
+
+def _task(config: Mapping[str, Any]) -> str | None:
+    return TASKS.get(config.get("modality", "text"))
+
+
+def _eval_results(facts: CardFacts, task: str | None) -> list[EvalResult]:
+    where = facts.evaluated_on or next(iter(facts.datasets), None)
+    return [
+        EvalResult(
+            task_type=task or "unknown",
+            dataset_type=where or "unknown",
+            dataset_name=where or "the evaluation set",
+            metric_type=name.lower().replace(" ", "_"),
+            metric_name=name,
+            metric_value=float(value),
+        )
+        for name, value in facts.metrics.items()
+    ]
+
+
+def _origins(config: Mapping[str, Any], part: str | None) -> list[str]:
+    """Where a stitched model's parts come from: the encoder's repository, the decoder's."""
+    return [] if part else list(config.get("stitched_from") or [])
+
+
+def _what(config: Mapping[str, Any], part: str | None) -> str:
+    origins, base = _origins(config, part), config.get("base_model_name_or_path")
+    of_base = f", made from [{base}](https://huggingface.co/{base})," if base else ""
+    reads = "It reads **relative representations**: how alike an input is to each of a fixed set of anchors"
+    if part == "decoder":
+        return f"A decoder. {reads}, and gives its class. It works with any encoder that shares its anchors."
+    if part == "encoder":
+        return (
+            f"An encoder{of_base} that gives **relative representations**: how alike an input is to each of a fixed "
+            "set of anchors. Any decoder that was trained on the same anchors can read them."
+        )
+    if origins:
+        encoder, decoder = (f"[{name}](https://huggingface.co/{name})" for name in origins)
+        return (
+            f"Stitched without training from the encoder of {encoder} and the decoder of {decoder}. They fit because "
+            "both speak in **relative representations**: how alike an input is to each of a fixed set of anchors."
+        )
+    return (
+        f"A classifier{of_base} whose decoder sees only **relative representations**: how alike an input is to each "
+        "of a fixed set of anchors. So its encoder and its decoder each fit those of other uploads with the same "
+        "anchors, without training."
+    )
+
+
+def _facts_table(config: Mapping[str, Any], part: str | None) -> dict[str, str]:
+    similarity = config.get("similarity")
+    names = similarity if isinstance(similarity, str) else ", ".join(similarity or [])
+    ridge = config.get("basis_ridge")
+    basis = f", change of basis with ridge {ridge}" if ridge is not None else ""
+    table = {"Projection": f"transform `{config.get('transform')}`, similarity `{names}`{basis}"}
+    if part != "decoder":
+        base, revision = config.get("base_model_name_or_path"), config.get("base_model_revision")
+        table["Encoder"] = _encoder_in_words(config, base, revision)
+    if part != "encoder":
+        labels = [str(label) for label in (config.get("id2label") or {}).values()]
+        table["Classes"] = _plain(", ".join(labels[:20]) + (f", ... ({len(labels)})" if len(labels) > 20 else ""))
+    return table
+
+
+def _encoder_in_words(config: Mapping[str, Any], base: str | None, revision: str | None) -> str:
+    words = f"`{config.get('pooling')}` pooling, {config.get('embedding_size')} wide"
+    if config.get("encoder_is_frozen"):
+        kind = "with an adapter, which is all" if config.get("encoder_adapters") else "not trained and"
+        return f"{words}; [{base}](https://huggingface.co/{base}/tree/{revision}) {kind} that is not stored here"
+    return words
+
+
+def _use(repo_id: str, config: Mapping[str, Any], part: str | None, anchors: Mapping[str, Any]) -> str:
+    name = _string(repo_id)
+    sample = f"AnchorSet.from_pretrained({name}).view({_string(config.get('anchor_view'))}).samples[0]"
+    if part == "decoder":
+        code = (
+            "from hf_relreps import RelativeDecoder, find_parts\n\n"
+            f"decoder = RelativeDecoder.from_pretrained({name})\n"
+            "print(find_parts(anchors=decoder))  # encoders that fit: stitch(one_of_them, decoder)\n"
+        )
+        return f"```python\n{code}```"
+    if part == "encoder":
+        code = (
+            "from hf_relreps import AnchorSet, RelativeModel\n\n"
+            f"encoder = RelativeModel.from_pretrained({name})\n"
+            f"sample = {sample}\n"
+            "x_ND = encoder.encode([sample])  # absolute embeddings\n"
+            "r_NR = encoder.projection(x_ND)  # relative representations: one number for each anchor\n"
+            "print(x_ND.shape, r_NR.shape)\n"
+        )
+        return f"```python\n{code}```"
+    run = (
+        "import hf_relreps  # lets transformers know the model\n"
+        "from hf_relreps import AnchorSet\n"
+        "from transformers import pipeline\n\n"
+        f'classify = pipeline("{_task(config)}", model={name})\n'
+        f"print(classify({sample}))\n"
+    )
+    parts = (
+        "from hf_relreps import RelativeDecoder, find_parts\n\n"
+        f"decoder = RelativeDecoder.from_pretrained({name})  # downloads the decoder alone\n"
+        "print(find_parts(anchors=decoder))  # encoders that fit: stitch(one_of_them, decoder)\n"
+    )
+    return f"```python\n{run}```\n\nIts parts work alone and with those of others:\n\n```python\n{parts}```"
+
+
+def _in_words(anchors: Mapping[str, Any]) -> dict[str, Any]:
+    origin = dict(anchors.get("origin") or {})
+    named = f"`{_plain(origin.pop('dataset'))}`" if "dataset" in origin else "a data set"
+    told = ", ".join(f"{_plain(key)} {_plain(value)}" for key, value in origin.items())
+    views = {_plain(name): modality for name, modality in (anchors.get("views") or {}).items()}
+    return {
+        "num_anchors": anchors.get("num_anchors"),
+        "fingerprint": anchors.get("fingerprint"),
+        "views": views,
+        "origin": f"{named} ({told})" if told else (named if anchors.get("origin") else ""),
+        "table": _table(anchors.get("rows") or []),
+    }
+
+
+def _training(facts: CardFacts) -> str:
+    parts = []
+    if facts.datasets:
+        links = ", ".join(f"[{name}](https://huggingface.co/datasets/{name})" for name in facts.datasets)
+        parts.append(f"Trained on {links}.")
+    if facts.training:
+        parts.append(_table([{"setting": name, "value": value} for name, value in facts.training.items()]))
+    if facts.training_log:
+        parts.append(_table(facts.training_log))
+    return "\n\n".join(parts)
+
+
+def _results(facts: CardFacts, task: str | None) -> str:
+    results = [*facts.results, *_eval_results(facts, task)]
+    rows = [
+        {"metric": result.metric_name or result.metric_type, "value": result.metric_value, "on": result.dataset_name}
+        for result in results
+    ]
+    return _table(rows)
+
+
+def _stitching(facts: CardFacts) -> str:
+    matrix = facts.stitching
+    if not matrix:
+        return f"![Stitching matrix]({PICTURE_FILE})" if facts.picture else ""
+    unit = f"{matrix['metric']} on {matrix['n']:,} samples"
+    parts = [f"Every encoder (row) with every decoder (column), without training: {unit}. Bold: trained together."]
+    parts.append(_matrix_table(matrix, matrix["scores"]))
+    if matrix.get("absolute"):
+        parts += [f"The absolute control, {matrix['control']}:", _matrix_table(matrix, matrix["absolute"])]
+    told = {name: matrix.get(name) for name in ("own", "stitched", "worst", "ratio", "absolute_stitched", "chance")}
+    figures = [f"{name.replace('_', ' ')} {_number(value)}" for name, value in told.items() if value is not None]
+    parts.append(f"{', '.join(figures)}.")
+    if facts.picture:
+        parts.append(f"![Stitching matrix]({PICTURE_FILE})")
+    return "\n\n".join(parts)
+
+
+def _matrix_table(matrix: Mapping[str, Any], scores: Sequence[Sequence[Any]]) -> str:
+    own = matrix.get("own_pairs") or {}
+    rows = []
+    for encoder, row in zip(matrix["encoders"], scores, strict=True):
+        cells = {
+            decoder: f"**{_number(value)}**" if own.get(encoder) == decoder else _number(value)
+            for decoder, value in zip(matrix["decoders"], row, strict=True)
+        }
+        rows.append({"encoder": encoder, **cells})
+    return _table(rows)
+
+
+def _licence(config: Mapping[str, Any], facts: CardFacts) -> str:
+    sources = list(config.get("stitched_from") or []) or [config.get("base_model_name_or_path")]
+    links = " and ".join(f"[{name}](https://huggingface.co/{name})" for name in sources if name)
+    too = f" The terms of {links}, from which it was made, apply too." if links else ""
+    if facts.license:
+        return f"`{facts.license}`.{too}"
+    return f"Its author states none here: ask before you use it.{too}"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, ["---"] * len(columns), *([_cell(row.get(name)) for name in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(_plain(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else _number(value) if isinstance(value, float) else str(value)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"
+
+
+def _plain(value: Any) -> str:
+    """Text that can neither leave its table cell nor be read as markup: samples come from anywhere."""
+    text = " ".join(str(value).split())
+    text = text if len(text) <= 120 else f"{text[:119]}…"
+    return text.translate({ord(mark): f"&#{ord(mark)};" for mark in "&<|`["})
+
+
+def _string(value: Any) -> str:
+    """A string of the code to paste, which cannot end its code block."""
+    return "" if value is None else json.dumps(str(value), ensure_ascii=False).replace("`", "\\u0060")
+
+
+def _languages(views: Iterable[Any]) -> list[str]:
+    """Those names of views that are ISO 639-1 codes."""
+    return [str(view) for view in views if re.fullmatch(r"[a-z]{2}", str(view))]
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _union(first: Iterable[Any], second: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys([*first, *second]))

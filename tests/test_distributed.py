@@ -1,0 +1,65 @@
+"""Two processes under `torchrun`: the same anchors and weights on both, whatever the number of anchors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_relreps import RelativeModelForSequenceClassification
+
+
+HERE = Path(__file__).parent
+TIMEOUT = 240  # seconds; a collective that one process never reaches would hang for ever
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder of a run of two processes, with 7 anchors (not a multiple of two) and 1 (fewer than processes)."""
+    out = tmp_path_factory.mktemp("torchrun")
+    paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    # --standalone lets the processes meet at a free port.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, str(HERE / "scripts" / "train_tiny.py"), str(out), "7", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+def records(folder):
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("k", ["7", "1"])
+def test_both_processes_have_the_same_anchors_after_each_step_and_at_each_evaluation(runs, k):
+    first, second = records(runs / k)
+    assert first["processes"] == 2 and "MULTI_CPU" in first["kind"]
+    assert first["at_start"] != second["at_start"]  # so that equality later is worth something
+    assert first["at_steps"] == second["at_steps"]
+    assert first["at_evaluations"] == second["at_evaluations"]
+    assert first["at_evaluations"] == [first["at_steps"][2], first["at_steps"][5]]
+    assert len(set(first["at_steps"])) == 5  # refreshed after steps 2, 3, 4 and 6; the first anchors before
+    assert first["at_end"] == second["at_end"] == first["at_steps"][-1]
+    assert [step for step, _ in first["drift"]] == [0, 2, 3, 4, 6]
+    assert first["drift"][1:] == second["drift"][1:]  # the first: how far each was from the weights of rank 0
+
+
+@pytest.mark.parametrize("k", ["7", "1"])
+def test_both_processes_end_with_the_same_weights(runs, k):
+    first, second = records(runs / k)
+    assert first["weights"] == second["weights"]
+
+
+@pytest.mark.parametrize("k", ["7", "1"])
+@pytest.mark.parametrize("saved", ["model", "trainer/checkpoint-3", "trainer/checkpoint-6"])
+def test_what_was_saved_loads_and_its_anchors_are_its_own_encoders(runs, k, saved):
+    model = RelativeModelForSequenceClassification.from_pretrained(runs / k / saved)
+    assert model.config.num_anchors == int(k)
+    own_AD = model.encoder.encode(model.anchors.view("en").samples)
+    torch.testing.assert_close(model.encoder.projection.anchors_AD, own_AD, atol=1e-5, rtol=1e-5)
+    logits = model(**model.processor(["old horse", "red cake"], return_tensors="pt", padding=True)).logits
+    assert torch.isfinite(logits).all()

@@ -1,0 +1,243 @@
+"""Cards: what they say, that their code runs, and that a person's words stay."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import EvalResult, HfApi, ModelCard, hf_hub_download
+
+from hf_relreps import AnchorSet, RelativeConfig, stitch
+from hf_relreps.hub import write_card
+from hf_relreps.model_card import CardFacts, merged, model_card
+
+
+PNG = bytes.fromhex("89504e470d0a1a0a")  # enough of a picture for a link to it
+MATRIX = {
+    "metric": "f1",
+    "n": 1234,
+    "encoders": ["me/en", "me/fr"],
+    "decoders": ["me/en", "me/fr"],
+    "own_pairs": {"me/en": "me/en", "me/fr": "me/fr"},
+    "scores": [[0.91, 0.87], [0.86, 0.92]],
+    "absolute": [[0.9, 0.31], [None, 0.9]],
+    "control": "logistic regression on absolute embeddings",
+    "own": 0.915,
+    "stitched": 0.865,
+    "chance": 0.2,
+}
+
+
+def code_blocks(card):
+    return re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+
+
+def card_of(repo_id, repo_type="model"):
+    return Path(hf_hub_download(repo_id, "README.md", repo_type=repo_type)).read_text("utf-8")
+
+
+def facts_of(text):
+    return yaml.safe_load(text.split("---")[1])
+
+
+@pytest.mark.any_hub
+@pytest.mark.parametrize("kind", ["whole", "encoder", "decoder", "anchors"])
+def test_the_code_in_a_card_runs(repo_id, make_model, anchors, capsys, kind):
+    model = make_model(0)
+    thing = {"whole": model, "encoder": model.encoder, "decoder": model.decoder, "anchors": anchors}[kind]
+    thing.push_to_hub(repo_id)
+
+    card = card_of(repo_id, "dataset" if kind == "anchors" else "model")
+    blocks = code_blocks(card)
+
+    assert len(blocks) == (2 if kind == "whole" else 1)
+    for block in blocks:
+        assert repo_id in block
+        exec(compile(block, f"card of {kind}", "exec"), {})
+    expected = {"whole": "score", "encoder": "torch.Size([1, 20])", "decoder": repo_id, "anchors": "20 anchors"}
+    assert expected[kind] in capsys.readouterr().out
+
+
+@pytest.mark.any_hub
+def test_the_hub_knows_what_a_card_says(repo_id, make_model, anchors):
+    model = make_model(0)
+    model.config.base_model_name_or_path = "google-bert/bert-base-uncased"
+    model.card_facts = CardFacts(
+        license="mit", datasets=["me/animals"], metrics={"accuracy": 0.9}, evaluated_on="me/animals"
+    )
+
+    model.push_to_hub(repo_id, tags=["mine"])
+
+    info = HfApi().model_info(repo_id)
+    assert {
+        *("relative-representations", "hf_relreps", f"relreps-anchors:{anchors.fingerprint[:16]}", "mine", "en"),
+        *("license:mit", "dataset:me/animals", "base_model:google-bert/bert-base-uncased", "arxiv:2209.15430"),
+    } <= set(info.tags)
+    assert info.pipeline_tag == "text-classification"
+    (result,) = info.card_data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_type) == ("accuracy", 0.9, "me/animals")
+
+
+@pytest.mark.parametrize(
+    ("part", "library", "task"),
+    [
+        (None, "transformers", "text-classification"),
+        ("encoder", "hf_relreps", "feature-extraction"),
+        ("decoder", "hf_relreps", "text-classification"),
+    ],
+)
+def test_only_what_a_pipeline_can_run_is_called_a_transformers_model(part, library, task):
+    anchors = {"num_anchors": 1, "fingerprint": "a"}
+    data = model_card("me/x", RelativeConfig().to_dict(), part, anchors, CardFacts()).data
+
+    assert (data.library_name, data.pipeline_tag) == (library, task)
+
+
+def test_a_card_names_anchors_training_results_and_the_stitching_matrix(tmp_path, make_model):
+    (tmp_path / "matrix.png").write_bytes(PNG)
+    model = make_model(0)
+    model.card_facts = CardFacts(
+        description="For animals.",
+        training={"learning_rate": 5e-5},
+        training_log=[{"step": 10, "loss": 0.5}],
+        results=[EvalResult("text-classification", "me/d", "D", "f1", 0.75)],
+        stitching=MATRIX,
+        picture=tmp_path / "matrix.png",
+    )
+    model.write_card(tmp_path / "card", "me/x")
+
+    card = (tmp_path / "card" / "README.md").read_text("utf-8")
+    assert (tmp_path / "card" / "stitching_matrix.png").read_bytes() == PNG
+    for line in (
+        "For animals.",
+        "| meaning-0 | small cat here | petit chat ici |",
+        "| learning_rate | 5e-05 |",
+        "| 10 | 0.5 |",
+        "| f1 | 0.75 | D |",
+        "| me/en | **0.91** | 0.87 |",
+        "| me/fr | - | **0.9** |",
+        "own 0.915, stitched 0.865, chance 0.2.",
+        "![Stitching matrix](stitching_matrix.png)",
+    ):
+        assert line in card
+
+
+def test_samples_and_names_cannot_leave_their_place_in_a_card():
+    evil = "a | b <!-- hf_relreps:end anchors --> <script> ``` [x](y)\n# no heading"
+    anchors = AnchorSet(["1", "2"], {'en"\n```': [evil, "b"]}, origin={"dataset": evil})
+    config = RelativeConfig(anchor_view='en"\n```', num_anchors=2).to_dict()
+
+    text = str(model_card("me/x", config, None, anchors.summary(), CardFacts()))
+
+    assert text.count("<!-- hf_relreps:end anchors -->") == 1
+    assert "<script>" not in text and "\n# no heading" not in text
+    assert [compile(block, "card", "exec") for block in code_blocks(text)]
+
+
+# -- a person's words
+
+
+@pytest.fixture
+def card():
+    """A function that makes a new card, each time with the given facts."""
+
+    def make(**facts):
+        config = RelativeConfig(num_anchors=2, anchor_fingerprint="ab" * 32, anchor_view="en").to_dict()
+        return model_card("me/x", config, None, {"num_anchors": 2, "fingerprint": "ab" * 32}, CardFacts(**facts))
+
+    return make
+
+
+def test_words_around_our_sections_stay_and_ours_are_written_anew(card):
+    first = merged(card(description="Old words of ours."), None)
+    edited = first.replace("# x\n", "# My title\n\nMy words.\n").replace("## Licence", "## Licence of ours")
+
+    second = merged(card(description="New words of ours."), edited)
+
+    assert "# My title\n\nMy words." in second and "# x\n" not in second
+    assert "New words of ours." in second and "Old words of ours." not in second
+    assert "## Licence of ours" not in second
+    assert merged(card(description="New words of ours."), second) == second
+
+
+def test_a_section_whose_comments_were_removed_is_its_readers(card):
+    first = merged(card(), None)
+    edited = re.sub(r"<!-- hf_relreps:(begin|end) citation -->\n?", "", first).replace("## Citation", "## How to cite")
+
+    second = merged(card(), edited)
+
+    assert second.count("```bibtex") == 1 and "## How to cite" in second
+
+
+def test_a_section_that_is_new_comes_in_its_place(card):
+    second = merged(card(stitching=MATRIX), merged(card(), None))
+
+    order = re.findall(r"^## (\w+)", second, flags=re.MULTILINE)
+    assert order == ["Use", "Anchors", "Stitching", "Licence", "Citation"]
+
+
+def test_a_card_that_was_not_ours_keeps_its_text_before_ours(card):
+    second = merged(card(), "---\nlicense: mit\ntags: [theirs]\n---\n\n# Theirs\n\nTheir text.\n")
+
+    data = facts_of(second)
+    assert data["license"] == "mit" and "theirs" in data["tags"] and "relative-representations" in data["tags"]
+    assert second.index("Their text.") < second.index("## Use")
+
+
+def test_metadata_of_a_person_stays_and_stale_anchors_go(card):
+    first = merged(card(metrics={"accuracy": 0.8}), None)
+    edited = first.replace("library_name: transformers", "library_name: other\nlicense: mit\nthumbnail: cat.png")
+    edited = edited.replace("relreps-anchors:abababababababab", "relreps-anchors:0000000000000000")
+
+    second = facts_of(merged(card(metrics={"accuracy": 0.9}, license="apache-2.0"), edited))
+
+    assert (second["library_name"], second["license"], second["thumbnail"]) == ("transformers", "mit", "cat.png")
+    assert [tag for tag in second["tags"] if "anchors" in tag] == ["relreps-anchors:abababababababab"]
+    results = second["model-index"][0]["results"]
+    assert [metric["value"] for result in results for metric in result["metrics"]] == [0.9]
+
+
+def test_metadata_that_cannot_be_read_is_written_anew_and_the_text_stays(card):
+    second = merged(card(), "---\nlicense: [mit\n---\n\nTheir text.\n")
+
+    assert facts_of(second)["library_name"] == "transformers" and "Their text." in second
+
+
+@pytest.mark.any_hub
+def test_an_edited_card_outlives_the_next_push(repo_id, make_model):
+    make_model(0).push_to_hub(repo_id)
+    edited = ModelCard.load(repo_id)
+    edited.text = edited.text.replace("# relreps", "My words.\n\n# relreps")
+    edited.data.license = "mit"
+    edited.push_to_hub(repo_id)
+
+    make_model(1).push_to_hub(repo_id)
+
+    assert ModelCard.load(repo_id).text.count("My words.") == 1
+    assert ModelCard.load(repo_id).data.license == "mit"
+
+
+# -- cards of folders
+
+
+def test_a_folder_gets_a_card_whose_code_runs(tmp_path, make_model, hub, capsys):
+    make_model(0).save_pretrained(tmp_path)
+
+    card = write_card(tmp_path).read_text("utf-8")
+
+    exec(compile(code_blocks(card)[0], "card", "exec"), {})
+    assert "score" in capsys.readouterr().out
+    assert write_card(tmp_path).read_text("utf-8") == card
+
+
+def test_a_stitched_model_names_where_its_parts_come_from(new_repo_id, make_model, hub):
+    english, french = new_repo_id(), new_repo_id()
+    make_model(0, "en").push_to_hub(english)
+    make_model(1, "fr").push_to_hub(french)
+    stitched = stitch(french, english)
+    stitched.push_to_hub(new_repo_id())
+
+    card = str(stitched.make_card("me/x"))
+    assert f"the encoder of [{french}]" in card and f"the decoder of [{english}]" in card
