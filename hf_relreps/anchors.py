@@ -154,7 +154,11 @@ class AnchorSet:
         anchors = dataset.select(rows)
         samples = {name: anchors[column][:] for name, column in columns.items()}
         for name, column in columns.items():
-            check_samples(samples[name], f"column {column!r}", rows)
+            if check_samples(samples[name], f"column {column!r}", rows) == "node":
+                raise SampleError(
+                    f"column {column!r}[{rows[0]}] is {samples[name][0]} (int), expected text, an image or a sound. "
+                    "Convert the column; anchors that are nodes of a graph are built with AnchorSet(ids, {name: nodes})."
+                )
         ids = anchors[id_column][:] if id_column else _content_ids(samples)
         origin = {"strategy": strategy, "seed": seed, "rows": len(complete)}
         return cls(ids, samples, origin=_named(dataset) | origin)

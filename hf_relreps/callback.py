@@ -82,7 +82,8 @@ class AnchorCallback(TrainerCallback):
         encoder._carries(view.anchors, processor)
         world = PartialState()
         mine = view.samples[world.process_index :: world.num_processes]
-        self._parts = list(batches(mine, processor, self.batch_size, encoder.config.max_length)) if mine else []
+        how = (processor, self.batch_size, encoder.config.max_length, encoder.config.padding)
+        self._parts = list(batches(mine, *how)) if mine else []
         self._exact_at, self.drift_ = None, []
         if state.global_step == 0:
             self._refresh(encoder, state.global_step, exact=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import re
 from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
@@ -23,7 +24,15 @@ IMAGE_DECODERS = ("image", "variational")
 DECODERS = (*CLASSIFIERS, *IMAGE_DECODERS)
 PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
 MODALITIES = ("text", "image", "audio", "node")
-TOWERS = ("encoder", "text_model", "vision_model", "text_encoder", "vision_tower", "audio_tower", "audio_model")
+# Which part of a model with several reads a modality: attributes of it, the first that is there and does.
+TOWERS = {
+    "text": ("encoder", "text_model", "text_encoder", "language_model", "question_encoder"),
+    "image": (
+        *("vision_model", "vision_tower", "vision_encoder", "visual", "image_model", "image_encoder", "image_tower"),
+        *("high_res_vision_model", "backbone"),
+    ),
+    "audio": ("encoder", "audio_model", "audio_tower", "audio_encoder", "speech_encoder"),
+}
 
 # Words in a downloaded configuration by which transformers would load other code, kernels or files.
 SWITCHES = (
@@ -61,8 +70,10 @@ class RelativeConfig(PreTrainedConfig):
         embedding_size: D, the width of the pooled absolute embedding.
         max_length: Longest input in tokens; longer texts are truncated. ``None`` leaves it to the tokenizer.
         modality: What the encoder reads: ``text``, ``image``, ``audio`` or ``node``.
-        tower: Which part of a model with several is the encoder: ``encoder``, ``text_model``, ``vision_model``, ...;
-            ``None`` for the whole.
+        tower: Which part of a model with several is the encoder: ``encoder``, ``text_model``, ``vision_tower``, ...,
+            with dots for a part of a part; ``None`` for the whole.
+        padding: Whether samples of unlike length may share a batch: `from_encoder` measures whether padding changes
+            an embedding.
         num_anchors: A, the number of anchors.
         anchor_fingerprint: Identity of the anchor set (64 hex digits).
         anchor_view: Name of the view that this encoder reads.
@@ -117,6 +128,7 @@ class RelativeConfig(PreTrainedConfig):
     max_length: int | None = None
     modality: str = "text"
     tower: str | None = None
+    padding: bool = True
 
     num_anchors: int = 0
     anchor_fingerprint: str | None = None
@@ -212,7 +224,8 @@ class RelativeConfig(PreTrainedConfig):
             )
         _one_of("pooling", self.pooling or POOLINGS[0], POOLINGS)
         _one_of("modality", self.modality, MODALITIES)
-        _one_of("tower", self.tower or TOWERS[0], TOWERS)
+        if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*", self.tower or "whole"):
+            raise ConfigurationError(f"tower={self.tower!r} names no part of a model. Give a name such as text_model.")
         _one_of("transform", self.transform, TRANSFORMS)
         _one_of("decoder_type", self.decoder_type, DECODERS)
         if not isinstance(self.similarity, str | list) or not self.similarity:
@@ -226,6 +239,10 @@ class RelativeConfig(PreTrainedConfig):
         _whole("num_labels", self.num_labels, low=1)
         _whole("num_anchors", self.num_anchors, low=0)
         _whole("decoder_hidden_size", self.decoder_hidden_size, low=1)
+        _whole("image_size", self.image_size, low=1)
+        _whole("num_channels", self.num_channels, low=1)
+        if not self.decoder_widths or min(self.decoder_widths) < 1:
+            raise ConfigurationError(f"decoder_widths={self.decoder_widths} must hold a positive number for each step.")
         for name in ("embedding_size", "max_length"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), low=1)

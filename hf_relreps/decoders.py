@@ -97,9 +97,9 @@ class RelativeDecoder(RelativeUpload):
         if self.training and self.config.decoder_noise:  # what another encoder will add: training learns to bear it
             h = h + self.config.decoder_noise * torch.randn_like(h)
         if self.image is not None:
-            drawn = self.image(self.dropout(h))
-            loss = None if labels is None else self.image.loss(drawn, labels)
-            return RelativeDecoderOutput(loss=loss, reconstruction=drawn)
+            drawing = self.image(self.dropout(h))
+            loss = None if labels is None else drawing.loss(labels)
+            return RelativeDecoderOutput(loss=loss, reconstruction=drawing.images)
         if self.hidden is not None:
             h = nn.functional.silu(self.hidden(h))
         logits_BC = self.output(self.dropout(h))

@@ -5,10 +5,30 @@ Shapes: B batch, R relative size, Z latent size, C channels, H and W height and 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from hf_relreps.configuration import RelativeConfig
+from hf_relreps.errors import SampleError
+
+
+class Drawing(NamedTuple):
+    """Images (B, C, H, W) in [0, 1], and what a training adds to their error: the divergence of a latent."""
+
+    images: Tensor
+    divergence: Tensor | None = None
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Against the images to draw: see `reconstruction_loss`.
+
+        Raises:
+            SampleError: If these have another shape, or do not lie in [0, 1].
+        """
+        refuse_other_pixels(self.images, target)
+        error = reconstruction_loss(self.images, target)
+        return error if self.divergence is None else error + self.divergence
 
 
 class ImageDecoder(nn.Module):
@@ -28,14 +48,11 @@ class ImageDecoder(nn.Module):
                 steps += [nn.BatchNorm2d(output), nn.GELU()]
         self.steps = nn.Sequential(*steps)
 
-    def forward(self, h_BR: Tensor) -> Tensor:
+    def forward(self, h_BR: Tensor) -> Drawing:
+        """Images alone: nothing is sampled."""
         side = self.sides[0]
         start = nn.functional.gelu(self.start(h_BR)).unflatten(-1, (-1, side, side))
-        return torch.sigmoid(self.steps(start))
-
-    def loss(self, drawn: Tensor, target: Tensor) -> Tensor:
-        """Against the images to draw: see `reconstruction_loss`."""
-        return reconstruction_loss(drawn, target)
+        return Drawing(torch.sigmoid(self.steps(start)))
 
 
 class VariationalImageDecoder(nn.Module):
@@ -50,19 +67,16 @@ class VariationalImageDecoder(nn.Module):
         self.mean = nn.Linear(inputs, config.decoder_hidden_size)
         self.log_variance = nn.Linear(inputs, config.decoder_hidden_size)
         self.image = ImageDecoder(config, config.decoder_hidden_size)
-        self._divergence: Tensor | None = None  # of the last forward pass in training
 
-    def forward(self, h_BR: Tensor) -> Tensor:
-        mean_BZ, log_variance_BZ = self.mean(h_BR), self.log_variance(h_BR).clamp(-20, 20)
+    def forward(self, h_BR: Tensor) -> Drawing:
+        """Images of the mean; in training of a sample, with the divergence of the latent from a standard Gaussian."""
+        mean_BZ = self.mean(h_BR)
         if not self.training:
             return self.image(mean_BZ)
-        self._divergence = 0.5 * (mean_BZ.square() + log_variance_BZ.exp() - 1 - log_variance_BZ).sum(-1).mean()
-        return self.image(mean_BZ + torch.randn_like(mean_BZ) * (log_variance_BZ / 2).exp())
-
-    def loss(self, drawn: Tensor, target: Tensor) -> Tensor:
-        """The same, and in training the divergence of the latent from a standard Gaussian."""
-        divergence, self._divergence = self._divergence, None
-        return reconstruction_loss(drawn, target) + (0.0 if divergence is None else divergence)
+        log_variance_BZ = self.log_variance(h_BR).clamp(-20, 20)
+        divergence_B = 0.5 * (mean_BZ.square() + log_variance_BZ.exp() - 1 - log_variance_BZ).float().sum(-1)
+        sample_BZ = mean_BZ + torch.randn_like(mean_BZ) * (log_variance_BZ / 2).exp()
+        return Drawing(self.image(sample_BZ).images, divergence_B.mean())
 
 
 IMAGE_DECODERS: dict[str, type[ImageDecoder] | type[VariationalImageDecoder]] = {
@@ -78,6 +92,23 @@ def reconstruction_loss(drawn: Tensor, target: Tensor) -> Tensor:
     """
     error = nn.functional.mse_loss(drawn.float(), target.float())
     return 0.5 * target[0].numel() * torch.log(error.clamp_min(1e-8))
+
+
+def refuse_other_pixels(drawn: Tensor, target: Tensor) -> None:
+    """Raise `SampleError` unless the images to draw have the shape of those drawn, and pixels in [0, 1]."""
+    if drawn.shape != target.shape:
+        channels, height, width = drawn.shape[1:]
+        raise SampleError(
+            f"The decoder draws images ({channels}, {height}, {width}), those to draw have shape "
+            f"{tuple(target.shape[1:])}. Set image_size and num_channels to theirs: from_encoder(..., "
+            "image_size=..., num_channels=...)."
+        )
+    low, high = target.aminmax()
+    if not (low >= 0 and high <= 1):  # written so that NaN is refused
+        raise SampleError(
+            f"The pixels to draw lie in [{float(low):.2f}, {float(high):.2f}], expected [0, 1]. Use an image processor "
+            "with do_normalize=False, or give the images to draw beside what the encoder reads: target=..."
+        )
 
 
 def _sides(image_size: int, steps: int) -> list[int]:

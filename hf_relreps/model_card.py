@@ -30,9 +30,54 @@ TAG = "relative-representations"
 ANCHORS_TAG = "relreps-anchors:"
 PART_TAG = "relreps-part:"
 VIEW_TAG = "relreps-view:"
+# Code to paste: it runs as it stands.
+CODE = {
+    "pipeline": """import hf_relreps  # lets transformers know the model
+from hf_relreps import AnchorSet
+from transformers import pipeline
+
+classify = pipeline("{task}", model={repo})
+print(classify(AnchorSet.from_pretrained({repo}).view({view}).samples[0]))
+""",
+    "model": """from hf_relreps import {model_class}
+
+model = {model_class}.from_pretrained({repo})
+print(model.config)
+""",
+    "encoder": """from hf_relreps import RelativeModel
+
+encoder = RelativeModel.from_pretrained({repo})
+x_ND = encoder.encode(encoder.anchors.view({view}).samples[:2])  # absolute embeddings
+r_NR = encoder.projection(x_ND)  # relative representations: one number for each anchor
+print(x_ND.shape, r_NR.shape)
+""",
+    "graph encoder": """from hf_relreps import RelativeModel
+
+encoder = RelativeModel.from_pretrained({repo})
+print(encoder.config)
+""",
+    "decoder": """from hf_relreps import RelativeDecoder, find_parts
+
+decoder = RelativeDecoder.from_pretrained({repo})  # downloads the decoder alone
+print(find_parts(anchors=decoder))  # encoders that fit: stitch(one_of_them, decoder)
+""",
+}
 # What a decoder for each modality, and an encoder of it, are for.
-TASKS = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}
-FEATURES = {"text": "feature-extraction", "image": "image-feature-extraction", "audio": "feature-extraction"}
+TASKS = {
+    "text": "text-classification",
+    "image": "image-classification",
+    "audio": "audio-classification",
+    "node": "graph-ml",
+}
+FEATURES = {
+    "text": "feature-extraction",
+    "image": "image-feature-extraction",
+    "audio": "feature-extraction",
+    "node": "graph-ml",
+}
+DRAWING = "image-to-image"  # the task of the decoders below
+IMAGE_DECODERS = ("image", "variational")
+MODELS = {"graph-ml": "RelativeModelForNodeClassification", DRAWING: "RelativeModelForImageReconstruction"}
 SECTION = re.compile(r"<!-- hf_relreps:begin (\w+) -->\n.*?<!-- hf_relreps:end \1 -->", re.DOTALL)
 KNOWN = re.compile(r"\n*<!-- hf_relreps:sections ([\w ]*) -->\s*\Z")
 TRAINER_COMMENT = "generated automatically according to the information the Trainer had access to"
@@ -98,7 +143,7 @@ def model_card(
         what=_what(config, part),
         facts_table=_facts_table(config, part),
         description=facts.description,
-        use=_use(repo_id, config, part, anchors),
+        use=_use(repo_id, config, part),
         anchors=_in_words(anchors),
         own_view=None if part == "decoder" else _plain(config.get("anchor_view")),
         training=_training(facts),
@@ -237,9 +282,9 @@ def _metadata(repo_id: str, config: Mapping[str, Any], part: str | None, facts: 
     results = [*facts.results, *_eval_results(facts, _task(config))]
     reads_language = modality == "text" and view
     return ModelCardData(
-        # `pipeline(model=repo)` refuses any other library's models, and a whole model is one that it can run.
-        library_name=LIBRARY if part else "transformers",
-        pipeline_tag=FEATURES.get(modality) if part == "encoder" else _task(config),
+        # `pipeline(model=repo)` refuses another library's models; what it can run is a model of transformers.
+        library_name="transformers" if part is None and _runs_in_a_pipeline(config) else LIBRARY,
+        pipeline_tag=FEATURES[modality] if part == "encoder" else _task(config),
         base_model=origins or base or None,
         base_model_relation="merge" if origins else None,
         language=list(facts.languages) or (_languages([view]) if reads_language else None) or None,
@@ -259,15 +304,19 @@ def _metadata(repo_id: str, config: Mapping[str, Any], part: str | None, facts: 
     )
 
 
-def _task(config: Mapping[str, Any]) -> str | None:
-    return TASKS.get(config.get("modality", "text"))
+def _task(config: Mapping[str, Any]) -> str:
+    return DRAWING if config.get("decoder_type") in IMAGE_DECODERS else TASKS[config.get("modality", "text")]
 
 
-def _eval_results(facts: CardFacts, task: str | None) -> list[EvalResult]:
+def _runs_in_a_pipeline(config: Mapping[str, Any]) -> bool:
+    return _task(config) not in MODELS
+
+
+def _eval_results(facts: CardFacts, task: str) -> list[EvalResult]:
     where = facts.evaluated_on or next(iter(facts.datasets), None)
     return [
         EvalResult(
-            task_type=task or "unknown",
+            task_type=task,
             dataset_type=where or "unknown",
             dataset_name=where or "the evaluation set",
             metric_type=name.lower().replace(" ", "_"),
@@ -285,25 +334,27 @@ def _origins(config: Mapping[str, Any], part: str | None) -> list[str]:
 
 def _what(config: Mapping[str, Any], part: str | None) -> str:
     origins, base = _origins(config, part), config.get("base_model_name_or_path")
-    of_base = f", made from [{base}](https://huggingface.co/{base})," if base else ""
+    of_base = f", made from {_link(base)}," if base else ""
+    draws = config.get("decoder_type") in IMAGE_DECODERS
     reads = "It reads **relative representations**: how alike an input is to each of a fixed set of anchors"
     if part == "decoder":
-        return f"A decoder. {reads}, and gives its class. It works with any encoder that shares its anchors."
+        gives = "draws it as an image" if draws else "gives its class"
+        return f"A decoder. {reads}, and {gives}. It works with any encoder that shares its anchors."
     if part == "encoder":
         return (
             f"An encoder{of_base} that gives **relative representations**: how alike an input is to each of a fixed "
             "set of anchors. Any decoder that was trained on the same anchors can read them."
         )
     if origins:
-        encoder, decoder = (f"[{name}](https://huggingface.co/{name})" for name in origins)
+        encoder, decoder = map(_link, origins)
         return (
             f"Stitched without training from the encoder of {encoder} and the decoder of {decoder}. They fit because "
             "both speak in **relative representations**: how alike an input is to each of a fixed set of anchors."
         )
     return (
-        f"A classifier{of_base} whose decoder sees only **relative representations**: how alike an input is to each "
-        "of a fixed set of anchors. So its encoder and its decoder each fit those of other uploads with the same "
-        "anchors, without training."
+        f"{'An autoencoder' if draws else 'A classifier'}{of_base} whose decoder sees only **relative "
+        "representations**: how alike an input is to each of a fixed set of anchors. So its encoder and its decoder "
+        "each fit those of other uploads with the same anchors, without training."
     )
 
 
@@ -316,7 +367,7 @@ def _facts_table(config: Mapping[str, Any], part: str | None) -> dict[str, str]:
     if part != "decoder":
         base, revision = config.get("base_model_name_or_path"), config.get("base_model_revision")
         table["Encoder"] = _encoder_in_words(config, base, revision)
-    if part != "encoder":
+    if part != "encoder" and config.get("decoder_type") not in IMAGE_DECODERS:
         labels = [str(label) for label in (config.get("id2label") or {}).values()]
         table["Classes"] = _plain(", ".join(labels[:20]) + (f", ... ({len(labels)})" if len(labels) > 20 else ""))
     return table
@@ -325,44 +376,20 @@ def _facts_table(config: Mapping[str, Any], part: str | None) -> dict[str, str]:
 def _encoder_in_words(config: Mapping[str, Any], base: str | None, revision: str | None) -> str:
     words = f"`{config.get('pooling')}` pooling, {config.get('embedding_size')} wide"
     if config.get("encoder_is_frozen"):
-        kind = "with an adapter, which is all" if config.get("encoder_adapters") else "not trained and"
-        return f"{words}; [{base}](https://huggingface.co/{base}/tree/{revision}) {kind} that is not stored here"
+        kind = "its base, of which only adapters are" if config.get("encoder_adapters") else "frozen, and not"
+        return f"{words}; {_link(base, f'/tree/{revision}')} is {kind} stored here"
     return words
 
 
-def _use(repo_id: str, config: Mapping[str, Any], part: str | None, anchors: Mapping[str, Any]) -> str:
-    name = _string(repo_id)
-    sample = f"AnchorSet.from_pretrained({name}).view({_string(config.get('anchor_view'))}).samples[0]"
-    if part == "decoder":
-        code = (
-            "from hf_relreps import RelativeDecoder, find_parts\n\n"
-            f"decoder = RelativeDecoder.from_pretrained({name})\n"
-            "print(find_parts(anchors=decoder))  # encoders that fit: stitch(one_of_them, decoder)\n"
-        )
-        return f"```python\n{code}```"
-    if part == "encoder":
-        code = (
-            "from hf_relreps import AnchorSet, RelativeModel\n\n"
-            f"encoder = RelativeModel.from_pretrained({name})\n"
-            f"sample = {sample}\n"
-            "x_ND = encoder.encode([sample])  # absolute embeddings\n"
-            "r_NR = encoder.projection(x_ND)  # relative representations: one number for each anchor\n"
-            "print(x_ND.shape, r_NR.shape)\n"
-        )
-        return f"```python\n{code}```"
-    run = (
-        "import hf_relreps  # lets transformers know the model\n"
-        "from hf_relreps import AnchorSet\n"
-        "from transformers import pipeline\n\n"
-        f'classify = pipeline("{_task(config)}", model={name})\n'
-        f"print(classify({sample}))\n"
-    )
-    parts = (
-        "from hf_relreps import RelativeDecoder, find_parts\n\n"
-        f"decoder = RelativeDecoder.from_pretrained({name})  # downloads the decoder alone\n"
-        "print(find_parts(anchors=decoder))  # encoders that fit: stitch(one_of_them, decoder)\n"
-    )
-    return f"```python\n{run}```\n\nIts parts work alone and with those of others:\n\n```python\n{parts}```"
+def _use(repo_id: str, config: Mapping[str, Any], part: str | None) -> str:
+    kind = part or ("pipeline" if _runs_in_a_pipeline(config) else "model")
+    if kind == "encoder" and config.get("modality") == "node":
+        kind = "graph encoder"  # its graph does not travel with it
+    blocks = [CODE[kind]] if part else [CODE[kind], CODE["decoder"]]
+    repo, view = _string(repo_id), _string(config.get("anchor_view"))
+    model_class = MODELS.get(_task(config), "")
+    code = [block.format(repo=repo, view=view, task=_task(config), model_class=model_class) for block in blocks]
+    return "\n\nIts parts work alone and with those of others:\n\n".join(f"```python\n{block}```" for block in code)
 
 
 def _in_words(anchors: Mapping[str, Any]) -> dict[str, Any]:
@@ -382,8 +409,7 @@ def _in_words(anchors: Mapping[str, Any]) -> dict[str, Any]:
 def _training(facts: CardFacts) -> str:
     parts = []
     if facts.datasets:
-        links = ", ".join(f"[{name}](https://huggingface.co/datasets/{name})" for name in facts.datasets)
-        parts.append(f"Trained on {links}.")
+        parts.append(f"Trained on {', '.join(_link(name, at='datasets/') for name in facts.datasets)}.")
     if facts.training:
         parts.append(_table([{"setting": name, "value": value} for name, value in facts.training.items()]))
     if facts.training_log:
@@ -391,7 +417,7 @@ def _training(facts: CardFacts) -> str:
     return "\n\n".join(parts)
 
 
-def _results(facts: CardFacts, task: str | None) -> str:
+def _results(facts: CardFacts, task: str) -> str:
     results = [*facts.results, *_eval_results(facts, task)]
     rows = [
         {"metric": result.metric_name or result.metric_type, "value": result.metric_value, "on": result.dataset_name}
@@ -431,7 +457,7 @@ def _matrix_table(matrix: Mapping[str, Any], scores: Sequence[Sequence[Any]]) ->
 
 def _licence(config: Mapping[str, Any], facts: CardFacts) -> str:
     sources = list(config.get("stitched_from") or []) or [config.get("base_model_name_or_path")]
-    links = " and ".join(f"[{name}](https://huggingface.co/{name})" for name in sources if name)
+    links = " and ".join(_link(name) for name in sources if name)
     too = f" The terms of {links}, from which it was made, apply too." if links else ""
     if facts.license:
         return f"`{facts.license}`.{too}"
@@ -459,6 +485,10 @@ def _plain(value: Any) -> str:
     text = " ".join(str(value).split())
     text = text if len(text) <= 120 else f"{text[:119]}…"
     return text.translate({ord(mark): f"&#{ord(mark)};" for mark in "&<|`["})
+
+
+def _link(name: Any, below: str = "", at: str = "") -> str:
+    return f"[{_plain(name)}](https://huggingface.co/{at}{_plain(name)}{below})"
 
 
 def _string(value: Any) -> str:

@@ -35,12 +35,12 @@ from hf_relreps.base_models import (
     own_weights,
     without_wrapper,
 )
-from hf_relreps.configuration import CLASSIFIERS, DECODER_FIELDS, RelativeConfig
+from hf_relreps.configuration import CLASSIFIERS, DECODER_FIELDS, TOWERS, RelativeConfig
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import AnchorError, ConfigurationError, UploadError, UploadIntegrityError
-from hf_relreps.pooling import default_pooling, pool
+from hf_relreps.pooling import default_pooling, pool, readable, reads, spread
 from hf_relreps.projection import RelativeProjection, refuse_directionless
-from hf_relreps.samples import batches, to_device
+from hf_relreps.samples import batches, doubled, length, to_device
 from hf_relreps.sources import Source
 from hf_relreps.uploads import RelativeUpload, load_processor, stored_weights
 
@@ -86,7 +86,6 @@ class RelativePreTrainedModel(RelativeUpload):
     base_model_prefix = "encoder"  # the attribute of whole models, and the prefix of its weights in their files
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever the gradient accumulation
-    _keep_in_fp32_modules_strict = {"anchors_AD"}  # half precision anchors would spoil the change of basis
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
@@ -171,7 +170,7 @@ class RelativeModel(RelativePreTrainedModel):
         backbone = _tower(backbone, config.tower)
         if freeze_encoder:
             backbone.requires_grad_(False)
-        config.embedding_size = _measured_width(backbone, anchors_view, processor, config)
+        _measure(backbone, anchors_view, processor, config)
         model = cls(config, backbone)
         model.to(backbone.device)  # type: ignore[arg-type]  # the wrapper of `to` hides self
         model.encode_anchors(anchors_view, processor, batch_size=batch_size)
@@ -246,7 +245,7 @@ class RelativeModel(RelativePreTrainedModel):
             EmbeddingError: If an embedding has no direction.
         """
         processor = self.processor if processor is None else processor
-        parts = batches(samples, processor, batch_size, self.config.max_length)
+        parts = batches(samples, processor, batch_size, self.config.max_length, self.config.padding)
         if progress:
             from tqdm.auto import tqdm
 
@@ -625,22 +624,12 @@ def _shallow(module: Any) -> Any:
 def _embed(backbone: nn.Module, inputs: dict[str, Any], config: RelativeConfig) -> tuple[Any, Tensor]:
     """Output of the wrapped model, and its pooled absolute embeddings (B, D)."""
     nodes = inputs.pop("nodes", None)
-    output = backbone(**inputs, return_dict=True)
+    output = backbone(**readable(backbone, inputs), return_dict=True)
     if config.modality == "node":
         x_ND = output.last_hidden_state
         return output, x_ND if nodes is None else x_ND[nodes]
-    mask_BT = _mask_of_output(backbone, output, inputs.get("attention_mask"))
-    return output, pool(output, mask_BT, str(config.pooling))
-
-
-def _mask_of_output(backbone: Any, output: Any, mask_BT: Tensor | None) -> Tensor | None:
-    """The mask of the output's vectors: audio encoders give fewer than they read."""
-    length = output.last_hidden_state.shape[1]
-    if mask_BT is None or output.last_hidden_state.ndim != 3 or mask_BT.shape[1] == length:
-        return mask_BT
-    if hasattr(backbone, "_get_feature_vector_attention_mask"):
-        return backbone._get_feature_vector_attention_mask(length, mask_BT)
-    return None  # the encoder reads a fixed length, padding included: Whisper
+    output, mask_BT = spread(backbone, output, inputs)
+    return output, pool(output, mask_BT, config.pooling or default_pooling(backbone, config.modality, output))
 
 
 def _given(**inputs: Any) -> dict[str, Any]:
@@ -687,10 +676,10 @@ def _fetched_base(config: RelativeConfig, **hub_arguments: Any) -> tuple[PreTrai
 
 
 def _tower(model: PreTrainedModel, name: str | None) -> PreTrainedModel:
-    """The part of a model that is the encoder."""
+    """The part of a model that is the encoder: a path of attributes."""
     if name is None:
         return model
-    tower = getattr(model, name, None)
+    tower = dict(model.named_modules()).get(name)
     if not isinstance(tower, PreTrainedModel):
         raise ConfigurationError(
             f"tower={name!r} is no model inside {type(model).__name__}. Leave it out, or name one."
@@ -700,10 +689,15 @@ def _tower(model: PreTrainedModel, name: str | None) -> PreTrainedModel:
 
 def default_tower(model: PreTrainedModel, modality: str) -> str | None:
     """The encoder of an encoder-decoder; of two towers the one that reads the modality; else the whole model."""
-    candidates = {"text": ("text_model", "text_encoder"), "image": ("vision_model", "vision_tower")}
-    names: tuple[str, ...] = candidates.get(modality, ("audio_model", "audio_tower"))
-    names = ("encoder", *names) if model.config.is_encoder_decoder or not _is_auto_model(model) else names
-    return next((name for name in names if isinstance(getattr(model, name, None), PreTrainedModel)), None)
+    names = TOWERS.get(modality, ())
+    if not _is_auto_model(model) and isinstance(model, PreTrainedModel):  # the part below a head
+        names = (model.base_model_prefix, *names)
+    for name in names:
+        part = model._modules.get(name)
+        if isinstance(part, PreTrainedModel) and reads(part, modality):
+            below = default_tower(part, modality)
+            return name if below is None else f"{name}.{below}"
+    return None
 
 
 def _without_idle_pooler(backbone: PreTrainedModel, config: RelativeConfig) -> PreTrainedModel:
@@ -731,7 +725,7 @@ def _loaded(encoder: str | Path | PreTrainedModel, processor: Any) -> tuple[PreT
     encoder = without_wrapper(encoder)
     if isinstance(encoder, PreTrainedModel):
         name = encoder.config._name_or_path
-        model: Any = encoder.base_model  # of a model with a head, what is below it
+        model: Any = encoder if _is_auto_model(encoder) else encoder.base_model  # of a model with a head, what is below
     else:
         source = Source.of(encoder)
         name = source.name
@@ -820,8 +814,6 @@ def _configured(
     if chosen.get("tower") is None:
         chosen["tower"] = default_tower(backbone, view.modality)
     _refuse_other_class(backbone, chosen["tower"])
-    if chosen.get("pooling") is None:
-        chosen["pooling"] = default_pooling(_tower(backbone, chosen["tower"]), view.modality)
     if chosen.get("max_length") is None and view.modality == "text":
         chosen["max_length"] = _longest(backbone, processor)
     return RelativeConfig(
@@ -838,11 +830,23 @@ def _configured(
 
 
 @torch.no_grad()
-def _measured_width(backbone: PreTrainedModel, view: AnchorView, processor: Any, config: RelativeConfig) -> int:
-    """D, from one anchor: not every configuration says it."""
-    _, inputs = next(batches(view.samples[:1], processor, 1, config.max_length))
+def _measure(backbone: PreTrainedModel, view: AnchorView, processor: Any, config: RelativeConfig) -> None:
+    """Fill in what no configuration says: the pooling that suits, D, and whether padding leaves embeddings alone."""
+    sample = min(view.samples, key=length)
+
+    def embedded(samples: list[Any]) -> Tensor:
+        ((rows, inputs),) = batches(samples, processor, len(samples), config.max_length)
+        output, x_BD = _embed(backbone, to_device(inputs, backbone.device), config)
+        config.pooling = config.pooling or default_pooling(backbone, config.modality, output)
+        return x_BD[list(rows).index(0)].float()
+
     with evaluating(backbone):
-        return _embed(backbone, to_device(inputs, backbone.device), config)[1].shape[-1]
+        x_D = embedded([sample])
+        if view.modality in ("text", "audio"):
+            beside_longer_D = embedded([sample, doubled(sample)])
+            tolerance = 1e-3 if backbone.dtype == torch.float32 else 5e-2
+            config.padding = bool((x_D - beside_longer_D).abs().max() <= tolerance * x_D.abs().max())
+    config.embedding_size = x_D.shape[-1]
 
 
 # Settings that follow from the encoder and its anchors.
@@ -850,6 +854,7 @@ MEASURED_FIELDS = (
     "encoder_config",
     "base_model_name_or_path",
     "embedding_size",
+    "padding",
     "modality",
     "num_anchors",
     "anchor_fingerprint",

@@ -1,16 +1,17 @@
-"""How the vectors of tokens or pixels become one vector of a sample.
+"""What an `AutoModel` reads and gives, and how its vectors of tokens or pixels become one vector of a sample.
 
-Shapes: B batch, T tokens, D absolute size, H and W height and width of a feature map.
+Shapes: B batch, T tokens, D absolute size, H and W height and width of a feature map, P patches of all samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hf_relreps.errors import ConfigurationError
 
@@ -72,7 +73,7 @@ def pool(output: Any, mask_BT: Tensor | None, pooling: str) -> Tensor:
                 f"Choose one of {', '.join(POOLINGS)}."
             )
         return pooled.flatten(1)  # convolutional poolers give (B, D, 1, 1)
-    hidden = output.last_hidden_state
+    hidden = vectors(output)
     expected = 4 if pooling == "spatial_mean" else 3
     if hidden.ndim != expected:
         fitting = "spatial_mean or pooler" if hidden.ndim == 4 else "cls, mean, last or pooler"
@@ -88,29 +89,165 @@ def pool(output: Any, mask_BT: Tensor | None, pooling: str) -> Tensor:
     return POOLINGS[pooling](hidden, mask_BT)
 
 
-CONVOLUTIONAL = ("relreps_conv", "resnet", "convnext", "convnextv2", "regnet", "mobilenet_v1", "mobilenet_v2", "efficientnet", "bit")
+# Inputs by which a model shows that it reads a modality; `grid_thw` goes with patches of images in one long row.
+READS = {
+    "text": {"input_ids"},
+    "image": {"pixel_values", "grid_thw"},
+    "audio": {"input_values", "input_features"},
+}
+# What a model calls an input -> what processors call it.
+CALLED = {
+    "grid_thw": "image_grid_thw",
+    "hidden_states": "pixel_values",
+    "pixel_position_ids": "image_position_ids",
+    "input_features_mask": "attention_mask",
+    "padding_mask": "attention_mask",
+}
+# Where models put their vectors, the first that is there.
+OUTPUTS = ("last_hidden_state", "encoder_last_hidden_state", "latents", "image_embeds", "text_embeds", "audio_embeds")
 
 
-def default_pooling(model: PreTrainedModel, modality: str) -> str:
+def reads(model: nn.Module, modality: str) -> bool:
+    """Whether a model takes inputs of a modality."""
+    return bool(READS[modality] & set(_parameters(model)))
+
+
+def readable(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a processor's outputs that a model takes, by the names that it has for them."""
+    names = _parameters(model)
+    if not any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in names.values()):
+        also = {name: other for name, other in CALLED.items() if other not in names}
+        named = {name: inputs.get(name, inputs.get(also.get(name, ""))) for name in names}
+        switches = {name: value for name, value in inputs.items() if name.startswith("output_")}
+        inputs = {name: value for name, value in named.items() if value is not None} | switches
+    mask_BT = inputs.get("attention_mask")
+    places = "position_ids" in names and "position_ids" not in inputs and "input_ids" in inputs
+    if places and mask_BT is not None and mask_BT.ndim == 2 and not mask_BT[:, 0].all() and _is_causal(model):
+        # Padding on the left would shift absolute positions.
+        return dict(inputs) | {"position_ids": (mask_BT.long().cumsum(-1) - 1).clamp_min(0)}
+    return dict(inputs)
+
+
+def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(model.forward).parameters
+
+
+def vectors(output: Any) -> Tensor:
+    """The vectors of an output: of tokens (B, T, D), of a feature map (B, D, H, W), or of samples (B, D).
+
+    Raises:
+        ConfigurationError: If there are none.
+    """
+    found = _vectors_or_none(output)
+    if found is not None:
+        return found
+    given = ", ".join(output) if isinstance(output, Mapping) else type(output).__name__
+    raise ConfigurationError(
+        f"The encoder gives {given}, and none of {', '.join(OUTPUTS)}: no vectors of a sample. Wrap another model, or "
+        "name the part of it that gives some: tower=..."
+    )
+
+
+def _vectors_or_none(output: Any) -> Tensor | None:
+    there = (getattr(output, name, None) for name in OUTPUTS)
+    return next((found for found in there if isinstance(found, Tensor)), None)
+
+
+def unpacked(packed_PD: Tensor, grid_B3: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (B, T, D) and their mask (B, T) of patches that come in one long row, the images one after another.
+
+    Args:
+        packed_PD: Vectors of the patches of all images; there may be fewer than patches, by one factor for all.
+        grid_B3: Patches of each image: time, height, width.
+    """
+    patches_B = grid_B3.prod(-1)
+    counts_B = patches_B * len(packed_PD) // patches_B.sum()
+    parts = torch.split(packed_PD, counts_B.tolist())
+    mask_BT = torch.arange(int(counts_B.max()), device=packed_PD.device) < counts_B.to(packed_PD.device)[:, None]
+    return nn.utils.rnn.pad_sequence(parts, batch_first=True), mask_BT
+
+
+def spread(model: Any, output: Any, inputs: Mapping[str, Any]) -> tuple[Any, Tensor | None]:
+    """An output with its vectors as `last_hidden_state`, a row for each sample, and the mask (B, T) of those."""
+    hidden = _vectors_or_none(output)
+    if hidden is None:
+        return output, None
+    grid = next((inputs[name] for name in inputs if name.endswith("grid_thw")), None)
+    mask_BT = None
+    if hidden.ndim == 2 and grid is not None and len(hidden) != len(grid):
+        hidden, mask_BT = unpacked(hidden, grid)
+    elif hidden.ndim == 3:
+        mask_BT = _mask_of(model, hidden, inputs)
+    output.last_hidden_state = hidden
+    return output, mask_BT
+
+
+def _mask_of(model: Any, hidden_BTD: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
+    """The mask of an output's vectors: audio encoders give fewer than they read."""
+    length = hidden_BTD.shape[1]
+    masks = [mask for name, mask in inputs.items() if name.endswith("mask") and mask.ndim == 2]
+    fitting = [mask_BT for mask_BT in masks if mask_BT.shape[1] == length]
+    if fitting or not masks or "input_ids" in inputs:
+        return next(iter(fitting or masks), None)
+    if hasattr(model, "_get_feature_vector_attention_mask"):
+        return model._get_feature_vector_attention_mask(length, masks[0])
+    kept_B = (masks[0].long().sum(-1) * length / masks[0].shape[1]).ceil()  # in proportion: Whisper halves its frames
+    return torch.arange(length, device=hidden_BTD.device) < kept_B[:, None]
+
+
+def default_pooling(model: PreTrainedModel, modality: str, output: Any = None) -> str:
     """What suits an encoder.
 
-    The map's mean for convolutions, the first token where a vision transformer has one for the whole image, the last
-    token of causal language models, the mean over the mask for everything else.
+    For images and sounds the first token where it stands for the whole image, the model's own pooler where it does
+    more than take the mean, else the mean over the tokens or the feature map. For texts the model's own choice of a
+    token where it makes one (CLIP, DPR), the last token of causal language models, else the mean over the mask. A
+    head on top of that, as BERT has one for next sentences, is seldom trained and never the default.
+
+    Args:
+        model: The encoder.
+        modality: What it reads.
+        output: What it gives for some samples; without it the model's own pooler and feature maps are not considered.
     """
     if modality == "node":
         return "none"
-    if model.config.model_type in CONVOLUTIONAL:
-        return "spatial_mean"
-    names = [name for name, _ in model.named_parameters()] if modality == "image" else []
-    if any(name.endswith(("cls_token", "class_embedding")) for name in names):
+    hidden = _vectors_or_none(output)
+    own = _own_pooling(output, hidden)
+    if modality == "text":
+        picks = own is not None and not isinstance(getattr(model, "pooler", None), nn.Module)
+        return "pooler" if picks else "last" if _is_causal(model) else "mean"
+    plain = "spatial_mean" if hidden is not None and hidden.ndim == 4 else "mean"
+    if plain == "mean" and modality == "image" and _has_class_token(model):
         return "cls"
-    return "last" if modality == "text" and _is_causal(model.config) else "mean"
+    if own is None:
+        return plain
+    if hidden is None or hidden.ndim == 2:
+        return "pooler"
+    mean_BD = POOLINGS[plain](hidden, None)
+    return plain if own.shape == mean_BD.shape and torch.allclose(own, mean_BD, atol=1e-4) else "pooler"
 
 
-def _is_causal(config: PreTrainedConfig) -> bool:
+def _own_pooling(output: Any, hidden: Tensor | None) -> Tensor | None:
+    """The vector (B, D) of each sample that a model gives by itself, if it does."""
+    own = getattr(output, "pooler_output", None)
+    if not isinstance(own, Tensor) or own.ndim < 2 or own.shape[2:].numel() != 1:
+        return None
+    return own.flatten(1) if hidden is None or len(own) == len(hidden) else None
+
+
+def _has_class_token(model: nn.Module) -> bool:
+    return any(name.endswith(("cls_token", "class_embedding", "class_token")) for name, _ in model.named_parameters())
+
+
+def _is_causal(model: Any) -> bool:
+    """Whether each token sees only those before it: what the attention says, else what the type is known for."""
+    if model.config.is_encoder_decoder:
+        return False
+    says = [module.is_causal for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)]
+    if says:
+        return any(says)
     from transformers.models.auto import modeling_auto as auto
 
-    model_type = config.get_text_config().model_type
+    model_type = model.config.get_text_config().model_type
     return (
         model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
         and model_type not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES

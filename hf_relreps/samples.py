@@ -113,7 +113,7 @@ def _content(sample: Any) -> bytes:
 
 
 def batches(
-    samples: Sequence[Any], processor: Any, batch_size: int, max_length: int | None = None
+    samples: Sequence[Any], processor: Any, batch_size: int, max_length: int | None = None, padding: bool = True
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
     """Batches of model inputs with the positions of their samples, longest texts first.
 
@@ -126,6 +126,7 @@ def batches(
             `GraphReader` for nodes.
         batch_size: Samples in a batch.
         max_length: Longest text in tokens; longer ones are truncated, with one warning that counts them.
+        padding: Whether texts or sounds of unlike length may share a batch.
 
     Yields:
         Positions (B,) in `samples`, and the inputs of the encoder by name.
@@ -141,21 +142,53 @@ def batches(
         return
     if modality != "text":
         read = _read_images if modality == "image" else _read_sounds
-        for start in range(0, len(samples), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(samples)))
-            yield rows, read(list(samples[start : start + batch_size]), processor)
+        together = [np.arange(len(samples))] if padding else _of_one_length([length(sample) for sample in samples])
+        for rows in _parts(together, batch_size):
+            yield rows, read([samples[i] for i in rows], processor)
         return
     tokenizer = getattr(processor, "tokenizer", processor)
     tokens = _tokenize(samples, tokenizer, max_length)
-    order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        yield rows, dict(tokenizer.pad({key: [tokens[key][i] for i in rows] for key in tokens}, return_tensors="pt"))
+    together = _of_one_length([len(ids) for ids in tokens["input_ids"]])
+    filled = _fixed_length(tokenizer, max_length)
+    for rows in _parts([np.concatenate(together)] if padding or filled else together, batch_size):
+        chosen = {key: [tokens[key][i] for i in rows] for key in tokens}
+        yield rows, dict(tokenizer.pad(chosen, return_tensors="pt", **filled))
+
+
+def length(sample: Any) -> int:
+    """Characters of a text, values of a sound; images and nodes have none."""
+    return len(sample) if isinstance(sample, str) else len(sample["array"]) if isinstance(sample, Mapping) else 0
+
+
+def doubled(sample: Any) -> Any:
+    """A text or a sound twice in a row."""
+    if isinstance(sample, str):
+        return f"{sample} {sample}"
+    return {**sample, "array": np.tile(np.asarray(sample["array"]), 2)}
+
+
+def _of_one_length(lengths: Sequence[int]) -> list[np.ndarray]:
+    """Positions of samples of the same length, the longest first."""
+    order = np.argsort([-n for n in lengths], kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(np.asarray(lengths)[order])) + 1)
+
+
+def _parts(together: Sequence[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+    for rows in together:
+        for start in range(0, len(rows), batch_size):
+            yield rows[start : start + batch_size]
+
+
+def _fixed_length(tokenizer: Any, max_length: int | None) -> dict[str, Any]:
+    """How to pad for encoders that see the padding (SigLIP): to the one length that they were trained with."""
+    limit = max_length or tokenizer.model_max_length
+    sees_padding = "attention_mask" not in tokenizer.model_input_names and limit < 1_000_000
+    return {"padding": "max_length", "max_length": limit} if sees_padding else {}
 
 
 def _read_images(images: list[Image.Image], processor: Any) -> dict[str, Tensor]:
     reader = getattr(processor, "image_processor", processor)
-    return dict(reader(images=[image.convert("RGB") for image in images], return_tensors="pt"))
+    return _tensors(reader(images=[image.convert("RGB") for image in images], return_tensors="pt"))
 
 
 def _read_sounds(sounds: list[Mapping[str, Any]], processor: Any) -> dict[str, Tensor]:
@@ -167,8 +200,14 @@ def _read_sounds(sounds: list[Mapping[str, Any]], processor: Any) -> dict[str, T
             f"{reader.sampling_rate}. Resample them first: dataset.cast_column(name, Audio(sampling_rate=...))."
         )
     arrays = [np.asarray(sound["array"], dtype=np.float32) for sound in sounds]
-    padding = "max_length" if hasattr(reader, "n_samples") else True  # Whisper reads one fixed length
-    return dict(reader(arrays, sampling_rate=reader.sampling_rate, return_tensors="pt", padding=padding))
+    how: dict[str, Any] = {"padding": True}
+    if hasattr(reader, "n_samples"):  # Whisper reads one fixed length; the mask says where there is sound
+        how = {"padding": "max_length", "return_attention_mask": True}
+    return _tensors(reader(arrays, sampling_rate=reader.sampling_rate, return_tensors="pt", **how))
+
+
+def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
 def _tokenize(texts: Sequence[str], tokenizer: Any, max_length: int | None) -> Mapping[str, list[list[int]]]:

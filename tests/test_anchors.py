@@ -402,7 +402,7 @@ TABLE_CHANGES = {
         lambda table: replaced(table, "fr", ["chat", None, "oiseau"]),
         r"it holds no anchors. view 'fr'\[1\] is None",
     ),
-    "numbers": (lambda table: replaced(table, "fr", [1, 2, 3]), r"view 'fr'\[0\] is 1 \(int\), expected text"),
+    "numbers": (lambda table: replaced(table, "fr", [1.5, 2.5, 3.5]), r"view 'fr'\[0\] is 1.5 \(float\)"),
     "no column of a view": (lambda table: table.drop_columns("fr"), "cannot be read as anchors: 'fr'. Pull it again"),
     "no ids": (lambda table: table.drop_columns("id"), "cannot be read as anchors: 'id'"),
 }

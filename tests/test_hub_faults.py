@@ -97,6 +97,18 @@ def test_a_sound_file_is_digested_once(hub, pushed, monkeypatch):
     assert [file.name for file in digested] == ["config.json", "model.safetensors"]
 
 
+def test_an_altered_file_is_refused_in_a_cache_without_symbolic_links_too(hub, pushed, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_SYMLINKS", True)
+    hub.corrupt(pushed, DECODER_FILE)
+
+    with pytest.raises(UploadIntegrityError, match=f"the repository names {sha256_of(pushed, DECODER_FILE)}"):
+        RelativeDecoder.from_pretrained(pushed, cache_dir=tmp_path)
+
+    hub.faults.clear()
+    assert RelativeDecoder.from_pretrained(pushed, cache_dir=tmp_path)
+    assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
+
+
 def test_a_cached_file_that_was_changed_on_disk_is_refused(hub, pushed):
     RelativeDecoder.from_pretrained(pushed)
     file = Path(hf_hub_download(pushed, DECODER_FILE)).resolve()

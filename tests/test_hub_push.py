@@ -131,6 +131,14 @@ def test_a_private_push_is_private(repo_id, make_model):
     assert titles_of(repo_id)[0] == "Mine"
 
 
+@pytest.mark.any_hub
+def test_saving_may_push_too(repo_id, tmp_path, make_model):
+    make_model(0).decoder.save_pretrained(tmp_path, push_to_hub=True, repo_id=repo_id, commit_message="Saved")
+
+    assert titles_of(repo_id)[0] == "Saved"
+    assert (tmp_path / "decoder" / "model.safetensors").is_file()
+
+
 def test_two_pushes_at_once_both_arrive_and_mix_nothing(hub, repo_id, make_model, inputs):
     models = [make_model(0), make_model(1)]
     models[0].push_to_hub(repo_id)

@@ -5,29 +5,30 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, hf_hub_download
 
 from hf_relreps import AnchorSet, RelativeConfig, stitch
+from hf_relreps.evaluation.stitching_matrix import StitchingMatrix
 from hf_relreps.hub import write_card
 from hf_relreps.model_card import CardFacts, merged, model_card
 
 
-PNG = bytes.fromhex("89504e470d0a1a0a")  # enough of a picture for a link to it
-MATRIX = {
-    "metric": "f1",
-    "n": 1234,
-    "encoders": ["me/en", "me/fr"],
-    "decoders": ["me/en", "me/fr"],
-    "own_pairs": {"me/en": "me/en", "me/fr": "me/fr"},
-    "scores": [[0.91, 0.87], [0.86, 0.92]],
-    "absolute": [[0.9, 0.31], [None, 0.9]],
-    "control": "logistic regression on absolute embeddings",
-    "own": 0.915,
-    "stitched": 0.865,
-    "chance": 0.2,
-}
+MATRIX = StitchingMatrix(
+    encoders=("me/en", "me/fr"),
+    decoders=("me/en", "me/fr"),
+    scores=np.array([[0.91, 0.87], [0.86, 0.92]]),
+    own_pairs={"me/en": "me/en", "me/fr": "me/fr"},
+    absolute=np.array([[0.9, 0.31], [np.nan, 0.9]]),
+    chance=0.2,
+    guess="majority class",
+    metric="f1",
+    title="Macro-F1",
+    greater_is_better=True,
+    n=1234,
+)
 
 
 def code_blocks(card):
@@ -56,7 +57,7 @@ def test_the_code_in_a_card_runs(repo_id, make_model, anchors, capsys, kind):
     for block in blocks:
         assert repo_id in block
         exec(compile(block, f"card of {kind}", "exec"), {})
-    expected = {"whole": "score", "encoder": "torch.Size([1, 20])", "decoder": repo_id, "anchors": "20 anchors"}
+    expected = {"whole": "score", "encoder": "torch.Size([2, 20])", "decoder": repo_id, "anchors": "20 anchors"}
     assert expected[kind] in capsys.readouterr().out
 
 
@@ -95,21 +96,36 @@ def test_only_what_a_pipeline_can_run_is_called_a_transformers_model(part, libra
     assert (data.library_name, data.pipeline_tag) == (library, task)
 
 
+@pytest.mark.parametrize(
+    ("settings", "task", "name"),
+    [
+        ({"modality": "node"}, "graph-ml", "RelativeModelForNodeClassification"),
+        ({"modality": "image", "decoder_type": "image"}, "image-to-image", "RelativeModelForImageReconstruction"),
+    ],
+)
+def test_a_model_that_no_pipeline_runs_is_loaded_by_its_class(settings, task, name):
+    config = RelativeConfig().to_dict() | settings
+    card = model_card("me/x", config, None, {"num_anchors": 1, "fingerprint": "a"}, CardFacts())
+
+    assert (card.data.library_name, card.data.pipeline_tag) == ("hf_relreps", task)
+    assert f'model = {name}.from_pretrained("me/x")' in code_blocks(card.text)[0]
+
+
 def test_a_card_names_anchors_training_results_and_the_stitching_matrix(tmp_path, make_model):
-    (tmp_path / "matrix.png").write_bytes(PNG)
+    MATRIX.plot(tmp_path / "matrix.png")
     model = make_model(0)
     model.card_facts = CardFacts(
         description="For animals.",
         training={"learning_rate": 5e-5},
         training_log=[{"step": 10, "loss": 0.5}],
         results=[EvalResult("text-classification", "me/d", "D", "f1", 0.75)],
-        stitching=MATRIX,
+        stitching=MATRIX.to_dict(),
         picture=tmp_path / "matrix.png",
     )
     model.write_card(tmp_path / "card", "me/x")
 
     card = (tmp_path / "card" / "README.md").read_text("utf-8")
-    assert (tmp_path / "card" / "stitching_matrix.png").read_bytes() == PNG
+    assert (tmp_path / "card" / "stitching_matrix.png").read_bytes() == (tmp_path / "matrix.png").read_bytes()
     for line in (
         "For animals.",
         "| meaning-0 | small cat here | petit chat ici |",
@@ -118,7 +134,7 @@ def test_a_card_names_anchors_training_results_and_the_stitching_matrix(tmp_path
         "| f1 | 0.75 | D |",
         "| me/en | **0.91** | 0.87 |",
         "| me/fr | - | **0.9** |",
-        "own 0.915, stitched 0.865, chance 0.2.",
+        "own 0.915, stitched 0.865, worst 0.86, ratio 0.9454, absolute stitched 0.31, chance 0.2.",
         "![Stitching matrix](stitching_matrix.png)",
     ):
         assert line in card
@@ -172,7 +188,7 @@ def test_a_section_whose_comments_were_removed_is_its_readers(card):
 
 
 def test_a_section_that_is_new_comes_in_its_place(card):
-    second = merged(card(stitching=MATRIX), merged(card(), None))
+    second = merged(card(stitching=MATRIX.to_dict()), merged(card(), None))
 
     order = re.findall(r"^## (\w+)", second, flags=re.MULTILINE)
     assert order == ["Use", "Anchors", "Stitching", "Licence", "Citation"]

@@ -237,7 +237,7 @@ def test_classes_refuse_views_of_another_modality(
     with pytest.raises(AnchorError, match="ForImageClassification reads images, the view 'en' holds texts"):
         RelativeModelForImageClassification.from_encoder(tiny_vit(), anchors.view("en"), image_processor)
     encoder = RelativeModel.from_encoder(make_bert(0), anchors.view("en"), tokenizer)
-    with pytest.raises(AnchorError, match="reads images, this encoder reads texts. Use RelativeModelForSequence"):
+    with pytest.raises(AnchorError, match="reads images, this encoder reads texts. Use the class of that"):
         RelativeModelForImageClassification.from_encoder(encoder)
 
 

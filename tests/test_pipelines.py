@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -239,7 +240,9 @@ def test_an_upload_of_many_shards_loads_whole_and_in_part(model, inputs, tmp_pat
     assert torch.equal(decoder(model(**inputs).relative_embeds).logits, model(**inputs).logits)
 
 
-@pytest.mark.xfail(raises=FileNotFoundError, strict=True, reason="the parts' old index is read after its shards are gone")
+@pytest.mark.xfail(
+    raises=FileNotFoundError, strict=True, reason="the parts' old index is read after its shards are gone"
+)
 def test_saving_again_with_fewer_shards_leaves_none_of_the_old(model, inputs, tmp_path):
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     with torch.no_grad():
@@ -277,6 +280,16 @@ def test_a_bf16_load_computes_relative_representations_in_float32(folder, inputs
     torch.testing.assert_close(loaded(**inputs).logits.float(), model(**inputs).logits, atol=0.05, rtol=0.05)
     encoder = AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
     assert encoder.projection.anchors_AD.dtype == torch.float32
+
+
+def test_anchors_stored_in_half_precision_are_read_into_float32(model, folder):
+    file = folder / "encoder" / "model.safetensors"
+    stored = {name: t.bfloat16() if name.endswith("anchors_AD") else t for name, t in load_file(file).items()}
+    save_file(stored, file, {"format": "pt"})
+    for dtype in (torch.float32, torch.bfloat16):
+        anchors_AD = AutoModel.from_pretrained(folder, dtype=dtype).projection.anchors_AD
+        assert anchors_AD.dtype == torch.float32
+        torch.testing.assert_close(anchors_AD, model.encoder.projection.anchors_AD, atol=0.02, rtol=0.02)
 
 
 def test_a_model_saved_in_bf16_comes_back_with_float32_anchors(model, inputs, tmp_path):

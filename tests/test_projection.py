@@ -596,6 +596,15 @@ def test_a_model_in_half_precision_keeps_its_anchors_and_gives_float32(make_mode
     assert output.logits.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_model_loaded_in_half_precision_has_the_saved_anchors_in_float32(make_model, tmp_path, dtype):
+    model = make_model(0)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, dtype=dtype)
+    assert loaded.decoder.output.weight.dtype == dtype
+    assert torch.equal(loaded.encoder.projection.anchors_AD, model.encoder.projection.anchors_AD)
+
+
 def test_encode_names_the_sample_whose_embedding_has_no_direction(make_model, texts, tokenizer):
     encoder = make_model(0).encoder
     word = tokenizer.convert_tokens_to_ids("fish")

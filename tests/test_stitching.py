@@ -45,7 +45,7 @@ def english(make_model):
 
 @pytest.fixture
 def french(make_model):
-    names = {"id2label": {0: "animal", 1: "nourriture", 2: "vehicule"}}
+    names = {"id2label": {0: "animal", 1: "nourriture", 2: "transport"}}
     names["label2id"] = {name: i for i, name in names["id2label"].items()}
     return make_model(1, view="fr", **names)
 

@@ -1,0 +1,1 @@
+"""Images, reconstruction, graphs and audio: own, stitched, absolute and chance, each by one command."""

@@ -1,0 +1,96 @@
+"""What the modalities share: one row of figures for each setting, as a table and as JSON; short trainings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+
+
+if TYPE_CHECKING:
+    from hf_relreps.evaluation import StitchingMatrix
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one setting: a relative result means nothing without the absolute control and chance."""
+
+    name: str
+    own: float
+    stitched: float
+    worst: float
+    absolute_own: float | None
+    absolute_stitched: float | None
+    chance: float
+
+    @classmethod
+    def of(cls, name: str, matrix: StitchingMatrix) -> Row:
+        """Those of a stitching matrix."""
+        return cls(name, **{key: figure for key, figure in matrix.summary.items() if key != "ratio"})
+
+    @property
+    def ratio(self) -> float:
+        """Stitched in shares of own; of errors, how many times own."""
+        return self.stitched / self.own
+
+
+def show(title: str, rows: Sequence[Row], digits: int = 3) -> None:
+    """Print rows as a table."""
+    heads = ("own", "stitched", "worst", "stitched / own", "absolute own", "absolute stitched", "chance")
+    table = Table(title, box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row in rows:
+        figures = [row.own, row.stitched, row.worst, row.absolute_own, row.absolute_stitched, row.chance]
+        cells = ["-" if figure is None else f"{figure:.{digits}f}" for figure in figures]
+        table.add_row(row.name, *cells[:3], f"{row.ratio:.2f}", *cells[3:])
+    console.print()
+    console.print(table)
+
+
+def record(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as plain Python, for JSON."""
+    return [dataclasses.asdict(row) | {"ratio": row.ratio} for row in rows]
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """As JSON with figures of five digits, which is what a comparison of two runs needs."""
+    path.write_text(json.dumps(_rounded(results), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    console.print(f"\nWritten: {path.parent}")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Say what begins, and how long it took."""
+    started = time.monotonic()
+    yield
+    console.print(f"{what}: {time.monotonic() - started:.0f} s")
+
+
+def train(
+    model: PreTrainedModel, dataset: Any, seed: int, output: Path, *callbacks: TrainerCallback, **arguments: Any
+) -> PreTrainedModel:
+    """Train with the `Trainer`, quietly and without checkpoints; gives the model in evaluation mode."""
+    quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no"}
+    args = TrainingArguments(str(output), seed=seed, dataloader_pin_memory=False, **quiet | arguments)
+    Trainer(model, args, train_dataset=dataset, callbacks=list(callbacks)).train()
+    return model.eval()
