@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def quickstart(
     encoder: Annotated[
         str | None, typer.Option(help="Fine-tune this pretrained model instead of small BERTs from scratch.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A minute, to see that all works; scores mean nothing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Little data, to see that all works: no scores.")] = False,
 ) -> None:
     """Train four encoders in three languages, push them, pull parts of them and stitch every pair."""
     from hf_relreps.demos.quickstart import launch
@@ -68,7 +69,8 @@ def stitch(
     found = pipeline("text-classification", model=model, tokenizer=model.processor)(list(text)) if text else []
     rows = [{"text": one, **answer} for one, answer in zip(text or [], found, strict=True)]
     if as_json:
-        _print_json({"encoder": encoder, "decoder": decoder, "saved": str(output or ""), "pushed": push, "texts": rows})
+        saved = str(output) if output else None
+        _print_json({"encoder": encoder, "decoder": decoder, "saved": saved, "pushed": push, "texts": rows})
         return
     for row in rows:
         typer.echo(f"{row['label']:<12} {row['score']:.2f}  {row['text']}")
@@ -89,6 +91,48 @@ def compare(
     report = compatibility(encoder, decoder)
     _print_json(report.to_dict()) if as_json else typer.echo(str(report))
     raise typer.Exit(0 if report.fits else 1)
+
+
+@app.command()
+def find(
+    anchors: Annotated[str, typer.Argument(help="An upload of a model, a part or anchors; or a fingerprint.")],
+    task: Annotated[str | None, typer.Option(help="Only for this task, for example text-classification.")] = None,
+    language: Annotated[str | None, typer.Option(help="Only with this language or view, for example fr.")] = None,
+    part: Annotated[str | None, typer.Option(help="Only uploads that hold an encoder, or a decoder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the uploads on the Hub that share anchors, and whether they fit.
+
+    Example: `hf-relreps find me/relative-en --language fr --part encoder`
+    """
+    from hf_relreps.hub import find_parts
+
+    found = find_parts(anchors, task=task, language=language, part=part)
+    _print_json([dataclasses.asdict(row) for row in found]) if as_json else typer.echo(str(found))
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="Upload to copy.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to copy it into.")],
+    part: Annotated[str | None, typer.Option(help="Only this part: encoder, decoder or anchors.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+) -> None:
+    """Copy an upload, or one part of it, into a folder; every file is checked against the repository's digests."""
+    from hf_relreps.hub import pull as pull_files
+
+    typer.echo(f"{repo}: {part or 'all of it'} is in {pull_files(repo, folder, part=part, revision=revision)}")
+
+
+@app.command()
+def card(
+    folder: Annotated[Path, typer.Argument(help="Folder of a saved model, encoder or decoder.")],
+    repo: Annotated[str | None, typer.Option(help="Repository as it will stand in the code to paste.")] = None,
+) -> None:
+    """Write the card of a saved upload into its folder; what a person wrote into it stays."""
+    from hf_relreps.hub import write_card
+
+    typer.echo(f"wrote {write_card(folder, repo)}")
 
 
 def _print_json(content: Any) -> None:

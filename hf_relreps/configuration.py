@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import re
 from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
@@ -33,6 +32,7 @@ TOWERS = {
     ),
     "audio": ("encoder", "audio_model", "audio_tower", "audio_encoder", "speech_encoder"),
 }
+BELOW_HEADS = ("model", "transformer")
 
 # Words in a downloaded configuration by which transformers would load other code, kernels or files.
 SWITCHES = (
@@ -87,8 +87,8 @@ class RelativeConfig(PreTrainedConfig):
             they are. In units of the mean of the diagonal of ``K(A, A)``.
         rbf_gamma: Sharpness of the ``rbf`` similarity.
         shrinkage: Share of the mean variance that ``whiten`` puts in place of the covariance, in [0, 1].
-        decoder_type: ``mlp`` or ``linear`` for classes and numbers, ``image`` or ``variational`` for images; each behind
-            a LayerNorm.
+        decoder_type: ``mlp`` or ``linear`` for classes and numbers, ``image`` or ``variational`` for images; each
+            behind a LayerNorm.
         decoder_hidden_size: Width of the hidden layer of the ``mlp``, and of the latent of ``variational``.
         decoder_dropout: Dropout before the last layer of the decoder.
         decoder_noise: Standard deviation of the Gaussian noise that training adds to the normalised relative
@@ -224,8 +224,7 @@ class RelativeConfig(PreTrainedConfig):
             )
         _one_of("pooling", self.pooling or POOLINGS[0], POOLINGS)
         _one_of("modality", self.modality, MODALITIES)
-        if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*", self.tower or "whole"):
-            raise ConfigurationError(f"tower={self.tower!r} names no part of a model. Give a name such as text_model.")
+        _check_tower(self.tower)
         _one_of("transform", self.transform, TRANSFORMS)
         _one_of("decoder_type", self.decoder_type, DECODERS)
         if not isinstance(self.similarity, str | list) or not self.similarity:
@@ -242,7 +241,9 @@ class RelativeConfig(PreTrainedConfig):
         _whole("image_size", self.image_size, low=1)
         _whole("num_channels", self.num_channels, low=1)
         if not self.decoder_widths or min(self.decoder_widths) < 1:
-            raise ConfigurationError(f"decoder_widths={self.decoder_widths} must hold a positive number for each step.")
+            raise ConfigurationError(
+                f"decoder_widths={self.decoder_widths} must hold one positive number for each step."
+            )
         for name in ("embedding_size", "max_length"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), low=1)
@@ -289,6 +290,13 @@ def _refuse_other_encoder_config(found: Any) -> None:
 def _one_of(field: str, found: str, expected: tuple[str, ...]) -> None:
     if found not in expected:
         raise ConfigurationError(f"{field}={found!r} does not exist. Choose one of {', '.join(expected)}.")
+
+
+def _check_tower(found: Any) -> None:
+    names = tuple(dict.fromkeys([*(name for parts in TOWERS.values() for name in parts), *BELOW_HEADS]))
+    for part in found.split(".") if isinstance(found, str) else [found] if found else []:
+        if part not in names:
+            _one_of("tower", found, names)
 
 
 def _whole(field: str, found: Any, low: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,14 +72,11 @@ class RelativeDecoder(RelativeUpload):
             )
         self.norm = WideLayerNorm(config.relative_size, eps=1e-12)  # thousands of anchors have variances below 1e-4
         self.dropout = nn.Dropout(config.decoder_dropout)
-        self.hidden = self.output = self.image = None
-        if config.decoder_type in IMAGE_DECODERS:
-            self.image = IMAGE_DECODERS[config.decoder_type](config, config.relative_size)
-        elif config.decoder_type == "mlp":
-            self.hidden = nn.Linear(config.relative_size, config.decoder_hidden_size)
-            self.output = nn.Linear(config.decoder_hidden_size, config.num_labels or 0)
-        else:
-            self.output = nn.Linear(config.relative_size, config.num_labels or 0)
+        inputs, hidden, outputs = config.relative_size, config.decoder_hidden_size, config.num_labels or 0
+        draw = IMAGE_DECODERS.get(config.decoder_type)
+        self.image = draw(config, inputs) if draw else None
+        self.hidden = nn.Linear(inputs, hidden) if config.decoder_type == "mlp" else None
+        self.output: Any = None if self.image else nn.Linear(hidden if self.hidden else inputs, outputs)
         self.post_init()
 
     def forward(self, relative_embeds: Tensor, labels: Tensor | None = None) -> RelativeDecoderOutput:
@@ -116,10 +114,7 @@ class RelativeDecoder(RelativeUpload):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.ConvTranspose2d):
+        if isinstance(module, nn.Linear | nn.ConvTranspose2d) and module.bias is not None:
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):

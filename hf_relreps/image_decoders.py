@@ -32,7 +32,7 @@ class Drawing(NamedTuple):
 
 
 class ImageDecoder(nn.Module):
-    """From (B, R) to images (B, C, H, W) with pixels in [0, 1] (paper, section 5.1: linear, GELU, mirrored encoder)."""
+    """From (B, R) to images (B, C, H, W), pixels in [0, 1]: linear, GELU, mirrored encoder (paper, section 5.1)."""
 
     def __init__(self, config: RelativeConfig, inputs: int) -> None:
         super().__init__()
@@ -106,8 +106,8 @@ def refuse_other_pixels(drawn: Tensor, target: Tensor) -> None:
     low, high = target.aminmax()
     if not (low >= 0 and high <= 1):  # written so that NaN is refused
         raise SampleError(
-            f"The pixels to draw lie in [{float(low):.2f}, {float(high):.2f}], expected [0, 1]. Use an image processor "
-            "with do_normalize=False, or give the images to draw beside what the encoder reads: target=..."
+            f"The pixels to draw lie in [{float(low):.2f}, {float(high):.2f}], expected [0, 1]. Use an image "
+            "processor with do_normalize=False, or give the images to draw beside what the encoder reads: target=..."
         )
 
 

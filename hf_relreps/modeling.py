@@ -35,7 +35,7 @@ from hf_relreps.base_models import (
     own_weights,
     without_wrapper,
 )
-from hf_relreps.configuration import CLASSIFIERS, DECODER_FIELDS, TOWERS, RelativeConfig
+from hf_relreps.configuration import BELOW_HEADS, CLASSIFIERS, DECODER_FIELDS, TOWERS, RelativeConfig
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import AnchorError, ConfigurationError, UploadError, UploadIntegrityError
 from hf_relreps.pooling import default_pooling, pool, readable, reads, spread
@@ -690,8 +690,7 @@ def _tower(model: PreTrainedModel, name: str | None) -> PreTrainedModel:
 def default_tower(model: PreTrainedModel, modality: str) -> str | None:
     """The encoder of an encoder-decoder; of two towers the one that reads the modality; else the whole model."""
     names = TOWERS.get(modality, ())
-    if not _is_auto_model(model) and isinstance(model, PreTrainedModel):  # the part below a head
-        names = (model.base_model_prefix, *names)
+    names = names if _is_auto_model(model) else (*BELOW_HEADS, *names)
     for name in names:
         part = model._modules.get(name)
         if isinstance(part, PreTrainedModel) and reads(part, modality):

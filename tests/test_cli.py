@@ -6,11 +6,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from hf_relreps import RelativeModelForSequenceClassification, cli
+from hf_relreps import RelativeDecoder, RelativeModelForSequenceClassification, cli
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -84,3 +85,39 @@ def test_a_folder_that_does_not_exist_is_a_sentence_and_exit_code_2(run: Run, up
     code, _, err = run("stitch", "./no/such/folder", uploads["en"])
     assert code == 2
     assert "no/such/folder" in err and "Traceback" not in err
+
+
+@pytest.fixture
+def pushed(make_model: Callable[..., RelativeModelForSequenceClassification], hub: Any, repo_id: str) -> str:
+    make_model(1, "fr").push_to_hub(repo_id)
+    return repo_id
+
+
+def test_find_lists_uploads_that_share_anchors(run: Run, uploads: dict[str, str], pushed: str) -> None:
+    code, out, _ = run("find", uploads["en"], "--language", "fr")
+    assert code == 0
+    assert pushed in out
+
+
+def test_find_prints_json_for_machines(run: Run, uploads: dict[str, str], pushed: str) -> None:
+    _, out, _ = run("find", uploads["en"], "--part", "decoder", "--json")
+    assert pushed in [row["repo_id"] for row in json.loads(out)]
+
+
+def test_pull_copies_one_part_that_then_loads(run: Run, pushed: str, tmp_path: Path) -> None:
+    code, out, _ = run("pull", pushed, str(tmp_path), "--part", "decoder")
+    assert code == 0 and "decoder" in out
+    assert not (tmp_path / "encoder").exists()
+    assert RelativeDecoder.from_pretrained(tmp_path).config.num_labels == 3
+
+
+def test_card_is_written_into_a_folder(run: Run, uploads: dict[str, str]) -> None:
+    code, out, _ = run("card", uploads["en"], "--repo", "me/relative-en")
+    assert code == 0
+    assert "README.md" in out and "me/relative-en" in Path(uploads["en"], "README.md").read_text()
+
+
+def test_an_upload_that_does_not_exist_is_a_sentence(run: Run, hub: Any, tmp_path: Path) -> None:
+    code, _, err = run("pull", "nobody/nothing", str(tmp_path))
+    assert code == 2
+    assert "nobody/nothing" in err and "Traceback" not in err

@@ -294,9 +294,9 @@ def test_vit_becomes_relative_and_comes_back_from_its_folder(image_anchors, imag
     assert torch.equal(loaded.encoder.encode(images), model.encoder.encode(images))
 
 
-@pytest.mark.parametrize("convolutional", ["resnet", "convnext"])
+@pytest.mark.parametrize(("convolutional", "pooling"), [("resnet", "spatial_mean"), ("convnext", "pooler")])
 def test_convolutional_encoders_pool_the_mean_of_their_map(
-    convolutional, image_anchors, image_processor, images, tmp_path
+    convolutional, pooling, image_anchors, image_processor, images, tmp_path
 ):
     torch.manual_seed(0)
     if convolutional == "resnet":
@@ -306,9 +306,12 @@ def test_convolutional_encoders_pool_the_mean_of_their_map(
         network = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, patch_size=2))
     encoder = RelativeModel.from_encoder(network, image_anchors.view("photo"), image_processor).eval()
     output = encoder(**image_processor(images, return_tensors="pt"))
-    assert encoder.config.pooling == "spatial_mean" and encoder.config.embedding_size == 16
+    assert encoder.config.pooling == pooling and encoder.config.embedding_size == 16
     assert output.last_hidden_state.ndim == 4
-    torch.testing.assert_close(output.pooler_output, output.last_hidden_state.mean((2, 3)))
+    mean_BD = output.last_hidden_state.mean((2, 3))
+    # ConvNeXt normalises the mean, as its own classifier reads it.
+    expected_BD = mean_BD if convolutional == "resnet" else network.layernorm(mean_BD)
+    torch.testing.assert_close(output.pooler_output, expected_BD)
     encoder.save_pretrained(tmp_path)
     assert torch.equal(AutoModel.from_pretrained(tmp_path).encode(images), encoder.encode(images))
 

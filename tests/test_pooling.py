@@ -176,8 +176,8 @@ SWIN = {"image_size": 8, "patch_size": 2, "window_size": 2, "embed_dim": 8, "dep
 )
 def test_the_default_suits_the_encoder_and_can_be_read_from_its_output(model, modality, expected):
     model = model().eval()
-    pooling = default_pooling(model, modality)
-    assert pooling == expected
     with torch.no_grad():
         result = model(torch.ones(2, 3, 8, 8)) if modality == "image" else model(torch.ones(2, 5, dtype=torch.long))
+    pooling = default_pooling(model, modality, result)
+    assert pooling == expected
     assert pool(result, None, pooling).shape == (2, 8)

@@ -96,7 +96,14 @@ class Settings:
 
 def launch(output: Path, hub_user: str | None = None, encoder: str | None = None, quick: bool = False) -> int:
     """Run the quickstart against the real Hub as `hub_user`, or against one on this machine; the exit code."""
-    command = [sys.executable, "-m", "hf_relreps.demos.quickstart", str(output), encoder or "", "quick" if quick else ""]
+    command = [
+        sys.executable,
+        "-m",
+        "hf_relreps.demos.quickstart",
+        str(output),
+        encoder or "",
+        "quick" if quick else "",
+    ]
     if hub_user is not None:
         return subprocess.run([*command, hub_user], check=False).returncode
     from hf_relreps.demos.local_hub import LocalHub
@@ -118,7 +125,9 @@ def quickstart(settings: Settings) -> StitchingMatrix:
     say(f"[bold]1  Anchors[/]: {NUM_ANCHORS} of {len(train):,} packages, described in {', '.join(languages)}")
     anchors = AnchorSet.from_dataset(train, NUM_ANCHORS, views=languages, id_column="package", seed=42)
     anchors.push_to_hub(f"{settings.user}/debian-anchors")
-    say(f"   {settings.user}/debian-anchors, fingerprint {anchors.fingerprint[:16]}; texts are cut after {LONGEST} tokens")
+    say(
+        f"   {settings.user}/debian-anchors, fingerprint {anchors.fingerprint[:16]}; texts are cut after {LONGEST} tokens"
+    )
 
     say(f"\n[bold]2  Train and push[/] {len(RECIPES)} models, each from its own seed")
     if settings.encoder:
@@ -175,7 +184,9 @@ def train_and_push(settings: Settings, recipe: Recipe, anchors: AnchorSet, train
         weight_decay=0.01,
         train_sampling_strategy="group_by_length",
     )
-    settings.console.print(f"   {recipe.name}: {recipe.language}, seed {recipe.seed}, {model.num_parameters():,} weights")
+    settings.console.print(
+        f"   {recipe.name}: {recipe.language}, seed {recipe.seed}, {model.num_parameters():,} weights"
+    )
     trainer = Trainer(model, args, train_dataset=rows, processing_class=tokenizer, callbacks=[AnchorCallback(view)])
     show_only_the_bar(trainer)
     trainer.train()
@@ -200,9 +211,7 @@ def cosine_matrix(
 ) -> StitchingMatrix:
     """The same encoders described by plain cosines, with decoders trained on these."""
     paper = {name: encoder.use_projection(RelativeConfig.paper()) for name, encoder in encoders.items()}
-    decoders = {
-        recipe.name: train_decoder(paper[recipe.name], train, recipe, settings) for recipe in RECIPES
-    }
+    decoders = {recipe.name: train_decoder(paper[recipe.name], train, recipe, settings) for recipe in RECIPES}
     return stitching_matrix(paper, decoders, test, metric="f1")
 
 
@@ -238,7 +247,9 @@ def classify(settings: Settings) -> Table:
 
 
 def _comparison(default: StitchingMatrix, cosine: StitchingMatrix) -> Table:
-    table = Table("macro-F1", "own", "stitched", "worst", "stitched / own", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table = Table(
+        "macro-F1", "own", "stitched", "worst", "stitched / own", box=None, pad_edge=False, padding=(0, 3, 0, 0)
+    )
     for name, matrix in (("default", default), ("cosine", cosine)):
         figures = [matrix.own, matrix.stitched, matrix.worst, matrix.ratio]
         table.add_row(name, *(f"{figure:.3f}" for figure in figures if figure is not None))

@@ -30,7 +30,7 @@ def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 def wordpiece_tokenizer(texts: Iterable[str], longest: int, vocabulary_size: int = 8000) -> PreTrainedTokenizerFast:
     """A BERT-like tokenizer trained on `texts`; longer ones are cut after `longest` tokens."""
     trained = BertWordPieceTokenizer(strip_accents=False)
-    trained.train_from_iterator(texts, vocab_size=vocabulary_size, show_progress=False)
+    trained.train_from_iterator(iter(texts), vocab_size=vocabulary_size, show_progress=False)
     return _fast(trained._tokenizer, longest)
 
 
