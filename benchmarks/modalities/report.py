@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ def timed(what: str) -> Iterator[None]:
     console.print(f"{what}: {time.monotonic() - started:.0f} s")
 
 
-def train(
-    model: PreTrainedModel, dataset: Any, seed: int, output: Path, *callbacks: TrainerCallback, **arguments: Any
-) -> PreTrainedModel:
+def train(model: Any, dataset: Any, seed: int, output: Path, *callbacks: TrainerCallback, **arguments: Any) -> Any:
     """Train with the `Trainer`, quietly and without checkpoints; gives the model in evaluation mode."""
     quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no"}
     args = TrainingArguments(str(output), seed=seed, dataloader_pin_memory=False, **quiet | arguments)

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +50,7 @@ class Recipe:
 # No two share a seed: with a common initialisation even absolute stitching works, and a comparison proves nothing.
 RECIPES = (Recipe("en-1", "en", 11), Recipe("en-2", "en", 22), Recipe("fr", "fr", 33), Recipe("it", "it", 44))
 NUM_ANCHORS = 300
-LONGEST = 64  # tokens; half of the descriptions are shorter
+LONGEST = 64  # tokens; more than half of the descriptions are shorter, the others are cut
 
 # Encoder, decoder, and what the encoder reads.
 SENTENCES = (
@@ -102,15 +104,17 @@ def launch(output: Path, hub_user: str | None = None, encoder: str | None = None
         "hf_relreps.demos.quickstart",
         str(output),
         encoder or "",
-        "quick" if quick else "",
+        "quick" if quick else "-",
     ]
+    # Threads that wait without spinning: beside other work on the same cores training is many times faster so.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
     if hub_user is not None:
-        return subprocess.run([*command, hub_user], check=False).returncode
+        return subprocess.run([*command, hub_user], env=environment, check=False).returncode
     from hf_relreps.demos.local_hub import LocalHub
 
     shutil.rmtree(output / "hub", ignore_errors=True)
     with LocalHub(root=output / "hub") as hub:
-        environment = os.environ | hub.environment(output / "hub" / "cache")
+        environment |= hub.environment(output / "hub" / "cache")
         return subprocess.run([*command, hub.user], env=environment, check=False).returncode
 
 
@@ -125,9 +129,7 @@ def quickstart(settings: Settings) -> StitchingMatrix:
     say(f"[bold]1  Anchors[/]: {NUM_ANCHORS} of {len(train):,} packages, described in {', '.join(languages)}")
     anchors = AnchorSet.from_dataset(train, NUM_ANCHORS, views=languages, id_column="package", seed=42)
     anchors.push_to_hub(f"{settings.user}/debian-anchors")
-    say(
-        f"   {settings.user}/debian-anchors, fingerprint {anchors.fingerprint[:16]}; texts are cut after {LONGEST} tokens"
-    )
+    say(f"   {settings.user}/debian-anchors, fingerprint {anchors.fingerprint[:16]}")
 
     say(f"\n[bold]2  Train and push[/] {len(RECIPES)} models, each from its own seed")
     if settings.encoder:
@@ -184,14 +186,13 @@ def train_and_push(settings: Settings, recipe: Recipe, anchors: AnchorSet, train
         weight_decay=0.01,
         train_sampling_strategy="group_by_length",
     )
-    settings.console.print(
-        f"   {recipe.name}: {recipe.language}, seed {recipe.seed}, {model.num_parameters():,} weights"
-    )
+    say = settings.console.print
+    say(f"   {recipe.name}: {recipe.language}, seed {recipe.seed}, {model.num_parameters():,} weights")
     trainer = Trainer(model, args, train_dataset=rows, processing_class=tokenizer, callbacks=[AnchorCallback(view)])
     show_only_the_bar(trainer)
     trainer.train()
     trainer.push_to_hub()
-    settings.console.print(f"   {recipe.name}: pushed to {settings.repository(recipe)}")
+    say(f"   {recipe.name}: pushed to {settings.repository(recipe)}")
 
 
 def show_only_the_bar(trainer: Trainer) -> None:
@@ -238,7 +239,7 @@ def classify(settings: Settings) -> Table:
     from transformers import pipeline
 
     repositories = {recipe.name: settings.repository(recipe) for recipe in RECIPES}
-    table = Table("encoder", "decoder", "text", "section", "score", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table = _table("encoder", "decoder", "text", "section", "score")
     for encoder, decoder, text in SENTENCES:
         model = stitch(repositories[encoder], repositories[decoder])
         found = pipeline("text-classification", model=model, tokenizer=model.processor)(text)[0]
@@ -247,15 +248,17 @@ def classify(settings: Settings) -> Table:
 
 
 def _comparison(default: StitchingMatrix, cosine: StitchingMatrix) -> Table:
-    table = Table(
-        "macro-F1", "own", "stitched", "worst", "stitched / own", box=None, pad_edge=False, padding=(0, 3, 0, 0)
-    )
+    table = _table("macro-F1", "own", "stitched", "worst", "stitched / own")
     for name, matrix in (("default", default), ("cosine", cosine)):
         figures = [matrix.own, matrix.stitched, matrix.worst, matrix.ratio]
         table.add_row(name, *(f"{figure:.3f}" for figure in figures if figure is not None))
     table.add_row("absolute control", f"{default.absolute_own:.3f}", f"{default.absolute_stitched:.3f}")
     table.add_row("chance", f"{default.chance:.3f}", f"{default.chance:.3f}")
     return table
+
+
+def _table(*heads: str) -> Table:
+    return Table(*heads, box=None, pad_edge=False, padding=(0, 3, 0, 0))
 
 
 def write(settings: Settings, matrix: StitchingMatrix, cosine: StitchingMatrix) -> None:
@@ -267,9 +270,6 @@ def write(settings: Settings, matrix: StitchingMatrix, cosine: StitchingMatrix) 
 
 def main(arguments: list[str]) -> None:
     """What `launch` starts: output folder, encoder or "", "quick" or "", user."""
-    import logging
-    import warnings
-
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
