@@ -211,7 +211,7 @@ class RelativeModel(RelativePreTrainedModel):
         )
         output, x_BD = _embed(self.backbone, inputs, self.config)
         result = RelativeModelOutput(
-            last_hidden_state=output.last_hidden_state,
+            last_hidden_state=getattr(output, "last_hidden_state", None),
             pooler_output=x_BD,
             relative_embeds=self.projection(x_BD, self._live_anchors(output)),
             hidden_states=getattr(output, "hidden_states", None),

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from hf_relreps.errors import ConfigurationError
 
@@ -120,6 +119,10 @@ def readable(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
         named = {name: inputs.get(name, inputs.get(also.get(name, ""))) for name in names}
         switches = {name: value for name, value in inputs.items() if name.startswith("output_")}
         inputs = {name: value for name, value in named.items() if value is not None} | switches
+    if "use_cache" in names:  # nothing is generated
+        inputs = {**inputs, "use_cache": False}
+    if "bbox" in names and "bbox" not in inputs and "input_ids" in inputs:  # text on no page, as LayoutLM assumes
+        inputs = {**inputs, "bbox": inputs["input_ids"].new_zeros((*inputs["input_ids"].shape, 4))}
     mask_BT = inputs.get("attention_mask")
     places = "position_ids" in names and "position_ids" not in inputs and "input_ids" in inputs
     if places and mask_BT is not None and mask_BT.ndim == 2 and not mask_BT[:, 0].all() and _is_causal(model):
@@ -164,7 +167,7 @@ def unpacked(packed_PD: Tensor, grid_B3: Tensor) -> tuple[Tensor, Tensor]:
     counts_B = patches_B * len(packed_PD) // patches_B.sum()
     parts = torch.split(packed_PD, counts_B.tolist())
     mask_BT = torch.arange(int(counts_B.max()), device=packed_PD.device) < counts_B.to(packed_PD.device)[:, None]
-    return nn.utils.rnn.pad_sequence(parts, batch_first=True), mask_BT
+    return nn.utils.rnn.pad_sequence(list(parts), batch_first=True), mask_BT
 
 
 def spread(model: Any, output: Any, inputs: Mapping[str, Any]) -> tuple[Any, Tensor | None]:
@@ -195,7 +198,7 @@ def _mask_of(model: Any, hidden_BTD: Tensor, inputs: Mapping[str, Any]) -> Tenso
     return torch.arange(length, device=hidden_BTD.device) < kept_B[:, None]
 
 
-def default_pooling(model: PreTrainedModel, modality: str, output: Any = None) -> str:
+def default_pooling(model: Any, modality: str, output: Any = None) -> str:
     """What suits an encoder.
 
     For images and sounds the first token where it stands for the whole image, the model's own pooler where it does

@@ -112,11 +112,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> dict[str, Any]:
     """Train, stitch, print, draw."""
     results: dict[str, Any] = {"score": "mean squared error of a pixel, times 1,000", "seeds": arguments.seeds}
-    for name in image_data.chosen(arguments):
+    names, kinds = image_data.chosen(arguments), arguments.kinds
+    if arguments.quick:
+        names, kinds = names[:1], kinds[:1]
+    for name in names:
         setting = _setting(name, arguments)
         rows: list[Row] = []
         shown: dict[str, Outcome] = {}
-        for kind in arguments.kinds:
+        for kind in kinds:
             with timed(f"{name}, {KINDS[kind]}: {arguments.seeds} x {len(PROJECTIONS) + 1} trainings"):
                 control = _outcome(setting, kind, ABSOLUTE, arguments.seeds)
                 for projection in PROJECTIONS:
@@ -138,13 +141,13 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
 def _setting(name: str, arguments: Namespace) -> Setting:
     quick = arguments.quick
-    rows = image_data.load(name, "train", arguments.rows or (1500 if quick else 6000), arguments)
+    rows = image_data.load(name, "train", arguments.rows or (2000 if quick else 6000), arguments)
     held_out = image_data.load(name, "test", 200 if quick else 1000, arguments)
     num_anchors = min(arguments.anchors, 100 if quick else len(rows))
     anchors = AnchorSet.from_dataset(rows, num_anchors, views={"image": "image"}, strategy="stratified")
     processor = image_processor(image_data.SIZES[name])
     pixels = [image_data.pixels_of(split, processor) for split in (rows, held_out)]
-    return Setting(name, anchors, *pixels, arguments.epochs or (2 if quick else 8), arguments.output)
+    return Setting(name, anchors, *pixels, arguments.epochs or (4 if quick else 8), arguments.output)
 
 
 def _outcome(setting: Setting, kind: str, projection: str, seeds: int) -> Outcome:
@@ -193,7 +196,7 @@ def _trained(setting: Setting, kind: str, projection: str, seed: int) -> tuple[T
         setting.output / "trainer",
         *callbacks,
         num_train_epochs=setting.epochs,
-        per_device_train_batch_size=64,
+        per_device_train_batch_size=32,
         learning_rate=2e-3,
         warmup_steps=0.1,
         lr_scheduler_type="cosine",

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 
 if TYPE_CHECKING:
     from hf_relreps.evaluation import StitchingMatrix
 
-console = Console(highlight=False, soft_wrap=True)
+# As wide as the tables where output is piped, and not narrower in a small window.
+console = Console(highlight=False, soft_wrap=True, width=max(120, Console().width))
 
 
 @dataclass(frozen=True)
@@ -90,5 +91,9 @@ def train(model: Any, dataset: Any, seed: int, output: Path, *callbacks: Trainer
     """Train with the `Trainer`, quietly and without checkpoints; gives the model in evaluation mode."""
     quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no"}
     args = TrainingArguments(str(output), seed=seed, dataloader_pin_memory=False, **quiet | arguments)
-    Trainer(model, args, train_dataset=dataset, callbacks=list(callbacks)).train()
+    trainer = Trainer(model, args, train_dataset=dataset, callbacks=list(callbacks))
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    if output.is_dir() and not any(output.iterdir()):
+        output.rmdir()  # the Trainer makes it though nothing is saved
     return model.eval()

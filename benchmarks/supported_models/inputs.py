@@ -98,8 +98,12 @@ def _sized(processor_class: Any, side: int, config: PreTrainedConfig) -> Any:
     for name in size:
         size[name] = side if name in ("height", "width", "shortest_edge") else size[name]
     settings: dict[str, Any] = {}
-    if size and set(size) <= {"height", "width", "shortest_edge"}:
+    if "longest_edge" in size and not {"shortest_edge"} & set(size):
+        size["longest_edge"] = side
+    if size and set(size) <= {"height", "width", "shortest_edge", "longest_edge"}:
         settings["size"] = size
+    if getattr(processor, "pad_size", None):
+        settings["pad_size"] = {"height": side, "width": side}
     if getattr(processor, "crop_size", None):
         settings["crop_size"] = {"height": side, "width": side}
     for name in ("patch_size", "temporal_patch_size", "merge_size"):

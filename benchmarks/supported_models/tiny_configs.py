@@ -28,21 +28,29 @@ class Scale:
     layers: int = 2
     image: int = 32
     patch: int = 8
+    widths: bool = True  # whether widths change at all
 
 
 # One after the other until a model builds and runs: some types relate their layers to one another, or want more room.
-SCALES = (Scale(), Scale(layers=4), Scale(width=128, heads=4, layers=4, image=64, patch=16))
+SCALES = (
+    Scale(),
+    Scale(layers=4),
+    Scale(width=128, layers=4, image=64, patch=16),
+    Scale(layers=4, image=64, patch=16, widths=False),
+)
 
 Rule = tuple[str, Callable[[Any, Scale], Any]]
 
 # The first whose pattern matches a field's name decides; only whole numbers and lists of them are changed.
 RULES: list[Rule] = [
+    (r".*input_dim", lambda v, s: v),
     (r".*(kernel|stride|dilation|conv_size|ratio|rate|factor|multiplier|std|eps)s?(_size)?$", lambda v, s: v),
     (r"(.*_)?pad_token_id|.*pad_index", lambda v, s: PAD),
     (r"(.*_)?(bos|decoder_start)_token_id|bos_index", lambda v, s: BOS),
     (r"(.*_)?eos_token_id|eos_index|sep_token_id", lambda v, s: EOS),
     (r".*(vocab_size|vocab_sizes)(_per_layer_input)?|num_embeddings|text_vocab_size", lambda v, s: _at_most(v, VOCABULARY)),
-    (r".*(max_position_embeddings|n_positions|n_ctx|max_seq_len|model_max_length|max_source_positions)", lambda v, s: _at_most(v, 128)),
+    (r".*(max_position_embeddings|n_positions|n_ctx|max_seq_len|model_max_length)", lambda v, s: _at_most(v, 128)),
+    (r".*max_source_positions", lambda v, s: _at_most(v, 100)),  # two seconds for Whisper
     (r".*(num_experts_per_tok|num_experts_per_token|moe_topk|moe_top_k|moe_k|router_top_k|top_k_experts)", lambda v, s: min(v, 2)),
     (r".*(n_shared_experts|num_shared_experts|shared_expert_count)", lambda v, s: min(v, 1)),
     (r".*(experts|n_routed_experts|num_local_experts|moe_num_experts)$", lambda v, s: _at_most(v, 4)),
@@ -51,6 +59,7 @@ RULES: list[Rule] = [
     (r"moe_layer_end_index", lambda v, s: s.layers - 1),
     (r".*(num_key_value_heads|num_kv_heads|kv_n_heads|num_query_groups|multi_query_group_num)", lambda v, s: _at_most(v, 2)),
     (r".*(attention_heads|n_heads?|num_heads|_heads|attn_heads)(_per_layer|_per_stage)?$", lambda v, s: _heads(v, s)),
+    (r"mamba_d_head|mamba_head_dim", lambda v, s: 2 * s.width // s.heads),
     (r".*(qk_rope_head_dim|rotary_dim)", lambda v, s: 8),
     (r".*(head_dim|d_kv|kv_channels|dim_head|d_head|head_size)$", lambda v, s: s.width // s.heads),
     (r".*lora_rank", lambda v, s: min(v, 16)),
@@ -63,6 +72,8 @@ RULES: list[Rule] = [
      r"output_dim|out_hidden_size|project_dim|proj_dim|hidden_channels|encoder_hidden_sizes|width|channels|embed_dim_per_stage|"
      r"embeds_hidden_size|projection_size|projector_hidden_size|pooler_output_size|output_hidden_size|hidden_size_per_layer_input|"
      r"latent_dim|feature_size|lru_width|conv_dim|tdnn_dim)$", lambda v, s: _widths(v, s)),
+    (r"upsample_groups", lambda v, s: s.width),
+    (r"window_size", lambda v, s: 2 if _first(v) <= 16 else _filled(v, 16)),
     (r".*(window_size|sliding_window|attention_window|chunk_size|attention_chunk_size|local_attention)$", lambda v, s: v if _first(v) <= 16 else _filled(v, 16)),
 ]
 
@@ -114,47 +125,73 @@ def _tiny(config_class: type[PreTrainedConfig], scale: Scale, overrides: dict[st
     default = config_class()
     settings: dict[str, Any] = {}
     for name, value in default.__dict__.items():
-        if isinstance(value, PreTrainedConfig) and name in _settable(config_class):
-            settings[name] = _tiny(type(value), scale, OVERRIDES.get(value.model_type, {}) | overrides.get(name, {}))
-    layers = _depth_of(default)
+        if isinstance(value, PreTrainedConfig) and name in _names(config_class):
+            own = OVERRIDES.get(value.model_type, {}) | overrides.get(name, {})
+            settings[name] = _tiny(type(value), scale, own)
     for field in _own_fields(config_class):
-        value = getattr(default, field.name, None)
-        if field.default is None or field.name in settings:
-            continue  # computed from the others
-        changed = _changed(field.name, value, scale, layers)
-        if changed != value:
-            settings[field.name] = changed
-    return config_class(**settings | {k: v for k, v in overrides.items() if not isinstance(v, dict) or k not in settings})
+        value = default.__dict__.get(field.name)
+        if field.default is not None and field.name not in settings:  # those that are None are computed from others
+            changed = _changed(field.name, value, scale, default)
+            if changed != value:
+                settings[field.name] = changed
+    _keep_one_head_for_each(settings, default)
+    nested = {name for name, value in settings.items() if isinstance(value, PreTrainedConfig)}
+    return config_class(**settings | {name: value for name, value in overrides.items() if name not in nested})
+
+
+def _keep_one_head_for_each(settings: dict[str, Any], default: PreTrainedConfig) -> None:
+    """As many heads for keys and values as for queries where it was so: latent attention relies on it."""
+    own = default.__dict__
+    if own.get("num_key_value_heads") == own.get("num_attention_heads") and "num_attention_heads" in settings:
+        settings["num_key_value_heads"] = settings["num_attention_heads"]
 
 
 def _depth_of(default: PreTrainedConfig) -> int:
-    for name in ("num_hidden_layers", "num_layers", "encoder_layers", "depth"):
-        found = getattr(default, name, None)
-        if isinstance(found, int):
-            return found
-    return 0
+    names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "depth")
+    return next((v for v in map(default.__dict__.get, names) if isinstance(v, int)), 0)
 
 
-def _settable(config_class: type[PreTrainedConfig]) -> set[str]:
+def _names(config_class: type[PreTrainedConfig]) -> set[str]:
     return {field.name for field in dataclasses.fields(config_class)}
 
 
 def _own_fields(config_class: type[PreTrainedConfig]) -> Iterator[Any]:
-    common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    common = _names(PreTrainedConfig)
     return (f for f in dataclasses.fields(config_class) if f.name not in common or "token_id" in f.name)
 
 
-def _changed(name: str, value: Any, scale: Scale, layers: int) -> Any:
+# Rules that scale widths, which `Scale.widths` switches off.
+WIDE = re.compile(r".*(hidden|dim|width|channel|embed|intermediate|ffn|d_ff|d_model|d_inner|dff|heads?|d_kv|projection|groups)")
+
+
+def _changed(name: str, value: Any, scale: Scale, default: PreTrainedConfig) -> Any:
+    layers = _depth_of(default)
+    if name == "initializer_range" and isinstance(value, float):
+        return max(value, 0.02)  # BLIP's 1e-10 is made for pretrained weights
+    if isinstance(value, dict):
+        return _sections(value, scale) if scale.widths else value
+    if isinstance(value, list | tuple) and layers > scale.layers and len(value) == layers:
+        value = list(value[: scale.layers])
     if isinstance(value, bool) or not _is_numbers(value):
         return value
     if _names_positions(name, value, layers):
         return _positions(value, scale.layers, layers)
-    if re.search(r"token_(id|index)s?$|_id$", name) and not re.fullmatch(r"(.*_)?(pad|bos|eos|sep|decoder_start)_token_id", name):
+    common = re.fullmatch(r"(.*_)?(pad|bos|eos|sep|decoder_start)_token_id", name)
+    if re.search(r"token_(id|index)s?$|_id$", name) and not common:
         return _special(value, name)
     for pattern, rule in RULES:
         if re.fullmatch(pattern, name):
-            return rule(value, scale)
+            changes_width = WIDE.match(name) and not re.search(r"layers|vocab|experts|num_embeddings", name)
+            return rule(value, scale) if scale.widths or not changes_width else value
     return value
+
+
+def _sections(value: dict[str, Any], scale: Scale) -> dict[str, Any]:
+    """Rotary embeddings of time, height and width share half a head."""
+    if "mrope_section" not in value:
+        return value
+    half = scale.width // scale.heads // 2
+    return value | {"mrope_section": [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8]}
 
 
 def _is_numbers(value: Any) -> bool:
@@ -181,4 +218,15 @@ def _special(value: Any, name: str) -> Any:
 
 
 # What the rules cannot know, by model type; a nested dictionary concerns the nested configuration of that name.
-OVERRIDES: dict[str, dict[str, Any]] = {}
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "bit": {"num_groups": 4},
+    "esm": {"vocab_size": 64},
+    "funnel": {"architectures": ["FunnelModel"]},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
+    "hunyuan_vl_text": {"head_dim": 16},
+    "mamba2": {"head_dim": 32, "n_groups": 1},
+    "ministral": {"head_dim": 16},
+    "nemotron": {"head_dim": 16},
+    "xmod": {"default_language": "en_XX"},
+}
