@@ -157,7 +157,7 @@ class AnchorSet:
             if check_samples(samples[name], f"column {column!r}", rows) == "node":
                 raise SampleError(
                     f"column {column!r}[{rows[0]}] is {samples[name][0]} (int), expected text, an image or a sound. "
-                    "Convert the column; anchors that are nodes of a graph are built with AnchorSet(ids, {name: nodes})."
+                    "Convert the column; anchors that are nodes are built with AnchorSet(ids, {name: nodes})."
                 )
         ids = anchors[id_column][:] if id_column else _content_ids(samples)
         origin = {"strategy": strategy, "seed": seed, "rows": len(complete)}

@@ -1,4 +1,4 @@
-"""Raw samples (texts, images, sounds, nodes of a graph): what they are, what identifies them, how they become batches for an encoder."""
+"""Raw samples (texts, images, sounds, nodes): what identifies them, and how they become batches for an encoder."""
 
 from __future__ import annotations
 

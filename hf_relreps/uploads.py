@@ -517,7 +517,9 @@ def _write_index(root: Path, parts: list[str]) -> None:
     for part in parts:
         part_index = root / part / SAFE_WEIGHTS_INDEX_NAME
         files = [SAFE_WEIGHTS_NAME]
-        if part_index.is_file():
+        if (root / part / SAFE_WEIGHTS_NAME).is_file():
+            part_index.unlink(missing_ok=True)  # of an earlier save in several files
+        else:
             files = sorted(set(json.loads(part_index.read_text("utf-8"))["weight_map"].values()))
         for file in files:
             total_size += (root / part / file).stat().st_size
