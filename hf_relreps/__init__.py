@@ -15,17 +15,17 @@ from transformers import (
 from hf_relreps import errors
 from hf_relreps.anchors import AnchorSet
 from hf_relreps.callback import AnchorCallback
+from hf_relreps.classification import (
+    RelativeModelForAudioClassification,
+    RelativeModelForImageClassification,
+    RelativeModelForSequenceClassification,
+)
 from hf_relreps.configuration import RelativeConfig
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.encoders import graphs, images  # noqa: F401  register themselves with the Auto classes
 from hf_relreps.evaluation import latent_similarity, stitching_matrix
 from hf_relreps.hub import find_parts
-from hf_relreps.modeling import (
-    RelativeModel,
-    RelativeModelForAudioClassification,
-    RelativeModelForImageClassification,
-    RelativeModelForSequenceClassification,
-)
+from hf_relreps.modeling import RelativeModel
 from hf_relreps.nodes import RelativeModelForNodeClassification
 from hf_relreps.reconstruction import RelativeModelForImageReconstruction
 from hf_relreps.stitching import compatibility, stitch

@@ -45,6 +45,8 @@ ENCODER_FIELDS = (
     *("encoder_config", "base_model_name_or_path", "base_model_revision", "base_model_digest", "encoder_adapters"),
     *("stitched_from", "embedding_size", "max_length"),
 )
+PROJECTION_FIELDS = ("transform", "similarity", "basis_ridge", "rbf_gamma", "shrinkage")
+LABEL_FIELDS = ("id2label", "label2id", "problem_type")
 # Those that name what one side of a stitch brings along.
 DECODER_FIELDS = (
     *("decoder_type", "decoder_hidden_size", "decoder_dropout", "decoder_noise"),
@@ -230,6 +232,11 @@ class RelativeConfig(PreTrainedConfig):
         if not isinstance(self.similarity, str | list) or not self.similarity:
             raise ConfigurationError(
                 f"similarity={self.similarity!r} is no similarity. Give one or a list of {', '.join(SIMILARITIES)}."
+            )
+        if self.anchor_gradient and self.modality != "node":
+            raise ConfigurationError(
+                "anchor_gradient=True needs anchors that are encoded in the same forward pass as the samples: nodes "
+                f"of a graph, not {self.modality}s. Leave it out: AnchorCallback encodes the anchors again and again."
             )
         for name in self.similarities:
             _one_of("similarity", name, tuple(SIMILARITIES))

@@ -40,7 +40,7 @@ class ImageDecoder(nn.Module):
         self.sides = _sides(config.image_size, len(widths))
         self.start = nn.Linear(inputs, widths[0] * self.sides[0] ** 2)
         outputs = [*widths[1:], config.num_channels]
-        steps = []
+        steps: list[nn.Module] = []
         for i, (width, output) in enumerate(zip(widths, outputs, strict=True)):
             extra = self.sides[i + 1] - (2 * self.sides[i] - 1)  # 3x3 of stride 2 gives 2n - 1 or 2n
             steps.append(nn.ConvTranspose2d(width, output, kernel_size=3, stride=2, padding=1, output_padding=extra))

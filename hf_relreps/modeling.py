@@ -1,4 +1,4 @@
-"""`RelativeModel`: any `AutoModel` with its pooling and projection; and the same with a decoder on top.
+"""`RelativeModel`: any `AutoModel` with its pooling and projection; `RelativeTaskModel`: the same and a decoder.
 
 Shapes: B batch, T tokens, N samples, D absolute size, A anchors, R relative size, C classes.
 """
@@ -6,19 +6,14 @@ Shapes: B batch, T tokens, N samples, D absolute size, A anchors, R relative siz
 from __future__ import annotations
 
 import copy
-import dataclasses
-import inspect
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
@@ -33,21 +28,31 @@ from hf_relreps.base_models import (
     is_frozen,
     load_own_weights,
     own_weights,
-    without_wrapper,
 )
-from hf_relreps.configuration import BELOW_HEADS, CLASSIFIERS, DECODER_FIELDS, TOWERS, RelativeConfig
+from hf_relreps.configuration import CLASSIFIERS, DECODER_FIELDS, LABEL_FIELDS, RelativeConfig
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import AnchorError, ConfigurationError, UploadError, UploadIntegrityError
-from hf_relreps.pooling import default_pooling, pool, readable, reads, spread
+from hf_relreps.pooling import default_pooling
 from hf_relreps.projection import RelativeProjection, refuse_directionless
-from hf_relreps.samples import batches, doubled, length, to_device
+from hf_relreps.samples import batches, to_device
 from hf_relreps.sources import Source
-from hf_relreps.uploads import RelativeUpload, load_processor, stored_weights
+from hf_relreps.uploads import RelativeUpload, stored_weights
+from hf_relreps.wrapping import (
+    built,
+    configured,
+    embed,
+    evaluating,
+    fetched_base,
+    kept,
+    loaded,
+    measure,
+    shallow,
+    tower_of,
+    without_idle_pooler,
+)
 
 
 logger = logging.get_logger(__name__)
-
-ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
 
 @dataclass
@@ -64,17 +69,6 @@ class RelativeModelOutput(ModelOutput):
 
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
-    relative_embeds: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class RelativeClassifierOutput(ModelOutput):
-    """What a relative classifier gives: loss (if there were labels), logits (B, C), relative_embeds (B, R)."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
     relative_embeds: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -131,9 +125,9 @@ class RelativeModel(RelativePreTrainedModel):
                 "Load it with RelativeDecoder, or build an encoder with RelativeModel.from_encoder(encoder, view)."
             )
         if backbone is not None:
-            self.backbone = _kept(_without_idle_pooler(backbone, config))
+            self.backbone = kept(without_idle_pooler(backbone, config))
         else:
-            self.backbone = Unattached() if config.encoder_is_frozen else _built(config)  # type: ignore[assignment]
+            self.backbone = Unattached() if config.encoder_is_frozen else built(config)  # type: ignore[assignment]
         config.pooling = config.pooling or default_pooling(self.backbone, config.modality)
         self.projection = RelativeProjection(config)
         self.post_init()
@@ -165,12 +159,12 @@ class RelativeModel(RelativePreTrainedModel):
             ConfigurationError: If a setting does not exist or has no meaning.
             EmbeddingError: If an anchor's embedding has no direction.
         """
-        backbone, processor, name = _loaded(encoder, processor)
-        config = _configured(config, backbone, anchors_view, processor, name, settings)
-        backbone = _tower(backbone, config.tower)
+        backbone, processor, name = loaded(encoder, processor)
+        config = configured(config, backbone, anchors_view, processor, name, settings)
+        backbone = tower_of(backbone, config.tower)
         if freeze_encoder:
             backbone.requires_grad_(False)
-        _measure(backbone, anchors_view, processor, config)
+        measure(backbone, anchors_view, processor, config)
         model = cls(config, backbone)
         model.to(backbone.device)  # type: ignore[arg-type]  # the wrapper of `to` hides self
         model.encode_anchors(anchors_view, processor, batch_size=batch_size)
@@ -209,7 +203,7 @@ class RelativeModel(RelativePreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        output, x_BD = _embed(self.backbone, inputs, self.config)
+        output, x_BD = embed(self.backbone, inputs, self.config)
         result = RelativeModelOutput(
             last_hidden_state=getattr(output, "last_hidden_state", None),
             pooler_output=x_BD,
@@ -260,7 +254,7 @@ class RelativeModel(RelativePreTrainedModel):
         x_ND = torch.zeros(n, self.config.embedding_size or 0)
         with evaluating(self):
             for rows, inputs in parts:
-                x_ND[rows] = _embed(self.backbone, to_device(inputs, self.device), self.config)[1].float().cpu()
+                x_ND[rows] = embed(self.backbone, to_device(inputs, self.device), self.config)[1].float().cpu()
         return x_ND
 
     def encode_anchors(self, anchors_view: AnchorView, processor: Any = None, *, batch_size: int = 64) -> None:
@@ -279,6 +273,7 @@ class RelativeModel(RelativePreTrainedModel):
             )
         self.projection.set_anchors(self.encode(anchors_view.samples, processor, batch_size=batch_size))
         self._carries(anchors_view.anchors, processor)
+        self._anchor_nodes = None
         self.config.anchor_fingerprint = anchors_view.fingerprint
         self.config.anchor_view = anchors_view.name
         self.config.anchor_digest = anchors_view.digest
@@ -299,7 +294,7 @@ class RelativeModel(RelativePreTrainedModel):
 
         So what happens to the whole model's configuration does not reach the encoder that it was made from.
         """
-        encoder, projection = _shallow(self), _shallow(self.projection)
+        encoder, projection = shallow(self), shallow(self.projection)
         encoder.config = projection.config = config
         projection.forget_frame()
         encoder.projection = projection
@@ -329,7 +324,7 @@ class RelativeModel(RelativePreTrainedModel):
             logger.warning("The frozen encoder has no name on the Hub to refer to: it is stored whole.")
             return False
         try:
-            base, commit = _fetched_base(config)
+            base, commit = fetched_base(config)
         except OSError as error:
             logger.warning("The frozen encoder is stored whole, since its base %s cannot be read: %s", name, error)
             return False
@@ -350,7 +345,7 @@ class RelativeModel(RelativePreTrainedModel):
             return
         config = self.config
         try:
-            base, _ = _fetched_base(config, **source.arguments)
+            base, _ = fetched_base(config, **source.arguments)
         except OSError as error:
             raise UploadError(
                 f"{source} refers to the encoder {config.base_model_name_or_path} at commit "
@@ -402,8 +397,8 @@ class RelativeTaskModel(RelativePreTrainedModel):
                 f"decoder_type={config.decoder_type!r} is none that {type(self).__name__} reads; it takes "
                 f"{', '.join(self.decoder_types)}."
             )
-        self.encoder = RelativeModel(config) if encoder is None else _kept(encoder)
-        self.decoder = RelativeDecoder(config) if decoder is None else _kept(decoder)
+        self.encoder = RelativeModel(config) if encoder is None else kept(encoder)
+        self.decoder = RelativeDecoder(config) if decoder is None else kept(decoder)
         if self.decoder._anchors is None and self.decoder._source is None:
             self.decoder._carries(self.encoder._anchors, None)
         self.post_init()
@@ -472,8 +467,12 @@ class RelativeTaskModel(RelativePreTrainedModel):
 
     @property
     def processor(self) -> Any:
-        """The tokenizer or image processor of the encoder."""
+        """The tokenizer, image processor or feature extractor of the encoder; see `RelativeModel.processor`."""
         return self.encoder.processor
+
+    @processor.setter
+    def processor(self, processor: Any) -> None:
+        self.encoder.processor = processor
 
     def _came_from(self, source: Source) -> None:
         super()._came_from(source)
@@ -504,280 +503,9 @@ class RelativeTaskModel(RelativePreTrainedModel):
         """Put others into the wrapped model: `resize_token_embeddings` does so."""
         self.encoder.set_input_embeddings(value)
 
-    def _classify(
-        self, labels: Tensor | None, return_dict: bool | None, **inputs: Any
-    ) -> RelativeClassifierOutput | tuple[Any, ...]:
-        encoded = self.encoder(**inputs)
-        decoded = self.decoder(encoded.relative_embeds, labels)
-        result = RelativeClassifierOutput(
-            loss=decoded.loss,
-            logits=decoded.logits,
-            relative_embeds=encoded.relative_embeds,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
-        return result.to_tuple() if return_dict is False else result
-
-
-class RelativeModelForSequenceClassification(RelativeTaskModel):
-    """A text encoder and a decoder that gives the classes of a text: single label, multi label or regression."""
-
-    modality = "text"
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> RelativeClassifierOutput | tuple[Any, ...]:
-        """Logits (B, C), and the loss where there are labels: (B,) classes, (B, C) for several labels or targets."""
-        return self._classify(
-            labels,
-            return_dict,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
-
-
-class RelativeModelForImageClassification(RelativeTaskModel):
-    """An image encoder and a decoder that gives the classes of an image."""
-
-    modality = "image"
-    main_input_name = "pixel_values"
-
-    def forward(
-        self,
-        pixel_values: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> RelativeClassifierOutput | tuple[Any, ...]:
-        """Logits (B, C), and the loss where there are labels (B,)."""
-        return self._classify(
-            labels,
-            return_dict,
-            pixel_values=pixel_values,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
-
-
-class RelativeModelForAudioClassification(RelativeTaskModel):
-    """An audio encoder and a decoder that gives the classes of a sound."""
-
-    modality = "audio"
-    main_input_name = "input_values"
-
-    def forward(
-        self,
-        input_values: Tensor | None = None,
-        input_features: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> RelativeClassifierOutput | tuple[Any, ...]:
-        """Logits (B, C) of waveforms (B, T) or spectra (B, F, T), and the loss where there are labels (B,)."""
-        return self._classify(
-            labels,
-            return_dict,
-            input_values=input_values,
-            input_features=input_features,
-            attention_mask=attention_mask,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, each module's own mode after: dropout would blur the anchors."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _shallow(module: Any) -> Any:
-    """A copy that holds the same parameters, buffers and submodules, and can be given others."""
-    copied = copy.copy(module)
-    copied._modules = dict(module._modules)
-    return copied
-
-
-def _embed(backbone: nn.Module, inputs: dict[str, Any], config: RelativeConfig) -> tuple[Any, Tensor]:
-    """Output of the wrapped model, and its pooled absolute embeddings (B, D)."""
-    nodes = inputs.pop("nodes", None)
-    output = backbone(**readable(backbone, inputs), return_dict=True)
-    if config.modality == "node":
-        x_ND = output.last_hidden_state
-        return output, x_ND if nodes is None else x_ND[nodes]
-    output, mask_BT = spread(backbone, output, inputs)
-    return output, pool(output, mask_BT, config.pooling or default_pooling(backbone, config.modality, output))
-
 
 def _given(**inputs: Any) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if value is not None}
-
-
-def _kept(module: ModelT) -> ModelT:
-    """Mark the weights as loaded, so that the `post_init` of what it becomes a part of leaves them alone."""
-    marked: list[Any] = [*module.modules(), *module.parameters(), *module.buffers()]
-    for module_or_tensor in marked:
-        module_or_tensor._is_hf_initialized = True
-    return module
-
-
-def _built(config: RelativeConfig) -> PreTrainedModel:
-    """The wrapped model with random weights, to be filled by a load."""
-    idle = config.pooling != "pooler" and _can_do_without_pooler(MODEL_MAPPING[type(config.encoder_config)])  # type: ignore[index]
-    choices = {"add_pooling_layer": False} if idle else {}
-    model = AutoModel.from_config(config.encoder_config, trust_remote_code=False, **choices)
-    backbone = _without_idle_pooler(_tower(model, config.tower), config)
-    if config.encoder_adapters:
-        add_adapters(backbone, config.encoder_adapters)
-    return backbone
-
-
-def _fetched_base(config: RelativeConfig, **hub_arguments: Any) -> tuple[PreTrainedModel, str]:
-    """The base that a frozen encoder refers to, as it is stored there, and its commit.
-
-    Raises:
-        UploadError: If it is not on the Hub, not at that commit, or closed to this token.
-    """
-    name = config.base_model_name_or_path or ""
-    if not _is_repo_id(name):
-        raise UploadError(f"{name!r} is not the name of a repository on the Hub.")
-    source = Source.of(name, **hub_arguments | {"revision": config.base_model_revision}).pinned()
-    encoder_config: Any = copy.deepcopy(config.encoder_config)
-    encoder_config.dtype = None  # as stored, so that its digest does not depend on how it will be used
-    idle = config.pooling != "pooler" and _can_do_without_pooler(MODEL_MAPPING[type(encoder_config)])
-    choices = {"add_pooling_layer": False} if idle else {}
-    base = AutoModel.from_pretrained(
-        source.name, config=encoder_config, trust_remote_code=False, **choices, **source.arguments
-    )
-    return _without_idle_pooler(_tower(base, config.tower), config), source.commit or ""
-
-
-def _tower(model: PreTrainedModel, name: str | None) -> PreTrainedModel:
-    """The part of a model that is the encoder: a path of attributes."""
-    if name is None:
-        return model
-    tower = dict(model.named_modules()).get(name)
-    if not isinstance(tower, PreTrainedModel):
-        raise ConfigurationError(
-            f"tower={name!r} is no model inside {type(model).__name__}. Leave it out, or name one."
-        )
-    return tower
-
-
-def default_tower(model: PreTrainedModel, modality: str) -> str | None:
-    """The encoder of an encoder-decoder; of two towers the one that reads the modality; else the whole model."""
-    names = TOWERS.get(modality, ())
-    names = names if _is_auto_model(model) else (*BELOW_HEADS, *names)
-    for name in names:
-        part = model._modules.get(name)
-        if isinstance(part, PreTrainedModel) and reads(part, modality):
-            below = default_tower(part, modality)
-            return name if below is None else f"{name}.{below}"
-    return None
-
-
-def _without_idle_pooler(backbone: PreTrainedModel, config: RelativeConfig) -> PreTrainedModel:
-    """The same model, sharing its weights, without a pooler that nobody reads.
-
-    Its weights would get no gradient, which distributed training refuses unless it expects that.
-    """
-    pooler = getattr(backbone, "pooler", None)
-    if config.pooling == "pooler" or not isinstance(pooler, nn.Module):
-        return backbone
-    if not _can_do_without_pooler(type(backbone)):
-        pooler.requires_grad_(False)
-        return backbone
-    lighter = _shallow(backbone)  # the caller's model keeps its pooler
-    lighter._modules["pooler"] = None
-    return lighter
-
-
-def _can_do_without_pooler(model_class: Any) -> bool:
-    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-
-
-def _loaded(encoder: str | Path | PreTrainedModel, processor: Any) -> tuple[PreTrainedModel, Any, str | None]:
-    """The model, its processor, and the Hub id it came from (not a local path, which would leak into configs)."""
-    encoder = without_wrapper(encoder)
-    if isinstance(encoder, PreTrainedModel):
-        name = encoder.config._name_or_path
-        model: Any = encoder if _is_auto_model(encoder) else encoder.base_model  # of a model with a head, what is below
-    else:
-        source = Source.of(encoder)
-        name = source.name
-        model = AutoModel.from_pretrained(name, **source.arguments)
-    if isinstance(model, RelativeUpload):
-        raise ConfigurationError(
-            f"This {type(model).__name__} is relative already. For a new decoder on it give the loaded RelativeModel: "
-            "RelativeModelForSequenceClassification.from_encoder(encoder, num_labels=...); for other anchors call "
-            "encoder.encode_anchors(view), or give encoder.backbone here."
-        )
-    if processor is None:
-        if not name:
-            raise ConfigurationError(
-                "A model without a name needs its processor: from_encoder(model, view, tokenizer)."
-            )
-        processor = load_processor(Source.of(name))
-        _refuse_wordless(processor, name)
-    return model, processor, name if _is_repo_id(name) else None
-
-
-def _refuse_wordless(processor: Any, name: str) -> None:
-    """Where there are no tokenizer files, transformers makes a tokenizer that knows no words."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    if isinstance(tokenizer, PreTrainedTokenizerBase) and len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise UploadError(
-            f"{name} holds no tokenizer: what transformers makes of it knows {len(tokenizer)} special tokens and no "
-            "words. Give the one that the model was trained with: from_encoder(model, view, tokenizer)."
-        )
-
-
-def _is_repo_id(name: str) -> bool:
-    if not name or Path(name).exists():
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:  # a folder that has gone
-        return False
-    return True
-
-
-def _is_auto_model(model: PreTrainedModel) -> bool:
-    """Whether `AutoModel` builds this class from its configuration."""
-    expected: Any = MODEL_MAPPING.get(type(model.config), type(model))
-    return isinstance(model, expected)
-
-
-def _refuse_other_class(model: PreTrainedModel, tower: str | None) -> None:
-    """Only what `AutoModel` builds from a configuration can be loaded again."""
-    if tower is None and not _is_auto_model(model):
-        raise ConfigurationError(
-            f"from_encoder got a {type(model).__name__}, expected what AutoModel gives for a configuration of type "
-            f"{model.config.model_type!r}, or nothing could load it again. Give AutoModel.from_pretrained(name)."
-        )
 
 
 def _refuse_other_modality(view: AnchorView, modality: str, who: str) -> None:
@@ -787,106 +515,3 @@ def _refuse_other_modality(view: AnchorView, modality: str, who: str) -> None:
             f"{who} reads {modality}s, the view {view.name!r} holds {view.modality}s. Give a view of {modality}s "
             f"(there is {', '.join(map(repr, fitting)) or 'none'}), or take the class of the other modality."
         )
-
-
-def _configured(
-    config: RelativeConfig | None,
-    backbone: PreTrainedModel,
-    view: AnchorView,
-    processor: Any,
-    name: str | None,
-    settings: dict[str, Any],
-) -> RelativeConfig:
-    """The configuration that wraps `backbone`: its own settings over those of `config`, the rest measured."""
-    known = {field.name for field in dataclasses.fields(RelativeConfig)} | {"num_labels"}
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise ConfigurationError(
-            f"RelativeConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}."
-        )
-    measured = sorted(set(settings) & set(MEASURED_FIELDS))
-    if measured:
-        raise ConfigurationError(f"{', '.join(measured)} follow from the encoder and its anchors: leave them out.")
-    encoder_config = copy.deepcopy(backbone.config)
-    encoder_config._name_or_path = name or ""
-    chosen = _chosen(config, settings)
-    if chosen.get("tower") is None:
-        chosen["tower"] = default_tower(backbone, view.modality)
-    _refuse_other_class(backbone, chosen["tower"])
-    if chosen.get("max_length") is None and view.modality == "text":
-        chosen["max_length"] = _longest(backbone, processor)
-    return RelativeConfig(
-        **chosen,
-        encoder_config=encoder_config,
-        attn_implementation=backbone.config._attn_implementation,  # type: ignore[call-arg]
-        base_model_name_or_path=name,
-        modality=view.modality,
-        num_anchors=len(view),
-        anchor_fingerprint=view.fingerprint,
-        anchor_view=view.name,
-        anchor_digest=view.digest,
-    )
-
-
-@torch.no_grad()
-def _measure(backbone: PreTrainedModel, view: AnchorView, processor: Any, config: RelativeConfig) -> None:
-    """Fill in what no configuration says: the pooling that suits, D, and whether padding leaves embeddings alone."""
-    sample = min(view.samples, key=length)
-
-    def embedded(samples: list[Any]) -> Tensor:
-        ((rows, inputs),) = batches(samples, processor, len(samples), config.max_length)
-        output, x_BD = _embed(backbone, to_device(inputs, backbone.device), config)
-        config.pooling = config.pooling or default_pooling(backbone, config.modality, output)
-        return x_BD[list(rows).index(0)].float()
-
-    with evaluating(backbone):
-        x_D = embedded([sample])
-        if view.modality in ("text", "audio"):
-            beside_longer_D = embedded([sample, doubled(sample)])
-            tolerance = 1e-3 if backbone.dtype == torch.float32 else 5e-2
-            config.padding = bool((x_D - beside_longer_D).abs().max() <= tolerance * x_D.abs().max())
-    config.embedding_size = x_D.shape[-1]
-
-
-# Settings that follow from the encoder and its anchors.
-MEASURED_FIELDS = (
-    "encoder_config",
-    "base_model_name_or_path",
-    "embedding_size",
-    "padding",
-    "modality",
-    "num_anchors",
-    "anchor_fingerprint",
-    "anchor_view",
-    "anchor_digest",
-    "format_version",
-)
-PROJECTION_FIELDS = ("transform", "similarity", "basis_ridge", "rbf_gamma", "shrinkage")
-LABEL_FIELDS = ("id2label", "label2id", "problem_type")
-
-
-def _chosen(config: RelativeConfig | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """The projection, pooling, decoder and labels of `config`, with `settings` over them."""
-    if config is None:
-        return dict(settings)
-    fields = [*PROJECTION_FIELDS, *DECODER_FIELDS, "pooling", "max_length", "tower"]
-    if not {"num_labels", *LABEL_FIELDS} & set(settings):
-        fields += LABEL_FIELDS
-    return {name: copy.deepcopy(getattr(config, name)) for name in fields} | settings
-
-
-def _longest(backbone: PreTrainedModel, processor: Any) -> int | None:
-    """Longest text in tokens that both the tokenizer and the position embeddings bear."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    positions = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-    limits = [tokenizer.model_max_length, positions and positions - _padding_positions(backbone)]
-    known = [limit for limit in limits if limit and limit < 1_000_000]
-    return min(known) if known else None
-
-
-def _padding_positions(backbone: nn.Module) -> int:
-    """Rows of the position embeddings that no token uses: RoBERTa and its like count from behind the padding's."""
-    for name, module in backbone.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_relreps.classification import RelativeClassifier, RelativeClassifierOutput
 from hf_relreps.errors import SampleError
-from hf_relreps.modeling import RelativeClassifierOutput, RelativeTaskModel
 
 
-class RelativeModelForNodeClassification(RelativeTaskModel):
+class RelativeModelForNodeClassification(RelativeClassifier):
     """A graph encoder and a decoder that gives the classes of nodes.
 
     With `config.anchor_gradient` training describes nodes by the anchors of the same forward pass, so that gradients
@@ -25,9 +25,10 @@ class RelativeModelForNodeClassification(RelativeTaskModel):
     Example:
         ```python
         reader = GraphReader(graph.x, graph.edge_index)
-        view = AnchorSet(nodes, {"cora": nodes}).view()
+        view = AnchorSet([f"cora/{node}" for node in nodes], {"node": nodes}).view()  # ids say which graph it is
         model = RelativeModelForNodeClassification.from_encoder(GraphEncoder(config), view, reader, num_labels=7)
-        Trainer(model, args, train_dataset=[reader.item(labels)], data_collator=one_graph, callbacks=[AnchorCallback()])
+        items = [reader.item(graph.y, graph.train_mask)]
+        Trainer(model, args, one_graph, train_dataset=items, callbacks=[AnchorCallback()]).train()
         ```
     """
 
@@ -42,12 +43,27 @@ class RelativeModelForNodeClassification(RelativeTaskModel):
         labels: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> RelativeClassifierOutput | tuple[Any, ...]:
-        """Logits of all nodes (N, C), or of the nodes asked for (B, C); labels of -100 do not count in the loss."""
+        """Logits of all nodes (N, C), or of those asked for (B, C), and the loss where there are labels of the same.
+
+        Args:
+            x: Features (N, F) of the whole graph.
+            edge_index: Edges (2, E) of the whole graph.
+            nodes: Which nodes are asked for (B,); all of them if left out.
+            labels: Their classes (N,) or (B,); those of -100 do not count in the loss.
+            return_dict: False gives a tuple.
+
+        Raises:
+            SampleError: If a node is not one of the graph, or there is not one label for each node.
+        """
+        if x is not None:
+            _check(len(x), nodes, labels)
         return self._classify(labels, return_dict, x=x, edge_index=edge_index, nodes=nodes)
 
 
 class GraphReader:
     """The processor of node samples: turns node numbers into what a graph encoder reads.
+
+    An upload names nodes, not their graph: after a load say which one it is, ``model.processor = reader``.
 
     Args:
         x: Features (N, F).
@@ -65,20 +81,32 @@ class GraphReader:
             SampleError: If a node is not one of the graph.
         """
         nodes_B = torch.as_tensor(nodes, dtype=torch.long)
-        if len(nodes_B) and not (0 <= int(nodes_B.min()) and int(nodes_B.max()) < len(self.x)):
-            raise SampleError(
-                f"Nodes {int(nodes_B.min())} to {int(nodes_B.max())} were asked for, the graph has nodes 0 to "
-                f"{len(self.x) - 1}. Give the graph that the anchors were chosen from."
-            )
+        _check(len(self.x), nodes_B)
         return {"x": self.x, "edge_index": self.edge_index, "nodes": nodes_B}
 
     def save_pretrained(self, save_directory: Any) -> None:
         """Nothing: an upload names its nodes, the graph stays with its owner."""
 
     def item(self, labels_N: Tensor, counted_N: Tensor | None = None) -> dict[str, Tensor]:
-        """The graph as the one item of a data set for `Trainer`; labels that do not count become -100."""
+        """The graph as the one item of a data set for `Trainer`; labels of nodes that do not count become -100."""
+        _check(len(self.x), labels=labels_N)
         labels_N = labels_N if counted_N is None else labels_N.masked_fill(~counted_N, -100)
         return {"x": self.x, "edge_index": self.edge_index, "labels": labels_N}
+
+
+def _check(size: int, nodes_B: Tensor | None = None, labels: Tensor | None = None) -> None:
+    """Refuse nodes that the graph does not have, and labels of another number of nodes."""
+    if nodes_B is not None and nodes_B.numel() and not (0 <= int(nodes_B.min()) and int(nodes_B.max()) < size):
+        raise SampleError(
+            f"Nodes {int(nodes_B.min())} to {int(nodes_B.max())} were asked for, the graph has nodes 0 to {size - 1}. "
+            "Give the graph that the nodes were chosen from."
+        )
+    expected = size if nodes_B is None else len(nodes_B)
+    if labels is not None and len(labels) != expected:
+        raise SampleError(
+            f"There are {len(labels)} labels for {expected} nodes. Give one for each, and -100 for those that do not "
+            "count."
+        )
 
 
 def one_graph(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:

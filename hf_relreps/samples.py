@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ logger = logging.get_logger(__name__)
 
 # What a sample of each modality is; a sound as `datasets` decodes it: {"array": floats, "sampling_rate": hertz}.
 # A node is its number in the graph.
-MODALITIES: dict[str, type] = {"text": str, "image": Image.Image, "audio": Mapping, "node": int}
+MODALITIES: dict[str, type] = {"text": str, "image": Image.Image, "audio": Mapping, "node": Integral}
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow clips these to 8 bits without a word
 
 
@@ -79,7 +80,7 @@ def _check_sound(sound: Mapping[str, Any], name: str) -> None:
         raise SampleError(f"{name} has shape {np.shape(sound['array'])}, expected one channel with one value or more.")
 
 
-def _check_node(node: int, name: str) -> None:
+def _check_node(node: Any, name: str) -> None:
     if isinstance(node, bool) or node < 0:
         raise SampleError(f"{name} is {node!r}, expected the number of a node, counted from 0.")
 
@@ -107,7 +108,7 @@ def _content(sample: Any) -> bytes:
         return sample.encode()
     if isinstance(sample, Mapping):
         return f"{sample['sampling_rate']} ".encode() + np.asarray(sample["array"], dtype="<f4").tobytes()
-    if isinstance(sample, int):
+    if isinstance(sample, Integral):
         return str(sample).encode()
     return f"{sample.mode} {sample.size} ".encode() + sample.tobytes()
 

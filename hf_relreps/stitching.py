@@ -16,21 +16,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_relreps.anchors import AnchorSet
-from hf_relreps.configuration import DECODER_FIELDS, RelativeConfig
-from hf_relreps.decoders import RelativeDecoder
-from hf_relreps.errors import AnchorError, EvaluationError, StitchingError
-from hf_relreps.modeling import (
-    LABEL_FIELDS,
-    RelativeModel,
+from hf_relreps.classification import (
     RelativeModelForAudioClassification,
     RelativeModelForImageClassification,
     RelativeModelForSequenceClassification,
-    RelativeTaskModel,
-    evaluating,
 )
+from hf_relreps.configuration import DECODER_FIELDS, IMAGE_DECODERS, LABEL_FIELDS, RelativeConfig
+from hf_relreps.decoders import RelativeDecoder
+from hf_relreps.errors import AnchorError, EvaluationError, StitchingError
+from hf_relreps.modeling import RelativeModel, RelativeTaskModel
 from hf_relreps.nodes import RelativeModelForNodeClassification
 from hf_relreps.reconstruction import RelativeModelForImageReconstruction
 from hf_relreps.sources import Source
+from hf_relreps.wrapping import evaluating
 
 
 TASK_CLASSES: tuple[type[RelativeTaskModel], ...] = (
@@ -270,6 +268,11 @@ def _agreement(
     own_encoder: Part | None,
     pairs: tuple[Sequence[Any], Sequence[Any]],
 ) -> float:
+    if decoder.config.decoder_type in IMAGE_DECODERS:
+        raise EvaluationError(
+            "The decoder draws images, which have no classes to agree on. Leave pairs out, and compare what the "
+            "stitched model draws with the originals: (model(pixel_values).reconstruction - pixel_values).square()."
+        )
     if decoder.config.problem_type == "regression" or decoder.config.num_labels == 1:
         raise EvaluationError(
             "The decoder is a regression, which has no classes to agree on. Leave pairs out, and measure the stitched "
@@ -315,6 +318,8 @@ def _anchors_of(config: RelativeConfig) -> str:
 
 
 def _classes(config: RelativeConfig) -> str:
+    if config.decoder_type in IMAGE_DECODERS:
+        return f"images of {config.image_size} x {config.image_size} pixels"
     names = list((config.id2label or {}).values())
     return ", ".join(map(str, names[:3])) + (f", ... ({len(names)})" if len(names) > 3 else "")
 

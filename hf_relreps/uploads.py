@@ -109,12 +109,19 @@ class RelativeUpload(PreTrainedModel):
 
     @property
     def processor(self) -> Any:
-        """The tokenizer or image processor of the encoder, fetched from the upload at the first call.
+        """The tokenizer, image processor or feature extractor, fetched from the upload at the first call.
+
+        It can be set; that of nodes must be, with their graph, after a load.
 
         Raises:
             UploadError: If none was given and the upload holds none.
         """
         if self._processor is None:
+            if self.config.modality == "node":
+                raise UploadError(
+                    f"This {type(self).__name__} reads nodes, and no upload holds their graph. Say which one it is: "
+                    "model.processor = GraphReader(x, edge_index)."
+                )
             if self._source is None:
                 raise UploadError(
                     f"This {type(self).__name__} has no processor. Give one: from_encoder(encoder, view, processor), "
@@ -122,6 +129,10 @@ class RelativeUpload(PreTrainedModel):
                 )
             self._processor = load_processor(self._source)
         return self._processor
+
+    @processor.setter
+    def processor(self, processor: Any) -> None:
+        self._processor = processor
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:

@@ -16,8 +16,8 @@ from transformers import AutoModel, PreTrainedModel, set_seed
 from benchmarks.supported_models.inputs import MAKERS, NUM_SAMPLES, processors_for
 from benchmarks.supported_models.tiny_configs import SCALES, Scale, tiny_config
 from hf_relreps import AnchorSet, RelativeModel, stitch
-from hf_relreps.modeling import _tower, default_tower
 from hf_relreps.pooling import READS, reads
+from hf_relreps.wrapping import default_tower, tower_of
 
 
 MOST_PARAMETERS = 300_000_000
@@ -93,7 +93,7 @@ def _names(model: PreTrainedModel) -> list[str]:
 
 
 def _modalities(model: PreTrainedModel) -> list[str]:
-    return [modality for modality in READS if reads(_tower(model, default_tower(model, modality)), modality)]
+    return [modality for modality in READS if reads(tower_of(model, default_tower(model, modality)), modality)]
 
 
 def _probe_modality(model_type: str, model: PreTrainedModel, modality: str, anchors: AnchorSet, decoder: Path) -> Row:

@@ -60,7 +60,7 @@ RULES: list[Rule] = [
     (r".*(num_key_value_heads|num_kv_heads|kv_n_heads|num_query_groups|multi_query_group_num)", lambda v, s: _at_most(v, 2)),
     (r".*(attention_heads|n_heads?|num_heads|_heads|attn_heads)(_per_layer|_per_stage)?$", lambda v, s: _heads(v, s)),
     (r"mamba_d_head|mamba_head_dim", lambda v, s: 2 * s.width // s.heads),
-    (r".*(qk_rope_head_dim|rotary_dim)", lambda v, s: 8),
+    (r".*(qk_rope_head_dim|rotary_dim)", lambda v, s: min(v, 8)),
     (r".*(head_dim|d_kv|kv_channels|dim_head|d_head|head_size)$", lambda v, s: s.width // s.heads),
     (r".*lora_rank", lambda v, s: min(v, 16)),
     (r"(depths?|num_block_repeats|stage_num_blocks|blocks_per_stage|block_sizes|n_attn_blocks|encoder_depths)$", lambda v, s: _depths(v, s)),
@@ -217,16 +217,45 @@ def _special(value: Any, name: str) -> Any:
     return value if value < VOCABULARY else 200 + sum(map(ord, name)) % (VOCABULARY - 200)
 
 
+ROTARY = {"rope_type": "default", "rope_theta": 10000.0}
+IMAGE_TOKEN = {"<image>": 210, "<|image token|>": 210, "IMGIMGA": 211}
+
 # What the rules cannot know, by model type; a nested dictionary concerns the nested configuration of that name.
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bit": {"num_groups": 4},
+    "chameleon": {"vocabulary_map": IMAGE_TOKEN},
+    "cohere_compass_text": {
+        "rope_parameters": {
+            "full_attention": ROTARY | {"mrope_section": [2, 3, 3]},
+            "sliding_attention": ROTARY | {"mrope_section": [2, 3, 3]},
+        }
+    },
+    "cosmos3_edge_text": {"rope_parameters": ROTARY | {"mrope_section": [2, 3, 3]}},
+    "cvt": {"depth": [1, 2, 3]},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"], "num_hidden_layers": 2},
+    "depth_pro": {"patch_size": 32},
+    "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32},
+    "emu3": {"vocabulary_map": IMAGE_TOKEN},
+    "ernie4_5_vl_moe_text": {"rope_parameters": ROTARY | {"mrope_section": [3, 3, 2]}},
     "esm": {"vocab_size": 64},
+    "falcon_h1": {"mamba_d_ssm": 128},
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 16}},
     "funnel": {"architectures": ["FunnelModel"]},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
+    "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
     "hunyuan_vl_text": {"head_dim": 16},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "mamba2": {"head_dim": 32, "n_groups": 1},
     "ministral": {"head_dim": 16},
-    "nemotron": {"head_dim": 16},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2]}},
+    "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
+    "vibevoice_asr": {"acoustic_tokenizer_chunk_size": 3200},
+    "vit_mae": {"mask_ratio": 0.0},
     "xmod": {"default_language": "en_XX"},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "num_hidden_layers": 2},
 }

@@ -24,12 +24,13 @@ from rich.table import Table
 
 from hf_relreps.anchors import AnchorSet
 from hf_relreps.callback import AnchorCallback
+from hf_relreps.classification import RelativeModelForSequenceClassification
 from hf_relreps.configuration import RelativeConfig
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.demos.debian import load_debian_descriptions
 from hf_relreps.demos.tiny import small_bert, wordpiece_tokenizer
 from hf_relreps.evaluation import StitchingMatrix, stitching_matrix
-from hf_relreps.modeling import RelativeModel, RelativeModelForSequenceClassification
+from hf_relreps.modeling import RelativeModel
 from hf_relreps.stitching import stitch
 
 

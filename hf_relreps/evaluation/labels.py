@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hf_relreps.configuration import IMAGE_DECODERS
 from hf_relreps.errors import EvaluationError
 from hf_relreps.evaluation.scores import MULTI, REGRESSION, SINGLE
 
@@ -31,6 +32,12 @@ class Task:
     @classmethod
     def of(cls, decoders: Mapping[str, RelativeDecoder], dataset: Any, label_column: str) -> Task:
         """The task of these decoders on these labels; refuses decoders and labels that have no common one."""
+        drawing = [name for name, decoder in decoders.items() if decoder.config.decoder_type in IMAGE_DECODERS]
+        if drawing:
+            raise EvaluationError(
+                f"Decoder {drawing[0]!r} draws images, which labels cannot score. Compare what it draws with the "
+                "originals: (stitch(encoder, decoder)(pixel_values).reconstruction - pixel_values).square().mean()."
+            )
         values = column_of(dataset, label_column, "dataset", "label_column")
         problem_type = _problem_type(decoders, values)
         if problem_type == REGRESSION:

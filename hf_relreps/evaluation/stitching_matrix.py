@@ -20,8 +20,9 @@ from transformers.utils import logging
 from hf_relreps.errors import EvaluationError
 from hf_relreps.evaluation.labels import Task, column_of
 from hf_relreps.evaluation.scores import MULTI, REGRESSION, SINGLE, Metric, chance, check_problem, resolve_score
-from hf_relreps.modeling import RelativeModel, evaluating
+from hf_relreps.modeling import RelativeModel
 from hf_relreps.stitching import check_compatible, resolve_decoder, resolve_encoder
+from hf_relreps.wrapping import evaluating
 
 
 if TYPE_CHECKING:
