@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 def test_the_story_is_told_in_order(run: tuple[str, Path]) -> None:
-    steps = ["1  Anchors", "2  Train and push", "3  Pull parts", "4  The paper's projection", "5  Classify", "Done in"]
+    steps = ["1  Anchors", "2  Train and push", "3  Pull parts", "4  The paper's projection", "5  Classify", "6  Push", "Done in"]
     places = [run[0].index(step) for step in steps]
     assert places == sorted(places)
 
@@ -54,6 +54,6 @@ def test_three_sentences_are_classified_with_parts_of_two_uploads(run: tuple[str
 
 
 def test_the_local_hub_keeps_the_four_uploads_and_the_anchors(run: tuple[str, Path]) -> None:
-    for name in ("relative-debian-en-1", "relative-debian-fr", "debian-anchors"):
+    for name in ("relative-debian-en-1", "relative-debian-fr", "debian-anchors", "relative-debian-fr-by-en"):
         assert f"/{name}" in run[0]
     assert (run[1] / "hub").is_dir()

@@ -30,6 +30,7 @@ from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.demos.debian import load_debian_descriptions
 from hf_relreps.demos.tiny import small_bert, wordpiece_tokenizer
 from hf_relreps.evaluation import StitchingMatrix, stitching_matrix
+from hf_relreps.model_card import CardFacts
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.stitching import stitch
 
@@ -151,6 +152,9 @@ def quickstart(settings: Settings) -> StitchingMatrix:
     say("\n[bold]5  Classify[/] with an encoder of one upload and a decoder of another")
     say(classify(settings))
     write(settings, matrix, cosine)
+
+    say("\n[bold]6  Push a stitched model[/], with the matrix on its card")
+    say(f"   {push_stitched(settings, matrix)}")
     say(f"\nDone in {time.monotonic() - started:.0f} s. The matrix: {settings.output}/matrix.png and matrix.json")
     return matrix
 
@@ -246,6 +250,20 @@ def classify(settings: Settings) -> Table:
         found = pipeline("text-classification", model=model, tokenizer=model.processor)(text)[0]
         table.add_row(encoder, decoder, text, found["label"], f"{found['score']:.2f}")
     return table
+
+
+def push_stitched(settings: Settings, matrix: StitchingMatrix) -> str:
+    """The French encoder with a decoder that was trained on English, as an upload of its own; its name."""
+    french, english = RECIPES[2], RECIPES[0]
+    model = stitch(settings.repository(french), settings.repository(english))
+    model.card_facts = CardFacts(
+        stitching=matrix.to_dict(),
+        picture=settings.output / "matrix.png",
+        evaluated_on="Debian package descriptions",
+    )
+    name = f"{settings.user}/relative-debian-fr-by-en"
+    model.push_to_hub(name)
+    return name
 
 
 def _comparison(default: StitchingMatrix, cosine: StitchingMatrix) -> Table:
