@@ -19,8 +19,8 @@ from hf_relreps.modeling import RelativeModel, RelativeTaskModel
 from hf_relreps.samples import batches
 
 
-# What suits drawing where nothing else is chosen. Noise makes a classifier tolerant of another encoder, but blurs
-# images more than the other encoder does (docs/modalities.md).
+# What suits drawing where nothing else is chosen. Noise makes a classifier tolerant of another encoder; here it makes
+# own and stitched images worse (docs/modalities.md).
 DRAWING = {"decoder_type": "image", "decoder_noise": 0.0, "decoder_dropout": 0.0}
 
 

@@ -38,7 +38,10 @@ def main(words: list[str] | None = None) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("hf_relreps").setLevel(logging.ERROR)
-    arguments = parser_of(chosen.modality).parse_args(rest)
+    parser = parser_of(chosen.modality)
+    arguments = parser.parse_args(rest)
+    if arguments.seeds < 2:
+        parser.error(f"--seeds {arguments.seeds}: stitching needs two encoders of each kind or more")
     arguments.output.mkdir(parents=True, exist_ok=True)
     importlib.import_module(f"benchmarks.modalities.{chosen.modality}").run(arguments)
 

@@ -57,7 +57,7 @@ def load(name: str, split: str, rows: int | None, arguments: Namespace) -> Datas
         dataset = load_fashion_mnist(split, arguments.fashion_mnist, hub=arguments.hub)
     if rows is None or rows >= len(dataset):
         return dataset
-    return dataset.shuffle(seed=0).select(range(rows)).flatten_indices()
+    return dataset.shuffle(seed=0).select(range(rows))
 
 
 def pixels_of(dataset: Dataset, processor: Any, batch_size: int = 1000) -> Tensor:

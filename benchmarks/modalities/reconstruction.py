@@ -103,10 +103,11 @@ class AbsoluteAutoencoder(nn.Module):
 def add_arguments(parser: ArgumentParser) -> None:
     """Data sets, kinds of autoencoder, and how much of both."""
     image_data.add_arguments(parser)
+    parser.set_defaults(seeds=2)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--anchors", type=int, default=500, help="number of anchors (500, as in the paper)")
     parser.add_argument("--rows", type=int, help="training images (6,000)")
-    parser.add_argument("--epochs", type=int, help="passes over them (8)")
+    parser.add_argument("--epochs", type=int, help="passes over them (6)")
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _setting(name: str, arguments: Namespace) -> Setting:
     anchors = AnchorSet.from_dataset(rows, num_anchors, views={"image": "image"}, strategy="stratified")
     processor = image_processor(image_data.SIZES[name])
     pixels = [image_data.pixels_of(split, processor) for split in (rows, held_out)]
-    return Setting(name, anchors, *pixels, arguments.epochs or (4 if quick else 8), arguments.output)
+    return Setting(name, anchors, *pixels, arguments.epochs or (4 if quick else 6), arguments.output)
 
 
 def _outcome(setting: Setting, kind: str, projection: str, seeds: int) -> Outcome:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -39,6 +40,22 @@ class Row:
     def of(cls, name: str, matrix: StitchingMatrix) -> Row:
         """Those of a stitching matrix."""
         return cls(name, **{key: figure for key, figure in matrix.summary.items() if key != "ratio"})
+
+    @classmethod
+    def by_architecture(cls, name: str, matrix: StitchingMatrix) -> list[Row]:
+        """Stitched within architectures, where only the seeds differ, and across them; encoders end in -number."""
+        kinds = np.array([encoder.rpartition("-")[0] for encoder in matrix.encoders])
+        same = kinds[:, None] == kinds[None, :]
+        whole = cls.of(name, matrix)
+        rows = []
+        for what, pairs in (("seeds", same & ~matrix.is_own), ("architectures", ~same)):
+            if pairs.any():
+                scores, absolute = matrix.scores[pairs], matrix.absolute
+                stitched = {"stitched": float(scores.mean()), "worst": float(scores.min())}
+                if absolute is not None:
+                    stitched["absolute_stitched"] = float(np.nanmean(absolute[pairs]))
+                rows.append(dataclasses.replace(whole, name=f"{name}, {what}", **stitched))
+        return rows
 
     @property
     def ratio(self) -> float:
@@ -87,11 +104,19 @@ def timed(what: str) -> Iterator[None]:
     console.print(f"{what}: {time.monotonic() - started:.0f} s")
 
 
-def train(model: Any, dataset: Any, seed: int, output: Path, *callbacks: TrainerCallback, **arguments: Any) -> Any:
+def train(
+    model: Any,
+    dataset: Any,
+    seed: int,
+    output: Path,
+    *callbacks: TrainerCallback,
+    collator: Any = None,
+    **arguments: Any,
+) -> Any:
     """Train with the `Trainer`, quietly and without checkpoints; gives the model in evaluation mode."""
     quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no"}
     args = TrainingArguments(str(output), seed=seed, dataloader_pin_memory=False, **quiet | arguments)
-    trainer = Trainer(model, args, train_dataset=dataset, callbacks=list(callbacks))
+    trainer = Trainer(model, args, collator, train_dataset=dataset, callbacks=list(callbacks))
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     if output.is_dir() and not any(output.iterdir()):
