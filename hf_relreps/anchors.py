@@ -29,6 +29,7 @@ from hf_relreps.sources import Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
     from datasets import Dataset
     from huggingface_hub import CommitInfo
 
@@ -39,6 +40,8 @@ RECORD_FILE = "anchor_set.json"
 ID_COLUMN = "id"  # of the table; the others are views
 FORMAT_VERSION = 1
 PLAIN_MODES = ("L", "RGB", "RGBA")  # what PNG gives back bit for bit
+# What a table may unpack to: what compresses better than this was made to fill the memory.
+LITTLE, MOST_UNPACKED = 64 << 20, 100  # bytes, and bytes for each byte of the file
 BROKEN_PNG = (SyntaxError, Image.DecompressionBombError)  # what Pillow raises of them beside OSError and ValueError
 
 
@@ -204,6 +207,8 @@ class AnchorSet:
         """
         if name == ID_COLUMN:
             raise AnchorError(f"A view cannot be called {name!r}: that column holds the ids. Choose another name.")
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise AnchorError(f"A view cannot be called {name!r}, expected a text such as 'en'. Choose another name.")
         samples = [samples] if isinstance(samples, str) else list(samples)
         if len(samples) != len(self):
             raise AnchorError(
@@ -447,15 +452,34 @@ def _read_table(file: Path, source: Source, record: dict[str, Any]) -> tuple[lis
     import pyarrow.parquet as pq
 
     name = f"{FOLDER}/{TABLE_FILE} of {source}"
+    allowed = LITTLE + MOST_UNPACKED * file.stat().st_size
     try:
-        columns = pq.ParquetFile(file).read(columns=[ID_COLUMN, *record["views"]]).to_pydict()
+        table = pq.ParquetFile(file)
+        if table.metadata.num_rows > record["num_anchors"]:
+            _refuse_difference(name, "number of anchors", table.metadata.num_rows, record["num_anchors"])
+        _refuse_bomb(table.metadata, allowed)
+        columns = table.read(columns=[ID_COLUMN, *record["views"]]).to_pydict()
         views = {
-            view: [_from_png(cell) for cell in columns[view]] if about.get("modality") == "image" else columns[view]
+            view: _from_pngs(columns[view], allowed) if about.get("modality") == "image" else columns[view]
             for view, about in record["views"].items()
         }
         return columns[ID_COLUMN], views
+    except AnchorIntegrityError:
+        raise
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, *BROKEN_PNG) as error:
         raise AnchorIntegrityError(f"{name} cannot be read as anchors: {error}. Pull it again.") from error
+
+
+def _refuse_bomb(about: pq.FileMetaData, allowed: int) -> None:
+    """Raise `ValueError` for a table that would unpack to far more than its bytes justify."""
+    columns = [
+        about.row_group(group).column(column)
+        for group in range(about.num_row_groups)
+        for column in range(about.num_columns)
+    ]
+    unpacked = sum(max(column.total_uncompressed_size, 4 * column.num_values) for column in columns)
+    if unpacked > allowed:
+        raise ValueError(f"it would unpack to {unpacked} bytes, a file of its size may to {allowed}")
 
 
 def _to_png(image: Image.Image) -> dict[str, Any]:
@@ -471,10 +495,14 @@ def _to_sound(sound: Mapping[str, Any]) -> dict[str, Any]:
 _TO_CELL: dict[str, Any] = {"text": str, "image": _to_png, "audio": _to_sound, "node": int}
 
 
-def _from_png(cell: Mapping[str, Any]) -> Image.Image:
-    image = Image.open(io.BytesIO(cell["bytes"]), formats=["PNG"])
-    image.load()
-    return image
+def _from_pngs(cells: Sequence[Mapping[str, Any]], allowed: int) -> list[Image.Image]:
+    images: list[Image.Image] = [Image.open(io.BytesIO(cell["bytes"]), formats=["PNG"]) for cell in cells]
+    unpacked = sum(image.width * image.height * len(image.getbands()) for image in images)
+    if unpacked > allowed:
+        raise ValueError(f"its pictures would unpack to {unpacked} bytes, a file of its size may to {allowed}")
+    for image in images:
+        image.load()
+    return images
 
 
 def _refuse_difference(where: str, what: str, found: Any, expected: Any) -> None:

@@ -7,6 +7,7 @@ are its own: they are stored, the base is not.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -22,6 +23,11 @@ ADAPTER_SWITCHES = (
     *("auto_mapping", "base_model_name_or_path", "revision", "megatron_config", "megatron_core", "runtime_config"),
     *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "arrow_config"),
 )
+
+
+# Held while a model is built or loaded: meanwhile transformers changes functions of torch and of its own for the whole
+# process, and two threads that do so at once leave them changed.
+BUILDING = threading.RLock()
 
 
 class Unattached(nn.Module):

@@ -5,21 +5,29 @@ Shapes: A anchors, D absolute size.
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 from hf_relreps.anchors import AnchorView
-from hf_relreps.errors import AnchorError, ConfigurationError
+from hf_relreps.errors import AnchorError, ConfigurationError, UploadError
 from hf_relreps.model_card import training_facts
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.samples import batches
-from hf_relreps.uploads import RelativeUpload
+from hf_relreps.sources import Source
+from hf_relreps.uploads import CHECKPOINT, TRAINER_STATE_FILE, RelativeUpload, weight_files
+
+
+logger = logging.get_logger(__name__)
 
 
 class AnchorCallback(TrainerCallback):
@@ -71,11 +79,32 @@ class AnchorCallback(TrainerCallback):
         self._exact_at: int | None = None
         self._parts: list[tuple[Any, dict[str, Tensor]]] = []
 
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Warn of a checkpoint whose writing was cut off, which ``resume_from_checkpoint=True`` would choose."""
+        checkpoints = _checkpoints(args.output_dir)
+        flaw = _flaw(checkpoints[0]) if checkpoints and state.is_world_process_zero else None
+        if flaw:
+            logger.warning(
+                "%s is not whole: %s. Resume from the last one that is: "
+                "trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir)), from "
+                "hf_relreps.callback.",
+                checkpoints[0],
+                flaw,
+            )
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Check the view, and encode it unless the run was resumed: then the checkpoint's anchors are exact."""
         encoder = _encoder_of(kwargs["model"])
+        if state.global_step and getattr(kwargs.get("lr_scheduler"), "last_epoch", None) == 0:
+            logger.warning(
+                "The run goes on at step %d without the state of its optimizer and scheduler, which the checkpoint "
+                "does not hold: it will not end where an uninterrupted run ends.",
+                state.global_step,
+            )
         view = self.anchors_view or encoder.anchors.view(encoder.config.anchor_view)
         _refuse_other_view(view, encoder)
         processor = self.processor or encoder._processor or kwargs.get("processing_class") or encoder.processor
@@ -148,6 +177,52 @@ class AnchorCallback(TrainerCallback):
         mine = all_AD[world.process_index :: world.num_processes]
         mine.copy_(encoder.encode_batches(self._parts, len(mine)))
         return reduce(all_AD, "sum") if world.num_processes > 1 else all_AD
+
+
+def last_complete_checkpoint(output_dir: str | Path | None) -> str | None:
+    """The newest checkpoint of a Trainer that was written to its end; ``None`` if there is none yet.
+
+    A run that was killed while it saved leaves a folder that the Trainer would choose and cannot resume from. So, from
+    the first start as from any later one: ``trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))``.
+    """
+    return next((str(folder) for folder in _checkpoints(output_dir) if _flaw(folder) is None), None)
+
+
+def _checkpoints(output_dir: str | Path | None) -> list[Path]:
+    """Newest first."""
+    folders = Path(output_dir).glob("checkpoint-*") if output_dir else []
+    found = [folder for folder in folders if CHECKPOINT.fullmatch(folder.name) and folder.is_dir()]
+    return sorted(found, key=lambda folder: int(folder.name.split("-")[1]), reverse=True)
+
+
+def _flaw(checkpoint: Path) -> str | None:
+    """The first file of a checkpoint that is missing or was not written to its end; ``None`` if all are whole."""
+    state_file = checkpoint / TRAINER_STATE_FILE
+    try:
+        if not isinstance(json.loads(state_file.read_text("utf-8")), dict):
+            return f"{state_file.name} holds no state"
+    except OSError:
+        return f"{state_file.name}, which is written last, is missing"
+    except ValueError:
+        return f"{state_file.name} is cut short"
+    try:
+        files = weight_files(Source.of(checkpoint))
+    except UploadError as error:
+        return str(error)
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            return f"{file.relative_to(checkpoint)} cannot be read ({error})"
+    processes = PartialState().num_processes
+    random_states = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
+    pickled = {"optimizer.pt", "scheduler.pt", *random_states}
+    there = {name for name in pickled if (checkpoint / name).is_file()}
+    if there and there != pickled:  # none: the Trainer was told to save only the model
+        return f"{sorted(pickled - there)[0]} is missing"
+    broken = [name for name in sorted(there) if not zipfile.is_zipfile(checkpoint / name)]
+    return f"{broken[0]} is cut short" if broken else None
 
 
 def _encoder_of(model: nn.Module) -> RelativeModel:

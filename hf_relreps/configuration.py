@@ -40,6 +40,12 @@ SWITCHES = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "fusion_config"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
 )
+# Words in the names of fields that count things, and how many a model may have of them.
+MOST = {"num_labels": 1_000_000, "experts": 10_000, "layers": 1_000, "depth": 1_000, "blocks": 1_000, "stages": 1_000}
+TEXT_FIELDS = (
+    *("base_model_name_or_path", "base_model_revision", "base_model_digest"),
+    *("anchor_fingerprint", "anchor_view", "anchor_digest"),
+)
 # What a decoder's own configuration does not tell: it never sees an encoder.
 ENCODER_FIELDS = (
     *("encoder_config", "base_model_name_or_path", "base_model_revision", "base_model_digest", "encoder_adapters"),
@@ -171,7 +177,13 @@ class RelativeConfig(PreTrainedConfig):
         """From a file's content: only declared fields are read, and none that would change how things are loaded."""
         declared = {field.name for field in dataclasses.fields(cls)} | {"num_labels"}
         known = {name: value for name, value in config_dict.items() if name in declared}
-        return super().from_dict(_without_switches(known), **kwargs)
+        _refuse_immense(known)
+        try:
+            return super().from_dict(_without_switches(known), **kwargs)
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # fields of the encoder's configuration may be of any type
+            raise ConfigurationError(f"The configuration cannot be read: {type(error).__name__}: {error}") from error
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
@@ -224,6 +236,13 @@ class RelativeConfig(PreTrainedConfig):
                 f"This upload has format version {self.format_version}; the installed hf_relreps reads up to "
                 f"{FORMAT_VERSION}. Update it: pip install -U hf-relreps."
             )
+        for name in TEXT_FIELDS:
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigurationError(f"{name}={getattr(self, name)!r:.60} must be a text, or None.")
+        if self.stitched_from is not None and not _are_texts(self.stitched_from):
+            raise ConfigurationError(f"stitched_from={self.stitched_from!r:.60} must be a list of names, or None.")
+        if not isinstance(self.encoder_adapters, dict | None):
+            raise ConfigurationError(f"encoder_adapters={self.encoder_adapters!r:.60} must hold settings by name.")
         _one_of("pooling", self.pooling or POOLINGS[0], POOLINGS)
         _one_of("modality", self.modality, MODALITIES)
         _check_tower(self.tower)
@@ -247,10 +266,12 @@ class RelativeConfig(PreTrainedConfig):
         _whole("decoder_hidden_size", self.decoder_hidden_size, low=1)
         _whole("image_size", self.image_size, low=1)
         _whole("num_channels", self.num_channels, low=1)
-        if not self.decoder_widths or min(self.decoder_widths) < 1:
+        if not isinstance(self.decoder_widths, list | tuple) or not self.decoder_widths:
             raise ConfigurationError(
                 f"decoder_widths={self.decoder_widths} must hold one positive number for each step."
             )
+        for width in self.decoder_widths:
+            _whole("decoder_widths", width, low=1)
         for name in ("embedding_size", "max_length"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), low=1)
@@ -275,6 +296,25 @@ def _without_switches(config: Any) -> Any:
     if isinstance(config, list):
         return [_without_switches(value) for value in config]
     return config
+
+
+def _refuse_immense(config: Any) -> None:
+    """Raise `ConfigurationError` for counts that no model has: each label and each layer costs time and memory."""
+    if isinstance(config, list):
+        for part in config:
+            _refuse_immense(part)
+    for name, value in config.items() if isinstance(config, dict) else ():
+        counts = [count for count in (value if isinstance(value, list) else [value]) if isinstance(count, int | float)]
+        most = next((most for word, most in MOST.items() if word in str(name)), None)
+        if most is not None and any(count > most for count in counts):
+            raise ConfigurationError(
+                f"{name}={value!r:.60} is more than any model has; at most {most} are built. Do not use this upload."
+            )
+        _refuse_immense(value)
+
+
+def _are_texts(found: Any) -> bool:
+    return isinstance(found, list | tuple) and all(isinstance(text, str) for text in found)
 
 
 def _listed(names: Any) -> Any:

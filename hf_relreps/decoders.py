@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from hf_relreps.configuration import RelativeConfig
 from hf_relreps.errors import ConfigurationError, StitchingError
 from hf_relreps.image_decoders import IMAGE_DECODERS
 from hf_relreps.uploads import RelativeUpload
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -28,6 +31,15 @@ class RelativeDecoderOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     reconstruction: Tensor | None = None
+
+
+def warn_of_training_mode(module: nn.Module) -> None:
+    """Nobody trains without gradients: whoever predicts in training mode gets answers blurred by dropout and noise."""
+    if module.training and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        logger.warning_once(
+            f"This {type(module).__name__} predicts in training mode, so its dropout and noise blur what it gives. "
+            "Call model.eval() first."
+        )
 
 
 class WideLayerNorm(nn.LayerNorm):
@@ -91,6 +103,7 @@ class RelativeDecoder(RelativeUpload):
                 f"({self.config.num_anchors} anchors, {', '.join(self.config.similarities)}), found "
                 f"{tuple(relative_embeds.shape)}. Use an encoder with the decoder's anchors and projection."
             )
+        warn_of_training_mode(self)
         h = self.norm(relative_embeds)
         if self.training and self.config.decoder_noise:  # what another encoder will add: training learns to bear it
             h = h + self.config.decoder_noise * torch.randn_like(h)

@@ -6,7 +6,8 @@ would catch without knowing this library::
     RelrepsError
     ├── ConfigurationError (ValueError)   a setting that has no meaning: an unknown similarity, a negative ridge
     ├── AnchorError (ValueError)          anchors that cannot be used: none, too few, repeated ids, an unknown view
-    │   └── AnchorIntegrityError          an anchors folder that is not what its digests say: stale or tampered with
+    │   ├── AnchorIntegrityError          an anchors folder that is not what its digests say: stale or tampered with
+    │   └── StaleAnchorsError             stored embeddings that are not what the encoder makes of its anchors now
     ├── SampleError (ValueError)          samples that cannot be encoded: an empty text, a number where a text belongs
     ├── EmbeddingError (ValueError)       embeddings without a direction: zero, infinite, not a number
     ├── StitchingError (ValueError)       parts that do not fit: other anchors, another order, another similarity
@@ -33,6 +34,10 @@ class AnchorError(RelrepsError, ValueError):
 
 class AnchorIntegrityError(AnchorError):
     """An anchors folder whose content is not what its digests say."""
+
+
+class StaleAnchorsError(AnchorError):
+    """Stored embeddings of anchors that are not what their encoder makes of them now."""
 
 
 class SampleError(RelrepsError, ValueError):

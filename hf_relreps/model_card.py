@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,8 +79,9 @@ FEATURES = {
 DRAWING = "image-to-image"  # the task of the decoders below
 IMAGE_DECODERS = ("image", "variational")
 MODELS = {"graph-ml": "RelativeModelForNodeClassification", DRAWING: "RelativeModelForImageReconstruction"}
-SECTION = re.compile(r"<!-- hf_relreps:begin (\w+) -->\n.*?<!-- hf_relreps:end \1 -->", re.DOTALL)
-KNOWN = re.compile(r"\n*<!-- hf_relreps:sections ([\w ]*) -->\s*\Z")
+BEGIN = re.compile(r"<!-- hf_relreps:begin (\w+) -->\n")
+END = re.compile(r"<!-- hf_relreps:end (\w+) -->")
+KNOWN = re.compile(r"<!-- hf_relreps:sections ([\w ]*) -->\s*\Z")
 TRAINER_COMMENT = "generated automatically according to the information the Trainer had access to"
 
 
@@ -213,7 +215,7 @@ def anchors_tag(fingerprint: str) -> str:
 
 def merged(card: RepoCard, existing: str | None) -> str:
     """The text of `card`, with what a person wrote in the `existing` one kept."""
-    sections = {match[1]: match[0] for match in SECTION.finditer(card.text)}
+    sections = {name: card.text[start:end] for name, start, end in _sections(card.text)}
     known: list[str] = []
     if existing is not None and existing.strip():
         old = _read(existing, type(card))
@@ -221,19 +223,34 @@ def merged(card: RepoCard, existing: str | None) -> str:
         if TRAINER_COMMENT not in old.text:
             memory = KNOWN.search(old.text)
             known = memory[1].split() if memory else []
-            card.text = _merge_text(sections, KNOWN.sub("", old.text), known)
+            text = old.text[: memory.start()].rstrip("\n") if memory else old.text
+            card.text = _merge_text(sections, text, known)
     # Remembered in the card itself: a section that was there once and is gone now was taken over by a person.
     return f"{str(card).rstrip()}\n\n<!-- hf_relreps:sections {' '.join(_union(known, sections))} -->\n"
+
+
+def _sections(text: str) -> Iterator[tuple[str, int, int]]:
+    """Name, start and end of each section; one pass, for the text may come from anywhere."""
+    ends: dict[str, list[int]] = {}
+    for match in END.finditer(text):
+        ends.setdefault(match[1], []).append(match.end())
+    place = 0
+    for match in BEGIN.finditer(text):
+        later = ends.get(match[1], [])
+        i = bisect_right(later, match.end())
+        if match.start() >= place and i < len(later):
+            place = later[i]
+            yield match[1], match.start(), place
 
 
 def _merge_text(sections: Mapping[str, str], old: str, known: Sequence[str]) -> str:
     """The old text with our sections in their new form; a known one whose comments are gone belongs to its reader."""
     place = 0
     for name, section in sections.items():
-        match = next((found for found in SECTION.finditer(old) if found[1] == name), None)
-        if match is not None:
-            old = old[: match.start()] + section + old[match.end() :]
-            place = match.start() + len(section)
+        found = next(((start, end) for other, start, end in _sections(old) if other == name), None)
+        if found is not None:
+            old = old[: found[0]] + section + old[found[1] :]
+            place = found[0] + len(section)
         elif name not in known:
             place = place or len(old.rstrip())
             old = f"{old[:place]}\n\n{section}{old[place:]}"
@@ -244,9 +261,9 @@ def _merge_text(sections: Mapping[str, str], old: str, known: Sequence[str]) -> 
 def _merge_metadata(card: RepoCard, old: RepoCard) -> None:
     """Ours over theirs where we know better, both where there may be several, theirs where we say nothing."""
     new, kept = card.data, old.data.__dict__
-    theirs = [tag for tag in _listed(kept.get("tags")) if not tag.startswith((ANCHORS_TAG, PART_TAG, VIEW_TAG))]
+    theirs = [tag for tag in _texts(kept.get("tags")) if not tag.startswith((ANCHORS_TAG, PART_TAG, VIEW_TAG))]
     for name in ("language", "datasets", "metrics"):
-        both = _union(_listed(kept.get(name)), _listed(new.get(name)))
+        both = _union(_texts(kept.get(name)), _listed(new.get(name)))
         if both:
             new[name] = both
     new["tags"] = _union(_listed(new.get("tags")), theirs)
@@ -268,7 +285,7 @@ def _merged_results(new: Sequence[EvalResult], old: Sequence[EvalResult]) -> lis
 def _read(text: str, card_class: type[RepoCard]) -> RepoCard:
     try:
         return card_class(text, ignore_metadata_errors=True)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, yaml.YAMLError) as error:
         logger.warning("The metadata of the existing card cannot be read and is written anew: %s", error)
         body = re.sub(r"\A---.*?^---", "", text, count=1, flags=re.DOTALL | re.MULTILINE)
         return card_class(f"---\n{{}}\n---\n{body}")
@@ -503,6 +520,12 @@ def _languages(views: Iterable[Any]) -> list[str]:
 
 def _listed(value: Any) -> list[Any]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in a field of metadata that may hold anything."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [text for text in values if isinstance(text, str)]
 
 
 def _union(first: Iterable[Any], second: Iterable[Any]) -> list[Any]:

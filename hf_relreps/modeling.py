@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput, logging
 
 from hf_relreps.anchors import AnchorSet, AnchorView
 from hf_relreps.base_models import (
+    BUILDING,
     Unattached,
     adapter_settings,
     add_adapters,
@@ -30,8 +31,16 @@ from hf_relreps.base_models import (
     own_weights,
 )
 from hf_relreps.configuration import CLASSIFIERS, DECODER_FIELDS, LABEL_FIELDS, RelativeConfig
-from hf_relreps.decoders import RelativeDecoder
-from hf_relreps.errors import AnchorError, ConfigurationError, UploadError, UploadIntegrityError
+from hf_relreps.decoders import RelativeDecoder, warn_of_training_mode
+from hf_relreps.errors import (
+    AnchorError,
+    ConfigurationError,
+    RelrepsError,
+    SampleError,
+    StaleAnchorsError,
+    UploadError,
+    UploadIntegrityError,
+)
 from hf_relreps.pooling import default_pooling
 from hf_relreps.projection import RelativeProjection, refuse_directionless
 from hf_relreps.samples import batches, to_device
@@ -46,6 +55,7 @@ from hf_relreps.wrapping import (
     kept,
     loaded,
     measure,
+    refuse_unknown_tokens,
     shallow,
     tower_of,
     without_idle_pooler,
@@ -53,6 +63,11 @@ from hf_relreps.wrapping import (
 
 
 logger = logging.get_logger(__name__)
+
+CHECKED_ANCHORS = 8
+# How far a stored anchor may be from what its encoder makes of it now, as a share of its length: hardware and batches
+# round differently. A wrong tokenizer, pooling or view is off by 0.3 and more.
+OWN_WITHIN, OWN_WITHIN_HALF = 1e-2, 1e-1
 
 
 @dataclass
@@ -165,7 +180,8 @@ class RelativeModel(RelativePreTrainedModel):
         if freeze_encoder:
             backbone.requires_grad_(False)
         measure(backbone, anchors_view, processor, config)
-        model = cls(config, backbone)
+        with BUILDING:
+            model = cls(config, backbone)
         model.to(backbone.device)  # type: ignore[arg-type]  # the wrapper of `to` hides self
         model.encode_anchors(anchors_view, processor, batch_size=batch_size)
         return model
@@ -203,6 +219,7 @@ class RelativeModel(RelativePreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
+        warn_of_training_mode(self)
         output, x_BD = embed(self.backbone, inputs, self.config)
         result = RelativeModelOutput(
             last_hidden_state=getattr(output, "last_hidden_state", None),
@@ -254,7 +271,22 @@ class RelativeModel(RelativePreTrainedModel):
         x_ND = torch.zeros(n, self.config.embedding_size or 0)
         with evaluating(self):
             for rows, inputs in parts:
-                x_ND[rows] = embed(self.backbone, to_device(inputs, self.device), self.config)[1].float().cpu()
+                refuse_unknown_tokens(self.backbone, inputs)
+                try:
+                    x_BD = embed(self.backbone, to_device(inputs, self.device), self.config)[1]
+                except torch.OutOfMemoryError:
+                    raise
+                except (RuntimeError, IndexError, TypeError) as error:
+                    raise SampleError(
+                        f"The encoder cannot read what its processor makes of the samples: {type(error).__name__}: {error}. "
+                        "Give the processor that it was trained with."
+                    ) from error
+                if len(x_BD) != len(rows):
+                    raise ConfigurationError(
+                        f"The encoder gives {len(x_BD)} embeddings for {len(rows)} samples, expected one for each. "
+                        "Choose another pooling or tower."
+                    )
+                x_ND[rows] = x_BD.float().cpu()
         return x_ND
 
     def encode_anchors(self, anchors_view: AnchorView, processor: Any = None, *, batch_size: int = 64) -> None:
@@ -277,6 +309,50 @@ class RelativeModel(RelativePreTrainedModel):
         self.config.anchor_fingerprint = anchors_view.fingerprint
         self.config.anchor_view = anchors_view.name
         self.config.anchor_digest = anchors_view.digest
+
+    def check_anchors(self, processor: Any = None, *, k: int = CHECKED_ANCHORS) -> float:
+        """Encode a few anchors again: whether the stored embeddings are this encoder's own.
+
+        They are not where the encoder was trained on after its anchors were encoded, or where it reads them with
+        another tokenizer, pooling or view. Then every relative representation is wrong, though nothing fails.
+
+        Args:
+            processor: Tokenizer or image processor, if not the model's own.
+            k: How many anchors, spread over the set.
+
+        Returns:
+            The largest distance between a stored and a new embedding, as a share of the stored one's length.
+
+        Raises:
+            StaleAnchorsError: If that is more than rounding explains.
+        """
+        view = self.anchors.view(self.config.anchor_view)
+        rows = torch.linspace(0, len(view) - 1, min(k, len(view))).round().long()
+        stored_KD = self.projection.anchors_AD[rows.to(self.projection.anchors_AD.device)].detach().cpu().double()
+        own_KD = self.encode([view.samples[i] for i in rows], processor).double()
+        distance_K = (stored_KD - own_KD).norm(dim=-1) / stored_KD.norm(dim=-1).clamp_min(1e-30)
+        largest = float(distance_K.max())
+        within = OWN_WITHIN if self.dtype.itemsize >= torch.float32.itemsize else OWN_WITHIN_HALF
+        if largest > within:
+            raise StaleAnchorsError(
+                f"The stored anchors are not this encoder's: encoded again, {int((distance_K > within).sum())} of "
+                f"{len(rows)} differ, by up to {largest:.2f} of their length, where rounding explains {within}. The "
+                "encoder was trained on after they were encoded (train with AnchorCallback), or its tokenizer, its "
+                f"pooling or its view {self.config.anchor_view!r} is another. Encode them anew: "
+                "encoder.encode_anchors(encoder.anchors.view(name))."
+            )
+        return largest
+
+    def _check_before_save(self) -> None:
+        """Warn of stored anchors that are not the encoder's own."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return  # a sharded encoder would wait for the other processes
+        if isinstance(self.backbone, Unattached) or (self._anchors is None and self._source is None):
+            return
+        try:
+            self.check_anchors()
+        except RelrepsError as error:
+            logger.warning("The anchors that are saved may not be the encoder's own. %s", error)
 
     def use_projection(self, like: RelativeConfig) -> Self:
         """Describe samples with another configuration's transform, similarity and change of basis.
@@ -430,7 +506,8 @@ class RelativeTaskModel(RelativePreTrainedModel):
             raise AnchorError(f"{cls.__name__}.from_encoder needs a view of an anchor set: anchors.view(name).")
         _refuse_other_modality(anchors_view, cls.modality, cls.__name__)
         encoder = RelativeModel.from_encoder(encoder, anchors_view, processor, **settings)
-        return cls(encoder.config, encoder)
+        with BUILDING:
+            return cls(encoder.config, encoder)
 
     @classmethod
     def _on(cls, encoder: RelativeModel, anchors_view: AnchorView | None, settings: dict[str, Any]) -> Self:
@@ -458,7 +535,8 @@ class RelativeTaskModel(RelativePreTrainedModel):
         for name, value in settings.items():
             setattr(config, name, value)
         config.check()
-        return cls(config, encoder._under(config))
+        with BUILDING:
+            return cls(config, encoder._under(config))
 
     @property
     def anchors(self) -> AnchorSet:
@@ -478,6 +556,9 @@ class RelativeTaskModel(RelativePreTrainedModel):
         super()._came_from(source)
         self.encoder._came_from(source)
         self.decoder._came_from(source)
+
+    def _check_before_save(self) -> None:
+        self.encoder._check_before_save()
 
     def _save_companions(self, root: Path) -> None:
         self.encoder._save_companions(root)

@@ -5,7 +5,7 @@ Shapes: N nodes, F features of a node, E edges, B nodes asked for, D absolute si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,11 +84,22 @@ class GraphReader:
         _check(len(self.x), nodes_B)
         return {"x": self.x, "edge_index": self.edge_index, "nodes": nodes_B}
 
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Collator of a data set with a row for each node: its number as `nodes`, and its label as `labels`.
+
+        The encoder sees the whole graph at every step, the loss and the metrics those nodes.
+        """
+        columns = {name: torch.as_tensor([row[name] for row in rows]) for name in rows[0]}
+        return columns | self([row["nodes"] for row in rows])
+
     def save_pretrained(self, save_directory: Any) -> None:
         """Nothing: an upload names its nodes, the graph stays with its owner."""
 
     def item(self, labels_N: Tensor, counted_N: Tensor | None = None) -> dict[str, Tensor]:
-        """The graph as the one item of a data set for `Trainer`; labels of nodes that do not count become -100."""
+        """The graph as the one item of a data set for `Trainer`; labels of nodes that do not count become -100.
+
+        See `one_graph`. `collate` is for data sets with one row for each node.
+        """
         _check(len(self.x), labels=labels_N)
         labels_N = labels_N if counted_N is None else labels_N.masked_fill(~counted_N, -100)
         return {"x": self.x, "edge_index": self.edge_index, "labels": labels_N}
@@ -110,7 +121,14 @@ def _check(size: int, nodes_B: Tensor | None = None, labels: Tensor | None = Non
 
 
 def one_graph(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Collator of a data set whose one item is a graph."""
+    """Collator of a data set whose one item is a graph: a training step for all of its nodes.
+
+    With `compute_metrics` set `per_device_eval_batch_size` to 1: the Trainer takes the nodes of a batch for samples,
+    and cuts those of an incomplete batch.
+    """
     if len(items) != 1:
-        raise SampleError(f"A batch holds {len(items)} graphs, expected one. Set per_device_train_batch_size=1.")
+        raise SampleError(
+            f"A batch holds {len(items)} graphs, expected one. Set per_device_train_batch_size=1, or collate rows of "
+            "single nodes with GraphReader.collate."
+        )
     return items[0]

@@ -93,6 +93,7 @@ READS = {
     "text": {"input_ids"},
     "image": {"pixel_values", "grid_thw"},
     "audio": {"input_values", "input_features"},
+    "node": {"edge_index"},
 }
 # What a model calls an input -> what processors call it.
 CALLED = {
@@ -102,8 +103,8 @@ CALLED = {
     "input_features_mask": "attention_mask",
     "padding_mask": "attention_mask",
 }
-# Where models put their vectors, the first that is there.
-OUTPUTS = ("last_hidden_state", "encoder_last_hidden_state", "latents", "image_embeds", "text_embeds", "audio_embeds")
+# Where models put their vectors, the first that is there; of several feature maps the last.
+OUTPUTS = ("last_hidden_state", "encoder_last_hidden_state", "image_embeds", "text_embeds", "feature_maps")
 
 
 def reads(model: nn.Module, modality: str) -> bool:
@@ -153,18 +154,26 @@ def vectors(output: Any) -> Tensor:
 
 def _vectors_or_none(output: Any) -> Tensor | None:
     there = (getattr(output, name, None) for name in OUTPUTS)
-    return next((found for found in there if isinstance(found, Tensor)), None)
+    last = (found[-1] if isinstance(found, list | tuple) and found else found for found in there)
+    return next((found for found in last if isinstance(found, Tensor)), None)
 
 
-def unpacked(packed_PD: Tensor, grid_B3: Tensor) -> tuple[Tensor, Tensor]:
-    """Vectors (B, T, D) and their mask (B, T) of patches that come in one long row, the images one after another.
+def unpacked(packed_PD: Tensor, patches_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (B, T, D) and their mask (B, T) of samples that come in one long row, one after another.
 
     Args:
-        packed_PD: Vectors of the patches of all images; there may be fewer than patches, by one factor for all.
-        grid_B3: Patches of each image: time, height, width.
+        packed_PD: Vectors of the patches of all samples; there may be fewer than patches, by one factor for all.
+        patches_B: Patches of each sample, or numbers in proportion to them.
+
+    Raises:
+        ConfigurationError: If the vectors cannot be told apart.
     """
-    patches_B = grid_B3.prod(-1)
     counts_B = patches_B * len(packed_PD) // patches_B.sum()
+    if counts_B.sum() != len(packed_PD):
+        raise ConfigurationError(
+            f"The encoder gives {len(packed_PD)} vectors in one row for {len(patches_B)} samples, which cannot be told "
+            "apart. Encode samples of one size together."
+        )
     parts = torch.split(packed_PD, counts_B.tolist())
     mask_BT = torch.arange(int(counts_B.max()), device=packed_PD.device) < counts_B.to(packed_PD.device)[:, None]
     return nn.utils.rnn.pad_sequence(list(parts), batch_first=True), mask_BT
@@ -175,25 +184,39 @@ def spread(model: Any, output: Any, inputs: Mapping[str, Any]) -> tuple[Any, Ten
     hidden = _vectors_or_none(output)
     if hidden is None:
         return output, None
-    grid = next((inputs[name] for name in inputs if name.endswith("grid_thw")), None)
-    mask_BT = None
-    if hidden.ndim == 2 and grid is not None and len(hidden) != len(grid):
-        hidden, mask_BT = unpacked(hidden, grid)
+    patches_B, mask_BT = _patches(inputs), None
+    if hidden.ndim == 3 and len(hidden) == 1 and len(patches_B) > 1:
+        hidden = hidden[0]
+    if hidden.ndim == 2 and len(hidden) != len(patches_B):
+        hidden, mask_BT = unpacked(hidden, patches_B)
     elif hidden.ndim == 3:
         mask_BT = _mask_of(model, hidden, inputs)
     output.last_hidden_state = hidden
     return output, mask_BT
 
 
+def _patches(inputs: Mapping[str, Any]) -> Tensor:
+    """How many patches each of the B samples has, or numbers in proportion to that."""
+    for name in ("image_grid_thw", "grid_thw", "image_sizes", "target_sizes"):
+        if name in inputs:
+            return inputs[name].prod(-1)
+    return torch.ones(len(next(value for value in inputs.values() if isinstance(value, Tensor))), dtype=torch.long)
+
+
 def _mask_of(model: Any, hidden_BTD: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
     """The mask of an output's vectors: audio encoders give fewer than they read."""
     length = hidden_BTD.shape[1]
-    masks = [mask for name, mask in inputs.items() if name.endswith("mask") and mask.ndim == 2]
+    # Only `hf_relreps.samples` gives this mask to a model that does not take it (Whisper): neither a pipeline nor
+    # a data set does, and their samples must be described like the anchors.
+    idle = {"input_features_mask"} - set(_parameters(model))
+    masks = [mask for name, mask in inputs.items() if name.endswith("mask") and name not in idle and mask.ndim == 2]
     fitting = [mask_BT for mask_BT in masks if mask_BT.shape[1] == length]
     if fitting or not masks or "input_ids" in inputs:
         return next(iter(fitting or masks), None)
     if hasattr(model, "_get_feature_vector_attention_mask"):
         return model._get_feature_vector_attention_mask(length, masks[0])
+    if hasattr(model, "_get_output_attention_mask"):
+        return model._get_output_attention_mask(masks[0], target_length=length)
     kept_B = (masks[0].long().sum(-1) * length / masks[0].shape[1]).ceil()  # in proportion: Whisper halves its frames
     return torch.arange(length, device=hidden_BTD.device) < kept_B[:, None]
 

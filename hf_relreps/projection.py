@@ -6,7 +6,6 @@ Shapes: B batch, D absolute size, A anchors, R relative size (A times the number
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 
 from hf_relreps.configuration import RelativeConfig
 from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError
-from hf_relreps.similarities import KERNELS, SIMILARITIES, mean_squared_distance, unit
+from hf_relreps.similarities import KERNELS, OF_UNITS, SIMILARITIES, mean_squared_distance, unit
 
 
+ROWS_PER_CHUNK = 1024  # samples projected at a time where no gradient is asked for: what fits into a processor's cache
 NO_SPREAD = 1e-6  # what is smaller than this share of what it was computed from is rounding
 
 
@@ -27,12 +27,16 @@ class Frame(NamedTuple):
         shift_D: Subtracted from embeddings; ``None`` without a transform.
         scale: Multiplied after that: (D,), or (D, D) for ``whiten``; ``None`` without one.
         anchors_AD: The anchors after that transform.
+        units_AD: Their directions; ``None`` where no similarity reads directions.
+        spread: Mean squared distance of these directions; ``None`` without ``rbf``.
         bases_AA: One inverse for each similarity, or nothing without a change of basis.
     """
 
     shift_D: Tensor | None
     scale: Tensor | None
     anchors_AD: Tensor
+    units_AD: Tensor | None
+    spread: Tensor | None
     bases_AA: tuple[Tensor, ...]
 
 
@@ -48,17 +52,19 @@ def frame_of(anchors_AD: Tensor, config: RelativeConfig) -> Frame:
     precise_AD = anchors_AD.cpu().double() if anchors_AD.device.type == "mps" else anchors_AD.double()
     shift_D, scale = _fit_transform(precise_AD, config)
     precise_AD = _transform(precise_AD, shift_D, scale)
-    bases_AA: tuple[Tensor, ...] = ()
+    units_AD = unit(precise_AD) if set(config.similarities) & set(OF_UNITS) else None
+    spread = mean_squared_distance(units_AD) if units_AD is not None and "rbf" in config.similarities else None
+    frame = Frame(shift_D, scale, precise_AD, units_AD, spread, ())
     if config.basis_ridge is not None:
-        bases_AA = tuple(_ridge_inverse(f(precise_AD, precise_AD), config.basis_ridge) for f in _similarities(config))
-    return _like(anchors_AD, Frame(shift_D, scale, precise_AD, bases_AA))
+        kernels_AA = _alike(precise_AD, frame, config)
+        frame = frame._replace(bases_AA=tuple(_ridge_inverse(k_AA, config.basis_ridge) for k_AA in kernels_AA))
+    return _like(anchors_AD, frame)
 
 
 def _like(tensor: Tensor, frame: Frame) -> Frame:
     """The frame in the dtype and on the device of `tensor`."""
-    shift_D, scale = (None if part is None else part.to(tensor) for part in (frame.shift_D, frame.scale))
-    bases_AA = tuple(basis_AA.to(tensor) for basis_AA in frame.bases_AA)
-    return Frame(shift_D, scale, frame.anchors_AD.to(tensor), bases_AA)
+    *parts, bases_AA = frame
+    return Frame(*(None if part is None else part.to(tensor) for part in parts), tuple(b.to(tensor) for b in bases_AA))
 
 
 def project(x_BD: Tensor, frame: Frame, config: RelativeConfig) -> Tensor:
@@ -68,15 +74,32 @@ def project(x_BD: Tensor, frame: Frame, config: RelativeConfig) -> Tensor:
     anchors' span, which undoes how alike the anchors are to one another.
     """
     x_BD = _transform(x_BD, frame.shift_D, frame.scale)
-    r_BR = [similarity(x_BD, frame.anchors_AD) for similarity in _similarities(config)]
+    r_BR = _alike(x_BD, frame, config)
     if frame.bases_AA:
         r_BR = [r_BA @ basis_AA for r_BA, basis_AA in zip(r_BR, frame.bases_AA, strict=True)]
-    return torch.cat(r_BR, dim=-1)
+    return r_BR[0] if len(r_BR) == 1 else torch.cat(r_BR, dim=-1)
 
 
-def _similarities(config: RelativeConfig) -> list[Any]:
-    fixed = {"rbf": partial(SIMILARITIES["rbf"], gamma=config.rbf_gamma)}
-    return [fixed.get(name, SIMILARITIES[name]) for name in config.similarities]
+def project_in_chunks(x_ND: Tensor, frame: Frame, config: RelativeConfig) -> Tensor:
+    """`project` without gradients for any number of samples: memory for the output and one chunk."""
+    if len(x_ND) <= ROWS_PER_CHUNK:
+        return project(x_ND, frame, config)
+    r_NR = x_ND.new_empty(len(x_ND), config.relative_size)
+    for x_BD, r_BR in zip(x_ND.split(ROWS_PER_CHUNK), r_NR.split(ROWS_PER_CHUNK), strict=True):
+        r_BR.copy_(project(x_BD, frame, config))
+    return r_NR
+
+
+def _alike(x_BD: Tensor, frame: Frame, config: RelativeConfig) -> list[Tensor]:
+    """How alike transformed samples are to the anchors, (B, A) for each similarity."""
+    unit_BD = x_BD if frame.units_AD is None else unit(x_BD)
+    extra = {"rbf": (config.rbf_gamma, frame.spread)}
+    return [
+        OF_UNITS[name](unit_BD, frame.units_AD, *extra.get(name, ()))
+        if name in OF_UNITS
+        else SIMILARITIES[name](x_BD, frame.anchors_AD)
+        for name in config.similarities
+    ]
 
 
 def _fit_transform(anchors_AD: Tensor, config: RelativeConfig) -> tuple[Tensor | None, Tensor | None]:
@@ -172,7 +195,10 @@ class RelativeProjection(nn.Module):
             x_BD = x_BD.to(torch.promote_types(x_BD.dtype, self.anchors_AD.dtype))
             if live_anchors_AD is not None:
                 return project(x_BD, frame_of(live_anchors_AD.to(x_BD.dtype), self.config), self.config)
-            return project(x_BD, _like(x_BD, self.frame), self.config)
+            frame = _like(x_BD, self.frame)
+            if (torch.is_grad_enabled() and x_BD.requires_grad) or torch.compiler.is_compiling():
+                return project(x_BD, frame, self.config)
+            return project_in_chunks(x_BD, frame, self.config)
 
     @property
     def frame(self) -> Frame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
-from hf_relreps.errors import ConfigurationError, SampleError
+from hf_relreps.errors import ConfigurationError, RelrepsError, SampleError
 
 
 logger = logging.get_logger(__name__)
@@ -21,6 +22,8 @@ logger = logging.get_logger(__name__)
 # What a sample of each modality is; a sound as `datasets` decodes it: {"array": floats, "sampling_rate": hertz}.
 # A node is its number in the graph.
 MODALITIES: dict[str, type] = {"text": str, "image": Image.Image, "audio": Mapping, "node": Integral}
+SIDES = ("height", "width")
+MOST_PIXELS = 100_000_000
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow clips these to 8 bits without a word
 
 
@@ -153,7 +156,9 @@ def batches(
     filled = _fixed_length(tokenizer, max_length)
     for rows in _parts([np.concatenate(together)] if padding or filled else together, batch_size):
         chosen = {key: [tokens[key][i] for i in rows] for key in tokens}
-        yield rows, dict(tokenizer.pad(chosen, return_tensors="pt", **filled))
+        with _explaining(tokenizer):
+            padded = dict(tokenizer.pad(chosen, return_tensors="pt", **filled))
+        yield rows, padded
 
 
 def length(sample: Any) -> int:
@@ -161,11 +166,12 @@ def length(sample: Any) -> int:
     return len(sample) if isinstance(sample, str) else len(sample["array"]) if isinstance(sample, Mapping) else 0
 
 
-def doubled(sample: Any) -> Any:
-    """A text or a sound twice in a row."""
+def longer(sample: Any, times: int) -> Any:
+    """A text several times in a row, or a sound and a bit more."""
     if isinstance(sample, str):
-        return f"{sample} {sample}"
-    return {**sample, "array": np.tile(np.asarray(sample["array"]), 2)}
+        return " ".join([sample] * times)
+    array = np.asarray(sample["array"])
+    return {**sample, "array": np.resize(array, len(array) * times + len(array) // 3 + 7)}
 
 
 def _of_one_length(lengths: Sequence[int]) -> list[np.ndarray]:
@@ -189,7 +195,9 @@ def _fixed_length(tokenizer: Any, max_length: int | None) -> dict[str, Any]:
 
 def _read_images(images: list[Image.Image], processor: Any) -> dict[str, Tensor]:
     reader = getattr(processor, "image_processor", processor)
-    return _tensors(reader(images=[image.convert("RGB") for image in images], return_tensors="pt"))
+    with _explaining(reader):
+        _refuse_immense_size(reader)
+        return _tensors(reader(images=[image.convert("RGB") for image in images], return_tensors="pt"))
 
 
 def _read_sounds(sounds: list[Mapping[str, Any]], processor: Any) -> dict[str, Tensor]:
@@ -204,7 +212,46 @@ def _read_sounds(sounds: list[Mapping[str, Any]], processor: Any) -> dict[str, T
     how: dict[str, Any] = {"padding": True}
     if hasattr(reader, "n_samples"):  # Whisper reads one fixed length; the mask says where there is sound
         how = {"padding": "max_length", "return_attention_mask": True}
-    return _tensors(reader(arrays, sampling_rate=reader.sampling_rate, return_tensors="pt", **how))
+        _warn_of_cut_sounds(arrays, reader)
+    with _explaining(reader):
+        inputs = _tensors(reader(arrays, sampling_rate=reader.sampling_rate, return_tensors="pt", **how))
+    if "return_attention_mask" in how and "attention_mask" in inputs:
+        inputs["input_features_mask"] = inputs.pop("attention_mask")  # for the few of these encoders that read it
+    return inputs
+
+
+@contextmanager
+def _explaining(reader: Any) -> Iterator[None]:
+    """Settings of a processor come from outside and may be of any type: it then fails in any way."""
+    try:
+        yield
+    except (RelrepsError, MemoryError):
+        raise
+    except Exception as error:
+        raise SampleError(
+            f"{type(reader).__name__} cannot read these samples: {type(error).__name__}: {error}. Look at its settings, "
+            "or give the processor that the encoder was trained with."
+        ) from error
+
+
+def _refuse_immense_size(reader: Any) -> None:
+    """Raise `SampleError` if an image processor would blow every image up to gigabytes."""
+    for box in (getattr(reader, name, None) for name in ("size", "crop_size", "pad_size")):
+        height, width = (box.get(side) if isinstance(box, Mapping) else getattr(box, side, None) for side in SIDES)
+        if isinstance(height, int) and isinstance(width, int) and height * width > MOST_PIXELS:
+            raise SampleError(
+                f"{type(reader).__name__} would make every image {height} x {width} pixels; at most {MOST_PIXELS} are "
+                "read. Give the processor that the encoder was trained with."
+            )
+
+
+def _warn_of_cut_sounds(arrays: list[np.ndarray], reader: Any) -> None:
+    cut = sum(len(array) > reader.n_samples for array in arrays)
+    if cut:
+        logger.warning_once(
+            f"{cut} of {len(arrays)} sounds are longer than {reader.n_samples / reader.sampling_rate:g} s, which is "
+            "all that the encoder reads: they were truncated."
+        )
 
 
 def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -218,7 +265,13 @@ def _tokenize(texts: Sequence[str], tokenizer: Any, max_length: int | None) -> M
             "Set one first, for example tokenizer.pad_token = tokenizer.eos_token."
         )
     limit = max_length or min(tokenizer.model_max_length, 1_000_000)
-    tokens = tokenizer(list(texts), truncation=True, max_length=limit)
+    with _explaining(tokenizer):
+        tokens = tokenizer(list(texts), truncation=True, max_length=limit)
+    if "input_ids" not in tokens or "input_ids" not in tokenizer.model_input_names:
+        raise SampleError(
+            f"{type(tokenizer).__name__} gives {', '.join(tokens)} and says that models read "
+            f"{tokenizer.model_input_names}; expected input_ids in both. Load the encoder's own tokenizer."
+        )
     for i, ids in enumerate(tokens["input_ids"]):
         if not ids:
             raise SampleError(

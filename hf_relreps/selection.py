@@ -5,6 +5,7 @@ Shapes: N candidates, D absolute size, k anchors.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from hf_relreps.errors import AnchorError
 from hf_relreps.similarities import unit
 
 
+ROWS_PER_CHUNK = 4096  # candidates compared with all centroids at a time
 STRATEGIES = ("uniform", "stratified", "kmeans", "fps")
 
 
@@ -93,17 +95,36 @@ def _stratified(labels: Sequence[Any], k: int, rng: np.random.Generator) -> np.n
 
 
 def _kmeans(unit_ND: Tensor, k: int, seed: int) -> np.ndarray:
-    """The candidate nearest to each centroid; a candidate already taken gives way to the next nearest."""
-    from sklearn.cluster import MiniBatchKMeans
+    """The candidate nearest to each centroid; a candidate already taken gives way to the next nearest.
 
-    centroids = MiniBatchKMeans(k, random_state=seed, n_init=3, batch_size=4096).fit(unit_ND.numpy()).cluster_centers_
+    Ten rounds over all candidates from a spread start: at 100,000 candidates quicker than scikit-learn's
+    `MiniBatchKMeans` at less inertia, since each round is one matrix product.
+    """
+    from sklearn.cluster import KMeans, kmeans_plusplus
+    from sklearn.exceptions import ConvergenceWarning
+
+    some = np.random.default_rng(seed).permutation(len(unit_ND))[: max(8 * k, 4096)]
+    start_kD, _ = kmeans_plusplus(unit_ND[some].numpy(), k, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct candidates than k: then some repeat
+        means = KMeans(k, init=start_kD, n_init=1, max_iter=10, random_state=seed).fit(unit_ND.numpy())
     free_N = torch.ones(len(unit_ND), dtype=torch.bool)
+    centroids_kD = torch.as_tensor(means.cluster_centers_, dtype=unit_ND.dtype)
     chosen = []
-    for centroid_D in torch.as_tensor(centroids, dtype=unit_ND.dtype):
-        closeness_N = (unit_ND @ centroid_D).masked_fill(~free_N, -torch.inf)
-        chosen.append(int(closeness_N.argmax()))
-        free_N[chosen[-1]] = False
+    for row, centroid_D in zip(_nearest(unit_ND, centroids_kD), centroids_kD, strict=True):
+        if not free_N[row]:
+            row = int((unit_ND @ centroid_D).masked_fill(~free_N, -torch.inf).argmax())
+        chosen.append(row)
+        free_N[row] = False
     return np.array(chosen)
+
+
+def _nearest(unit_ND: Tensor, centroids_kD: Tensor) -> list[int]:
+    """The candidate nearest to each centroid, a chunk of candidates at a time: memory is linear in N."""
+    found = [(centroids_kD @ unit_BD.T).max(dim=1) for unit_BD in unit_ND.split(ROWS_PER_CHUNK)]
+    chunk_k = torch.stack([best.values for best in found]).argmax(0)
+    row_k = torch.stack([best.indices for best in found])[chunk_k, torch.arange(len(centroids_kD))]
+    return (chunk_k * ROWS_PER_CHUNK + row_k).tolist()
 
 
 def _farthest_points(unit_ND: Tensor, k: int, rng: np.random.Generator) -> np.ndarray:

@@ -27,19 +27,33 @@ RBF_GAMMA = 1.5  # flat between 0.5 and 2 for text and images when stitched
 
 def unit(x_BD: Tensor) -> Tensor:
     """Each row over its length, also where the dtype cannot hold the square of that length; zero rows stay zero."""
-    largest_B1 = x_BD.detach().abs().amax(-1, keepdim=True)
-    return normalize(x_BD / largest_B1.clamp_min(torch.finfo(x_BD.dtype).tiny), dim=-1)
+    tiny = torch.finfo(x_BD.dtype).tiny
+    if x_BD.dtype == torch.float32 and x_BD.device.type != "mps":  # one pass: float64 holds the squares
+        length_B1 = torch.linalg.vector_norm(x_BD, dim=-1, keepdim=True, dtype=torch.float64)
+        return x_BD / length_B1.to(x_BD.dtype).clamp_min(tiny)
+    largest_B1 = torch.linalg.vector_norm(x_BD.detach(), math.inf, dim=-1, keepdim=True)
+    return normalize(x_BD / largest_B1.clamp_min(tiny), dim=-1)
 
 
 def cosine(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
     """Cosine of the angle to each anchor, in [-1, 1] (the paper's similarity, equation 1)."""
-    return unit(x_BD) @ unit(anchors_AD).T
+    return cosine_of_units(unit(x_BD), unit(anchors_AD))
+
+
+def cosine_of_units(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
+    """`cosine` of rows of length one."""
+    return x_BD @ anchors_AD.T
 
 
 def angular(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
     """One minus the angle to each anchor in units of pi, in [0, 1]."""
+    return angular_of_units(unit(x_BD), unit(anchors_AD))
+
+
+def angular_of_units(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
+    """`angular` of rows of length one."""
     limit = 1 - torch.finfo(x_BD.dtype).eps  # arccos has no gradient at the ends
-    return 1 - cosine(x_BD, anchors_AD).clamp(-limit, limit).arccos() / math.pi
+    return 1 - (x_BD @ anchors_AD.T).clamp(-limit, limit).arccos() / math.pi
 
 
 def inner(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
@@ -70,9 +84,14 @@ def rbf(x_BD: Tensor, anchors_AD: Tensor, gamma: float = RBF_GAMMA) -> Tensor:
     ``s`` is the mean squared distance over pairs of distinct anchors, so the width of the Gaussian comes from the
     anchors alone: it exists for one sample and for an encoder never seen in training.
     """
-    x_BD, anchors_AD = unit(x_BD), unit(anchors_AD)
-    squared_distance_BA = (2 - 2 * (x_BD @ anchors_AD.T)).clamp_min(0)
-    return torch.exp(-gamma * squared_distance_BA / mean_squared_distance(anchors_AD))
+    unit_AD = unit(anchors_AD)
+    return rbf_of_units(unit(x_BD), unit_AD, gamma, mean_squared_distance(unit_AD))
+
+
+def rbf_of_units(x_BD: Tensor, anchors_AD: Tensor, gamma: float, spread: Tensor) -> Tensor:
+    """`rbf` of rows of length one; `spread` is the anchors' `mean_squared_distance`."""
+    cosine_BA = (x_BD @ anchors_AD.T).clamp_max(1)
+    return torch.exp((cosine_BA - 1) * (2 * gamma / spread))  # of unit vectors d^2 is 2 - 2 cosine
 
 
 def mean_squared_distance(unit_AD: Tensor) -> Tensor:
@@ -92,6 +111,13 @@ SIMILARITIES: dict[str, Callable[..., Tensor]] = {
     "euclidean": euclidean,
     "l1": l1,
     "linf": linf,
+}
+
+# Those that read directions only: given unit vectors, the anchors' need not be computed for each batch.
+OF_UNITS: dict[str, Callable[..., Tensor]] = {
+    "cosine": cosine_of_units,
+    "angular": angular_of_units,
+    "rbf": rbf_of_units,
 }
 
 # Those whose matrix of the anchors among themselves is positive semi-definite, so that a change of basis exists.

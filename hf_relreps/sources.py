@@ -150,7 +150,7 @@ class Source:
             return None
         try:
             content = json.loads(found.read_text("utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UploadError(f"{path} of {self} is not JSON: {error}. Pull it again, or ask its author.") from error
         if not isinstance(content, dict):
             raise UploadError(f"{path} of {self} holds a {type(content).__name__}, expected a JSON object.")

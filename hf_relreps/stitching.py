@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from hf_relreps.anchors import AnchorSet
+from hf_relreps.base_models import BUILDING
 from hf_relreps.classification import (
     RelativeModelForAudioClassification,
     RelativeModelForImageClassification,
@@ -23,13 +25,23 @@ from hf_relreps.classification import (
 )
 from hf_relreps.configuration import DECODER_FIELDS, IMAGE_DECODERS, LABEL_FIELDS, RelativeConfig
 from hf_relreps.decoders import RelativeDecoder
-from hf_relreps.errors import AnchorError, EvaluationError, StitchingError
+from hf_relreps.errors import (
+    AnchorError,
+    AnchorIntegrityError,
+    EvaluationError,
+    StaleAnchorsError,
+    StitchingError,
+    UploadError,
+    UploadIntegrityError,
+)
 from hf_relreps.modeling import RelativeModel, RelativeTaskModel
 from hf_relreps.nodes import RelativeModelForNodeClassification
 from hf_relreps.reconstruction import RelativeModelForImageReconstruction
 from hf_relreps.sources import Source
 from hf_relreps.wrapping import evaluating
 
+
+logger = logging.get_logger(__name__)
 
 TASK_CLASSES: tuple[type[RelativeTaskModel], ...] = (
     RelativeModelForSequenceClassification,
@@ -58,6 +70,7 @@ def stitch(encoder: Part, decoder: Part, *, view: str | None = None, processor: 
 
     Raises:
         AnchorError: If an ordinary model could read several views and none, or an unknown one, is named.
+        StaleAnchorsError: If the encoder's stored anchors are not its own.
         StitchingError: If the parts do not share anchors, their order, or the projection; with both sides' values.
         UploadError: If an upload lacks the part that it is asked for.
     """
@@ -65,11 +78,13 @@ def stitch(encoder: Part, decoder: Part, *, view: str | None = None, processor: 
     decoder = resolve_decoder(decoder)
     encoder = resolve_encoder(encoder, decoder=decoder, view=view, processor=processor)
     check_compatible(encoder.config, decoder.config)
+    refuse_stale(encoder)
     config = copy.deepcopy(encoder.config)
     for name in (*DECODER_FIELDS, *LABEL_FIELDS):
         setattr(config, name, copy.deepcopy(getattr(decoder.config, name)))
     decoder.to(encoder.device)  # type: ignore[arg-type]  # the wrapper of `to` hides self
-    model = _task_class(config)(config, encoder._under(config), decoder)
+    with BUILDING:
+        model = _task_class(config)(config, encoder._under(config), decoder)
     model._carries(encoder._anchors, encoder._processor)
     return model.eval()
 
@@ -157,6 +172,16 @@ def check_compatible(encoder: RelativeConfig, decoder: RelativeConfig) -> None:
             f"Cannot stitch: the encoder's projection differs from the one that the decoder was trained on: "
             f"{', '.join(sides)}. Let the encoder use the decoder's: encoder.use_projection(decoder.config)."
         )
+
+
+def refuse_stale(encoder: RelativeModel) -> None:
+    """Raise `StaleAnchorsError` if the encoder's stored anchors are not its own; warn where that cannot be checked."""
+    try:
+        encoder.check_anchors()
+    except (StaleAnchorsError, AnchorIntegrityError, UploadIntegrityError):
+        raise
+    except (AnchorError, UploadError) as error:  # a part without its samples or its processor
+        logger.warning("Whether the encoder's stored anchors are its own could not be checked: %s", error)
 
 
 def _same_anchors(encoder: RelativeConfig, decoder: RelativeConfig) -> bool:
@@ -256,10 +281,20 @@ def compatibility(
         Fact("absolute size", str(left.embedding_size), "-", fits=True),
         Fact("classes", "-", _classes(right), fits=True),
     ]
+    facts += _stale(encoder)
     report = CompatibilityReport(facts)
     if pairs is None or not report.fits:
         return report
     return CompatibilityReport(facts, _agreement(encoder, decoder, own_encoder, pairs))
+
+
+def _stale(encoder: RelativeModel) -> list[Fact]:
+    """A line for stored anchors that are not the encoder's own; none for those that are."""
+    try:
+        refuse_stale(encoder)
+    except StaleAnchorsError as error:
+        return [Fact("stored anchors", str(error).split(". ")[0], "-", fits=False)]
+    return []
 
 
 def _agreement(

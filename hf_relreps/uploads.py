@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,7 @@ from transformers import AutoProcessor, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from hf_relreps.anchors import AnchorSet
+from hf_relreps.base_models import BUILDING
 from hf_relreps.configuration import FORMAT_VERSION, RelativeConfig
 from hf_relreps.errors import AnchorError, AnchorIntegrityError, RelrepsError, UploadError, UploadIntegrityError
 from hf_relreps.model_card import PICTURE_FILE, CardFacts, merged, model_card
@@ -48,6 +50,9 @@ OWN_FILES = (
     *("model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, "anchors/anchor*", PICTURE_FILE),
 )
 PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
+CHECKPOINT = re.compile("checkpoint-[0-9]+")  # what the Trainer calls its folders
+TRAINER_STATE_FILE = "trainer_state.json"
+ADAPTER_FILE = "adapter_config.json"  # of peft
 STUB_FILE = "modeling_hf_relreps.py"
 STUB = """# Lets `trust_remote_code=True` find the library that this model was made with: pip install hf_relreps
 from hf_relreps import {names}
@@ -155,10 +160,11 @@ class RelativeUpload(PreTrainedModel):
         # All that transformers is about to read is here now.
         kwargs |= source.arguments | {"use_safetensors": True, "force_download": False}
         try:
-            loaded: Any = super().from_pretrained(source.name, *args, output_loading_info=True, **kwargs)
-        except RelrepsError:
+            with BUILDING:
+                loaded: Any = super().from_pretrained(source.name, *args, output_loading_info=True, **kwargs)
+        except (RelrepsError, MemoryError, torch.OutOfMemoryError):
             raise
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # a configuration from outside makes other code fail in any way
             raise cls._explained(source.below(root), error) from error
         model, info = loaded
         _refuse_missing(info["missing_keys"], str(source))
@@ -194,6 +200,11 @@ class RelativeUpload(PreTrainedModel):
                 f"{source} has format version {version}; the installed hf_relreps reads up to {FORMAT_VERSION}. "
                 "Update it: pip install -U hf_relreps."
             )
+        if place.file(ADAPTER_FILE) is not None:
+            raise UploadError(
+                f"{place} holds {ADAPTER_FILE}, by which transformers would load another model in its place. "
+                "Adapters of ours live inside the encoder's weights: remove the file, or do not use the upload."
+            )
         weight_files(place)
 
     @classmethod
@@ -221,7 +232,10 @@ class RelativeUpload(PreTrainedModel):
                 f"The weights of {source} are not those that its configuration describes: {error}. "
                 "A file is cut short or of another version: pull it again, or save the model anew."
             )
-        return error or UploadError(f"{source} cannot be read as a relative model.")
+        if isinstance(error, OSError | ValueError):
+            return error
+        reason = f": {type(error).__name__}: {error}" if error else ""
+        return UploadError(f"{source} cannot be read as a relative model{reason}. Pull it again, or ask its author.")
 
     def _attach_base(self, source: Source) -> None:
         """Fetch what the upload only refers to: nothing, unless it holds a frozen encoder."""
@@ -229,6 +243,9 @@ class RelativeUpload(PreTrainedModel):
     def _refer_to_base(self) -> set[str]:
         """Names of the weights that need not be stored, since a base holds them."""
         return set()
+
+    def _check_before_save(self) -> None:
+        """Warn of what a save would hand on: nothing, unless there is an encoder."""
 
     def _came_from(self, source: Source) -> None:
         self._source = source
@@ -260,6 +277,9 @@ class RelativeUpload(PreTrainedModel):
         state_dict = self.state_dict() if state_dict is None else state_dict
         referred = self._refer_to_base()
         parts = [self.part] if self.part else list(PARTS)
+        if is_main_process:
+            self._check_before_save()
+            _withdraw(root, parts)
         for part in parts:
             prefix = "" if self.part else f"{part}."
             own = {k: v for k, v in state_dict.items() if k.startswith(prefix) and k not in referred}
@@ -424,8 +444,10 @@ def load_processor(source: Source) -> Any:
         UploadError: If there is none.
     """
     try:
-        return AutoProcessor.from_pretrained(source.name, **source.arguments, **source.subfolder_argument)
-    except (OSError, ValueError) as error:
+        return AutoProcessor.from_pretrained(
+            source.name, trust_remote_code=False, **source.arguments, **source.subfolder_argument
+        )
+    except Exception as error:  # tokenizers raises bare ones
         raise UploadError(
             f"{source} holds no processor (tokenizer or image processor) that transformers knows. "
             f"Give one where the model is used, or save it there: processor.save_pretrained(folder). {error}"
@@ -517,6 +539,19 @@ def _refuse_missing(missing_keys: set[str], name: str) -> None:
         + "They would have been random. For a whole model combine parts: stitch(encoder, decoder); for a new decoder "
         "fine-tune: RelativeModelForSequenceClassification.from_encoder(encoder, ...)."
     )
+
+
+def _withdraw(root: Path, parts: list[str]) -> None:
+    """Take back what makes an earlier save in this folder loadable: a save that is cut off leaves no mixture of two.
+
+    The index is written last. Of a checkpoint the Trainer writes its state last, and cannot resume without it.
+    """
+    (root / SAFE_WEIGHTS_INDEX_NAME).unlink(missing_ok=True)
+    if CHECKPOINT.fullmatch(root.name):
+        (root / TRAINER_STATE_FILE).unlink(missing_ok=True)
+    for part in parts:
+        for name in (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME):
+            (root / part / name).unlink(missing_ok=True)
 
 
 def _write_index(root: Path, parts: list[str]) -> None:

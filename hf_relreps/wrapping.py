@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel, PreTrainedTo
 
 from hf_relreps.anchors import AnchorView
 from hf_relreps.base_models import (
+    BUILDING,
     add_adapters,
     without_wrapper,
 )
@@ -32,9 +33,9 @@ from hf_relreps.configuration import (
     TOWERS,
     RelativeConfig,
 )
-from hf_relreps.errors import ConfigurationError, UploadError
+from hf_relreps.errors import ConfigurationError, SampleError, UploadError
 from hf_relreps.pooling import default_pooling, pool, readable, reads, spread
-from hf_relreps.samples import batches, doubled, length, to_device
+from hf_relreps.samples import batches, length, longer, to_device
 from hf_relreps.sources import Source
 from hf_relreps.uploads import RelativeUpload, load_processor
 
@@ -86,6 +87,25 @@ def embed(backbone: nn.Module, inputs: dict[str, Any], config: RelativeConfig) -
     return output, pool(output, mask_BT, config.pooling or default_pooling(backbone, config.modality, output))
 
 
+def refuse_unknown_tokens(backbone: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Raise `SampleError` if a tokenizer gives tokens that the encoder has no embedding for."""
+    ids = inputs.get("input_ids")
+    table = _token_embeddings(backbone)
+    if isinstance(ids, Tensor) and table is not None and ids.numel() and int(ids.max()) >= table.num_embeddings:
+        raise SampleError(
+            f"The tokenizer gives token {int(ids.max())}, the encoder has embeddings for {table.num_embeddings}. "
+            "Give the encoder's own tokenizer; for new tokens: model.resize_token_embeddings(len(tokenizer))."
+        )
+
+
+def _token_embeddings(backbone: nn.Module) -> nn.Embedding | None:
+    try:
+        table = backbone.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):  # models that read characters, images, sounds
+        return None
+    return table if isinstance(table, nn.Embedding) else None
+
+
 def kept(module: ModelT) -> ModelT:
     """Mark the weights as loaded, so that the `post_init` of what it becomes a part of leaves them alone."""
     marked: list[Any] = [*module.modules(), *module.parameters(), *module.buffers()]
@@ -119,9 +139,10 @@ def fetched_base(config: RelativeConfig, **hub_arguments: Any) -> tuple[PreTrain
     encoder_config.dtype = None  # as stored, so that its digest does not depend on how it will be used
     idle = config.pooling != "pooler" and _can_do_without_pooler(MODEL_MAPPING[type(encoder_config)])
     choices = {"add_pooling_layer": False} if idle else {}
-    base = AutoModel.from_pretrained(
-        source.name, config=encoder_config, trust_remote_code=False, **choices, **source.arguments
-    )
+    with BUILDING:
+        base = AutoModel.from_pretrained(
+            source.name, config=encoder_config, trust_remote_code=False, **choices, **source.arguments
+        )
     return without_idle_pooler(tower_of(base, config.tower), config), source.commit or ""
 
 
@@ -178,7 +199,8 @@ def loaded(encoder: str | Path | PreTrainedModel, processor: Any) -> tuple[PreTr
     else:
         source = Source.of(encoder)
         name = source.name
-        model = AutoModel.from_pretrained(name, **source.arguments)
+        with BUILDING:
+            model = AutoModel.from_pretrained(name, trust_remote_code=False, **source.arguments)
     if isinstance(model, RelativeUpload):
         raise ConfigurationError(
             f"This {type(model).__name__} is relative already. For a new decoder on it give the loaded RelativeModel: "
@@ -272,10 +294,18 @@ def configured(
 @torch.no_grad()
 def measure(backbone: PreTrainedModel, view: AnchorView, processor: Any, config: RelativeConfig) -> None:
     """Fill in what no configuration says: the pooling that suits, D, and whether padding leaves embeddings alone."""
+    reads_graphs = reads(backbone, "node")
+    if reads_graphs != (view.modality == "node"):
+        raise ConfigurationError(
+            f"{type(backbone).__name__} takes {'a' if reads_graphs else 'no'} graph (edge_index), the anchors are "
+            f"{view.modality}s. Nodes need a graph encoder such as hf_relreps.encoders.graphs.GraphEncoder, and graph "
+            "encoders need nodes."
+        )
     sample = min(view.samples, key=length)
 
     def embedded(samples: list[Any]) -> Tensor:
         ((rows, inputs),) = batches(samples, processor, len(samples), config.max_length)
+        refuse_unknown_tokens(backbone, inputs)
         output, x_BD = embed(backbone, to_device(inputs, backbone.device), config)
         config.pooling = config.pooling or default_pooling(backbone, config.modality, output)
         return x_BD[list(rows).index(0)].float()
@@ -283,10 +313,18 @@ def measure(backbone: PreTrainedModel, view: AnchorView, processor: Any, config:
     with evaluating(backbone):
         x_D = embedded([sample])
         if view.modality in ("text", "audio"):
-            beside_longer_D = embedded([sample, doubled(sample)])
-            tolerance = 1e-3 if backbone.dtype == torch.float32 else 5e-2
-            config.padding = bool((x_D - beside_longer_D).abs().max() <= tolerance * x_D.abs().max())
+            together = [sample, longer(sample, 2), longer(sample, 3)]
+            config.padding = _bears_padding(x_D, lambda: embedded(together), backbone.dtype)
     config.embedding_size = x_D.shape[-1]
+
+
+def _bears_padding(x_D: Tensor, beside_longer: Callable[[], Tensor], dtype: torch.dtype) -> bool:
+    """Whether a sample's embedding stays the same beside a longer one; an encoder that breaks does not bear it."""
+    try:
+        difference_D = beside_longer() - x_D
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    return bool(difference_D.abs().max() <= (1e-3 if dtype == torch.float32 else 5e-2) * x_D.abs().max())
 
 
 def _chosen(config: RelativeConfig | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -304,7 +342,7 @@ def _longest(backbone: PreTrainedModel, processor: Any) -> int | None:
     tokenizer = getattr(processor, "tokenizer", processor)
     positions = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
     limits = [tokenizer.model_max_length, positions and positions - _padding_positions(backbone)]
-    known = [limit for limit in limits if limit and limit < 1_000_000]
+    known = [limit for limit in limits if limit and 0 < limit < 1_000_000]
     return min(known) if known else None
 
 

@@ -48,16 +48,14 @@ def chosen(arguments: Namespace) -> list[str]:
 
 
 def load(name: str, split: str, rows: int | None, arguments: Namespace) -> Dataset:
-    """A split of a data set, or a random choice of its rows, always the same."""
+    """A split of a data set, or a random choice of its rows in random order, always the same."""
     if name == "cifar10":
         dataset = load_cifar10(split, arguments.cifar10, hub=arguments.hub)
     elif name == "mnist":
         dataset = load_mnist(split, arguments.mnist, hub=arguments.hub)
     else:
         dataset = load_fashion_mnist(split, arguments.fashion_mnist, hub=arguments.hub)
-    if rows is None or rows >= len(dataset):
-        return dataset
-    return dataset.shuffle(seed=0).select(range(rows))
+    return dataset if rows is None else dataset.shuffle(seed=0).select(range(min(rows, len(dataset))))
 
 
 def pixels_of(dataset: Dataset, processor: Any, batch_size: int = 1000) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -81,15 +82,28 @@ def _own(model_type: str, names: Any) -> Any:
     return names[max(fitting, key=len)] if fitting else None
 
 
+def missing_package(model_type: str, modality: str) -> str | None:
+    """Why the type's own processor cannot be made, if that is a package."""
+    names = {"image": IMAGE_PROCESSOR_MAPPING_NAMES, "audio": FEATURE_EXTRACTOR_MAPPING_NAMES}.get(modality, {})
+    own = _own(model_type, names)
+    class_name = own.get("pil") if isinstance(own, dict) else own
+    try:
+        getattr(transformers, class_name)() if class_name else None
+    except ImportError as error:
+        return " ".join(str(error).split())
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return None
+
+
 def _image_processors(model_type: str, config: PreTrainedConfig) -> Iterator[Any]:
     side = _found(config, ("image_size", "img_size", "input_size", "resolution"), 32)
     side = side[0] if isinstance(side, list | tuple) else side
     own = _own(model_type, IMAGE_PROCESSOR_MAPPING_NAMES)
     name = own.get("pil") if isinstance(own, dict) else own
-    for class_name in dict.fromkeys((name, "ViTImageProcessorPil")):
-        processor_class = getattr(transformers, class_name or "", None)
-        if processor_class is not None:
-            yield _sized(processor_class, side, config)
+    for class_name in dict.fromkeys((name, "ViTImageProcessorPil", "Qwen2VLImageProcessorPil")):
+        with contextlib.suppress(ImportError, AttributeError, TypeError):  # it may need a package, or there is none
+            yield _sized(getattr(transformers, class_name or ""), side, config)
 
 
 def _sized(processor_class: Any, side: int, config: PreTrainedConfig) -> Any:
@@ -118,8 +132,8 @@ def _feature_extractors(model_type: str, config: PreTrainedConfig) -> Iterator[A
     own = _own(model_type, FEATURE_EXTRACTOR_MAPPING_NAMES)
     plain = ("WhisperFeatureExtractor", "SeamlessM4TFeatureExtractor", "Wav2Vec2FeatureExtractor")
     for class_name in dict.fromkeys((own, *plain)):
-        extractor_class = getattr(transformers, class_name or "", None)
-        if extractor_class is not None:
+        with contextlib.suppress(ImportError, AttributeError, TypeError):
+            extractor_class = getattr(transformers, class_name or "")
             yield extractor_class(**_audio_settings(extractor_class, config))
 
 

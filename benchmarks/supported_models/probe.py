@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import tempfile
 import traceback
 from dataclasses import asdict, dataclass
@@ -10,21 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, set_seed
 
-from benchmarks.supported_models.inputs import MAKERS, NUM_SAMPLES, processors_for
+from benchmarks.supported_models.causes import KNOWN
+from benchmarks.supported_models.inputs import MAKERS, NUM_SAMPLES, missing_package, processors_for
 from benchmarks.supported_models.tiny_configs import SCALES, Scale, tiny_config
 from hf_relreps import AnchorSet, RelativeModel, stitch
-from hf_relreps.pooling import READS, reads
+from hf_relreps.pooling import reads
 from hf_relreps.wrapping import default_tower, tower_of
 
 
 MOST_PARAMETERS = 300_000_000
-TOLERANCE = 1e-3  # relative to the largest value: summation order differs between batch sizes
+TOLERANCE = 1e-3  # of the largest value: the order of a sum differs between batch sizes
+MISSING_INPUTS = re.compile(
+    r"missing \d+ required positional|must specify|have to specify|cannot specify both|cannot be `None`|not-None|pair of PIL"
+)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Row:
     """One line of the table: a model type as an encoder of one modality."""
 
@@ -33,10 +38,12 @@ class Row:
     works: bool = False
     tower: str | None = None
     pooling: str | None = None
+    padding: bool | None = None
     width: int | None = None
     processor: str | None = None
     cause: str = ""
     detail: str = ""
+    seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -49,25 +56,27 @@ class Unlike(Exception):
 
 def probe(model_type: str, anchors: AnchorSet, decoder: Path) -> list[Row]:
     """One row for each modality that a type reads; one row without a modality if it cannot be built or reads none."""
-    failures = []
+    failure: Exception | None = None
     rows: dict[str, Row] = {}
     for scale in SCALES:
         try:
             model = tiny_model(model_type, scale)
+            modalities = _modalities(model)
         except Exception as error:
-            failures.append(error)
+            failure = failure or error
             continue
-        for modality in _modalities(model):
+        if not modalities:
+            return [_explained(Row(model_type, cause="modality", detail=f"reads {', '.join(_names(model))[:80]}"))]
+        for modality in modalities:
             if modality not in rows or not rows[modality].works:
-                row = _probe_modality(model_type, model, modality, anchors, decoder)
-                rows[modality] = row if row.works or modality not in rows else rows[modality]
-        if rows and all(row.works for row in rows.values()):
+                rows[modality] = _probe_modality(model_type, model, modality, anchors, decoder)
+        if all(row.works for row in rows.values()):
             break
-        if not rows:
-            return [Row(model_type, cause="other modality", detail=f"reads {', '.join(_names(model))[:80]}")]
     if rows:
-        return list(rows.values())
-    return [Row(model_type, cause="not built", detail=_told(failures[0]))]
+        return [_explained(row) for row in rows.values()]
+    assert failure is not None
+    cause = _cause(failure)
+    return [_explained(Row(model_type, cause="config" if cause == "other" else cause, detail=_told(failure)))]
 
 
 def tiny_model(model_type: str, scale: Scale = SCALES[0]) -> PreTrainedModel:
@@ -85,7 +94,11 @@ def tiny_model(model_type: str, scale: Scale = SCALES[0]) -> PreTrainedModel:
     if size > MOST_PARAMETERS:
         raise MemoryError(f"{size / 1e6:.0f} million parameters even when tiny")
     set_seed(0)
-    return AutoModel.from_config(tiny_config(model_type, scale)).eval()
+    model = AutoModel.from_config(tiny_config(model_type, scale)).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):  # or nothing would be left of an image after many of them
+            nn.init.kaiming_normal_(module.weight)
+    return model
 
 
 def _names(model: PreTrainedModel) -> list[str]:
@@ -93,44 +106,55 @@ def _names(model: PreTrainedModel) -> list[str]:
 
 
 def _modalities(model: PreTrainedModel) -> list[str]:
-    return [modality for modality in READS if reads(tower_of(model, default_tower(model, modality)), modality)]
+    towers = {modality: tower_of(model, default_tower(model, modality)) for modality in MAKERS}
+    found = [modality for modality, tower in towers.items() if reads(tower, modality)]
+    videos = isinstance(getattr(towers["image"].config, "num_frames", None), int)
+    return [modality for modality in found if modality != "image" or not videos]
 
 
 def _probe_modality(model_type: str, model: PreTrainedModel, modality: str, anchors: AnchorSet, decoder: Path) -> Row:
-    first = None
+    row = Row(model_type, modality, cause="package", detail=missing_package(model_type, modality) or "no processor")
     for processor in processors_for(model_type, modality, model.config):
-        row = Row(model_type, modality, processor=type(processor).__name__)
+        about = {"model_type": model_type, "modality": modality, "processor": type(processor).__name__}
         try:
-            _check(row, model, processor, anchors, decoder)
+            return Row(**about, works=True, **_checked(model, modality, processor, anchors, decoder))
         except Exception as error:
-            row.cause, row.detail = _cause(error), _told(error)
-        if row.works:
-            return row
-        first = first or row
-    assert first is not None
-    return first
+            if not missing_package(model_type, modality):
+                row = Row(**about, tower=default_tower(model, modality), cause=_cause(error), detail=_told(error))
+    return row
 
 
-def _check(row: Row, model: PreTrainedModel, processor: Any, anchors: AnchorSet, decoder: Path) -> None:
-    row.tower = default_tower(model, row.modality)
-    encoder = RelativeModel.from_encoder(model, anchors.view(row.modality), processor).eval()
-    row.pooling, row.width = encoder.config.pooling, encoder.config.embedding_size
-    samples = MAKERS[row.modality](NUM_SAMPLES, seed=1)
+def _checked(
+    model: PreTrainedModel, modality: str, processor: Any, anchors: AnchorSet, decoder: Path
+) -> dict[str, Any]:
+    """What is measured of a type that does all that it should.
+
+    Raises:
+        Unlike: If embeddings change from run to run, with the batch, or by saving and loading.
+    """
+    encoder = RelativeModel.from_encoder(model, anchors.view(modality), processor).eval()
+    samples = MAKERS[modality](NUM_SAMPLES, seed=1)
     x_ND = encoder.encode(samples)
     _alike(x_ND, encoder.encode(samples), "two runs", tolerance=0)
-    single_ND = torch.cat([encoder.encode([sample]) for sample in samples])
-    _alike(x_ND, single_ND, "one sample alone and in a batch", tolerance=TOLERANCE)
     if float((x_ND - x_ND[:1]).abs().max()) == 0:
         raise Unlike("all samples have the same embedding")
+    single_ND = torch.cat([encoder.encode([sample]) for sample in samples])
+    _alike(x_ND, single_ND, "one sample alone and in a batch", tolerance=TOLERANCE)
     with tempfile.TemporaryDirectory() as folder:
         encoder.save_pretrained(folder)
         loaded = AutoModel.from_pretrained(folder).eval()
         _alike(x_ND, loaded.encode(samples), "before saving and after loading", tolerance=0)
-    stitched = stitch(loaded, decoder)
+        stitched = stitch(loaded, decoder)
     logits = stitched.decoder(stitched.encoder.projection(x_ND)).logits
     if logits.shape != (NUM_SAMPLES, stitched.config.num_labels) or not logits.isfinite().all():
-        raise Unlike(f"stitched logits have shape {tuple(logits.shape)} and are finite: {logits.isfinite().all()}")
-    row.works = True
+        raise Unlike(f"stitched logits have shape {tuple(logits.shape)}, finite: {bool(logits.isfinite().all())}")
+    config = encoder.config
+    return {
+        "tower": config.tower,
+        "pooling": config.pooling,
+        "padding": config.padding,
+        "width": config.embedding_size,
+    }
 
 
 def _alike(left_ND: Tensor, right_ND: Tensor, what: str, tolerance: float) -> None:
@@ -141,8 +165,22 @@ def _alike(left_ND: Tensor, right_ND: Tensor, what: str, tolerance: float) -> No
 
 def _cause(error: Exception) -> str:
     if isinstance(error, ImportError):
-        return "needs a package"
-    return "unlike" if isinstance(error, Unlike) else "error"
+        return "package"
+    if isinstance(error, MemoryError):
+        return "large"
+    if isinstance(error, Unlike):
+        return "random" if "two runs" in str(error) else "batch" if "in a batch" in str(error) else "other"
+    if "no vectors of a sample" in str(error):
+        return "vectors"
+    return "inputs" if MISSING_INPUTS.search(str(error)) else "other"
+
+
+def _explained(row: Row) -> Row:
+    """A failure with what was found by reading the model, where the error alone does not tell."""
+    if row.works or row.model_type not in KNOWN:
+        return row
+    cause, detail = KNOWN[row.model_type]
+    return Row(**row.to_dict() | {"cause": cause, "detail": detail})
 
 
 def _told(error: BaseException) -> str:

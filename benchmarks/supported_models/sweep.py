@@ -90,11 +90,11 @@ def _received(pipe: Connection, process: Any, model_type: str, seconds: float) -
     if not pipe.poll():
         process.kill()
         process.join()
-        return [Row(model_type, cause="too large", detail=f"not done after {seconds:.0f} seconds")]
+        return [Row(model_type, cause="large", detail=f"not done after {seconds:.0f} seconds")]
     try:
         rows = pipe.recv()
     except EOFError:
         process.join()
-        return [Row(model_type, cause="too large", detail=f"the process ended with {process.exitcode}")]
+        return [Row(model_type, cause="large", detail=f"the process ended with {process.exitcode}")]
     process.join()
     return rows

@@ -44,37 +44,62 @@ Rule = tuple[str, Callable[[Any, Scale], Any]]
 # The first whose pattern matches a field's name decides; only whole numbers and lists of them are changed.
 RULES: list[Rule] = [
     (r".*input_dim", lambda v, s: v),
+    (r"num_queries", lambda v, s: min(v, 5)),  # no more than places in a small image
     (r".*(kernel|stride|dilation|conv_size|ratio|rate|factor|multiplier|std|eps)s?(_size)?$", lambda v, s: v),
     (r"(.*_)?pad_token_id|.*pad_index", lambda v, s: PAD),
     (r"(.*_)?(bos|decoder_start)_token_id|bos_index", lambda v, s: BOS),
     (r"(.*_)?eos_token_id|eos_index|sep_token_id", lambda v, s: EOS),
-    (r".*(vocab_size|vocab_sizes)(_per_layer_input)?|num_embeddings|text_vocab_size", lambda v, s: _at_most(v, VOCABULARY)),
+    (
+        r".*(vocab_size|vocab_sizes)(_per_layer_input)?|num_embeddings|text_vocab_size",
+        lambda v, s: _at_most(v, VOCABULARY),
+    ),
     (r".*(max_position_embeddings|n_positions|n_ctx|max_seq_len|model_max_length)", lambda v, s: _at_most(v, 128)),
     (r".*max_source_positions", lambda v, s: _at_most(v, 100)),  # two seconds for Whisper
-    (r".*(num_experts_per_tok|num_experts_per_token|moe_topk|moe_top_k|moe_k|router_top_k|top_k_experts)", lambda v, s: min(v, 2)),
+    (
+        r".*(num_experts_per_tok|num_experts_per_token|moe_topk|moe_top_k|moe_k|router_top_k|top_k_experts)",
+        lambda v, s: min(v, 2),
+    ),
     (r".*(n_shared_experts|num_shared_experts|shared_expert_count)", lambda v, s: min(v, 1)),
     (r".*(experts|n_routed_experts|num_local_experts|moe_num_experts)$", lambda v, s: _at_most(v, 4)),
     (r"(n_group|topk_group|num_expert_group)", lambda v, s: 1),
     (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index", lambda v, s: min(v, 1)),
     (r"moe_layer_end_index", lambda v, s: s.layers - 1),
-    (r".*(num_key_value_heads|num_kv_heads|kv_n_heads|num_query_groups|multi_query_group_num)", lambda v, s: _at_most(v, 2)),
+    (
+        r".*(num_key_value_heads|num_kv_heads|kv_n_heads|num_query_groups|multi_query_group_num)",
+        lambda v, s: _at_most(v, 2),
+    ),
     (r".*(attention_heads|n_heads?|num_heads|_heads|attn_heads)(_per_layer|_per_stage)?$", lambda v, s: _heads(v, s)),
     (r"mamba_d_head|mamba_head_dim", lambda v, s: 2 * s.width // s.heads),
     (r".*(qk_rope_head_dim|rotary_dim)", lambda v, s: min(v, 8)),
     (r".*(head_dim|d_kv|kv_channels|dim_head|d_head|head_size)$", lambda v, s: s.width // s.heads),
     (r".*lora_rank", lambda v, s: min(v, 16)),
-    (r"(depths?|num_block_repeats|stage_num_blocks|blocks_per_stage|block_sizes|n_attn_blocks|encoder_depths)$", lambda v, s: _depths(v, s)),
-    (r".*(num_hidden_layers|n_layers?|num_layers|_layers|^layers|num_blocks|resampler_depth|n_blocks)$", lambda v, s: _layers(v, s)),
+    (
+        r"(depths?|num_block_repeats|stage_num_blocks|blocks_per_stage|block_sizes|n_attn_blocks|encoder_depths)$",
+        lambda v, s: _depths(v, s),
+    ),
+    (
+        r".*(num_hidden_layers|n_layers?|num_layers|_layers|^layers|num_blocks|resampler_depth|n_blocks)$",
+        lambda v, s: _layers(v, s),
+    ),
     (r".*(image_size|img_size|resolution|pretrain_image_size|crop_size)$", lambda v, s: _filled(v, s.image)),
     (r"patch_size", lambda v, s: _filled(v, min(s.patch, _first(v)))),
-    (r".*(intermediate_size|ffn_dim|d_ff|mlp_dim|ffn_size|d_inner|dff|dim_ff|ffn_hidden_size|feedforward_dim|linear_units|dim_feedforward)$", lambda v, s: _widths(v, s, 2)),
-    (r".*(hidden_sizes?|hidden_dims?|d_model|embed_dims?|n_embd|emb_dim|dim|projection_dim|embedding_size|embedding_dim|"
-     r"output_dim|out_hidden_size|project_dim|proj_dim|hidden_channels|encoder_hidden_sizes|width|channels|embed_dim_per_stage|"
-     r"embeds_hidden_size|projection_size|projector_hidden_size|pooler_output_size|output_hidden_size|hidden_size_per_layer_input|"
-     r"latent_dim|feature_size|lru_width|conv_dim|tdnn_dim)$", lambda v, s: _widths(v, s)),
+    (
+        r".*(intermediate_size|ffn_dim|d_ff|mlp_dim|ffn_size|d_inner|dff|dim_ff|ffn_hidden_size|feedforward_dim|linear_units|dim_feedforward)$",
+        lambda v, s: _widths(v, s, 2),
+    ),
+    (
+        r".*(hidden_sizes?|hidden_dims?|d_model|embed_dims?|n_embd|emb_dim|dim|projection_dim|embedding_size|embedding_dim|"
+        r"output_dim|out_hidden_size|project_dim|proj_dim|hidden_channels|encoder_hidden_sizes|width|channels|embed_dim_per_stage|"
+        r"embeds_hidden_size|projection_size|projector_hidden_size|pooler_output_size|output_hidden_size|hidden_size_per_layer_input|"
+        r"latent_dim|feature_size|lru_width|conv_dim|tdnn_dim)$",
+        lambda v, s: _widths(v, s),
+    ),
     (r"upsample_groups", lambda v, s: s.width),
     (r"window_size", lambda v, s: 2 if _first(v) <= 16 else _filled(v, 16)),
-    (r".*(window_size|sliding_window|attention_window|chunk_size|attention_chunk_size|local_attention)$", lambda v, s: v if _first(v) <= 16 else _filled(v, 16)),
+    (
+        r".*(window_size|sliding_window|attention_window|chunk_size|attention_chunk_size|local_attention)$",
+        lambda v, s: v if _first(v) <= 16 else _filled(v, 16),
+    ),
 ]
 
 
@@ -135,6 +160,12 @@ def _tiny(config_class: type[PreTrainedConfig], scale: Scale, overrides: dict[st
             if changed != value:
                 settings[field.name] = changed
     _keep_one_head_for_each(settings, default)
+    stages = default.__dict__.get("_out_features") or []
+    if len(stages) > 1:  # a backbone that gives several feature maps
+        layers = len(default.stage_names) - 1
+        few = isinstance(settings.get("num_hidden_layers"), int) and layers > 4
+        ends = range(scale.layers - min(len(stages), scale.layers) + 1, scale.layers + 1)
+        settings["out_features"] = [f"stage{i}" for i in ends] if few else list(stages)
     nested = {name for name, value in settings.items() if isinstance(value, PreTrainedConfig)}
     return config_class(**settings | {name: value for name, value in overrides.items() if name not in nested})
 
@@ -161,7 +192,9 @@ def _own_fields(config_class: type[PreTrainedConfig]) -> Iterator[Any]:
 
 
 # Rules that scale widths, which `Scale.widths` switches off.
-WIDE = re.compile(r".*(hidden|dim|width|channel|embed|intermediate|ffn|d_ff|d_model|d_inner|dff|heads?|d_kv|projection|groups)")
+WIDE = re.compile(
+    r".*(hidden|dim|width|channel|embed|intermediate|ffn|d_ff|d_model|d_inner|dff|heads?|d_kv|projection|groups)"
+)
 
 
 def _changed(name: str, value: Any, scale: Scale, default: PreTrainedConfig) -> Any:
@@ -202,8 +235,10 @@ def _is_numbers(value: Any) -> bool:
 
 def _names_positions(name: str, value: Any, layers: int) -> bool:
     """Whether a list names layers: which attend globally, whose output is taken, ..."""
-    of_layers = re.search(r"(index(es)?|indices|_idxs?|layer_ids|extract_layers|hook_ids|_layers|layer_indexes)$", name)
-    return isinstance(value, list | tuple) and bool(of_layers) and layers > 0
+    of_layers = re.search(
+        r"(index(es)?|indices|_idxs?|layer_ids|extract_layers|hook_ids|_layers|layer_indexes)$", name
+    )
+    return isinstance(value, list | tuple) and bool(of_layers) and layers > 0 and name != "encode_proj_layers"
 
 
 def _positions(value: Any, new: int, old: int) -> list[int]:
@@ -217,6 +252,10 @@ def _special(value: Any, name: str) -> Any:
     return value if value < VOCABULARY else 200 + sum(map(ord, name)) % (VOCABULARY - 200)
 
 
+MROPE = (
+    *("glm4v_text", "glm_image_text", "hunyuan_vl_text", "qwen2_5_omni_text", "qwen2_5_vl_text"),
+    *("qwen2_vl_text", "glm_ocr_text", "paddleocr_vl_text"),
+)
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0}
 IMAGE_TOKEN = {"<image>": 210, "<|image token|>": 210, "IMGIMGA": 211}
 
@@ -232,30 +271,34 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "cosmos3_edge_text": {"rope_parameters": ROTARY | {"mrope_section": [2, 3, 3]}},
     "cvt": {"depth": [1, 2, 3]},
-    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
-    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"], "num_hidden_layers": 2},
-    "depth_pro": {"patch_size": 32},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "deepseek_ocr2_text": {"num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse"], "num_hidden_layers": 2},
+    "depth_pro": {"patch_size": 32, "image_size": 128},
+    "dots1": {"num_local_experts": 4, "n_routed_experts": 4},
     "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32},
     "emu3": {"vocabulary_map": IMAGE_TOKEN},
     "ernie4_5_vl_moe_text": {"rope_parameters": ROTARY | {"mrope_section": [3, 3, 2]}},
-    "esm": {"vocab_size": 64},
+    "esm": {"vocab_size": 64, "pad_token_id": PAD, "mask_token_id": 1},
     "falcon_h1": {"mamba_d_ssm": 128},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": 16}},
     "funnel": {"architectures": ["FunnelModel"]},
     "gemma3n_text": {"num_kv_shared_layers": 0},
+    "glm4v_moe_text": {"rope_parameters": ROTARY | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
-    "hunyuan_vl_text": {"head_dim": 16},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
+    "longcat_flash": {"head_dim": 8},
     "mamba2": {"head_dim": 32, "n_groups": 1},
     "ministral": {"head_dim": 16},
     "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2]}},
+    "nemotron_h": {"n_groups": 1, "mamba_num_heads": 4, "mamba_head_dim": 32},
     "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
     "vibevoice_asr": {"acoustic_tokenizer_chunk_size": 3200},
     "vit_mae": {"mask_ratio": 0.0},
     "xmod": {"default_language": "en_XX"},
     "zamba": {"layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "num_hidden_layers": 2},
-}
+} | {name: {"rope_parameters": ROTARY | {"mrope_section": [2, 3, 3]}, "head_dim": 16} for name in MROPE}

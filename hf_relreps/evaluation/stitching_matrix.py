@@ -21,7 +21,7 @@ from hf_relreps.errors import EvaluationError
 from hf_relreps.evaluation.labels import Task, column_of
 from hf_relreps.evaluation.scores import MULTI, REGRESSION, SINGLE, Metric, chance, check_problem, resolve_score
 from hf_relreps.modeling import RelativeModel
-from hf_relreps.stitching import check_compatible, resolve_decoder, resolve_encoder
+from hf_relreps.stitching import check_compatible, refuse_stale, resolve_decoder, resolve_encoder
 from hf_relreps.wrapping import evaluating
 
 
@@ -279,6 +279,7 @@ def stitching_matrix(
         progress: Whether to show a progress bar; never shown when output is piped.
 
     Raises:
+        StaleAnchorsError: If an encoder's stored anchors are not its own.
         StitchingError: If a decoder does not fit an encoder.
         EvaluationError: If columns, labels or names leave the question without an answer.
 
@@ -296,6 +297,7 @@ def stitching_matrix(
     for encoder in encoder_parts.values():
         for decoder in decoder_parts.values():
             check_compatible(encoder.config, decoder.config)
+        refuse_stale(encoder)
     own_pairs = _own_pairs(own, tuple(encoder_parts), tuple(decoder_parts))
     columns = _columns_read(encoder_parts, inputs)
     task = Task.of(decoder_parts, dataset, label_column)

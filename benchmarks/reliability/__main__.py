@@ -1,0 +1,53 @@
+"""One command for each promise of docs/reliability.md; each prints what it tried, what was borne and what was lost.
+
+For example ``python -m benchmarks.reliability fuzz --count 10000``. It ends with an error if anything was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+import time
+import warnings
+
+from transformers.utils import logging as transformers_logging
+
+
+COUNTS = {"fuzz": 10_000, "kill": 20, "ranks": 4, "numbers": 3_000, "load": 10_000}
+UNITS = {
+    "fuzz": "mutated uploads",
+    "kill": "kills",
+    "ranks": "processes",
+    "numbers": "random spaces",
+    "load": "predictions of the service loop",
+}
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run one of them."""
+    parser = argparse.ArgumentParser("benchmarks.reliability", description=__doc__)
+    parser.add_argument("what", choices=COUNTS)
+    told = ", ".join(f"{what} {count:,} {UNITS[what]}" for what, count in COUNTS.items())
+    parser.add_argument("--count", type=int, help=f"how many; otherwise {told}")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    arguments = parser.parse_args(words)
+    quiet()
+    start = time.monotonic()
+    module = importlib.import_module(f"benchmarks.reliability.{arguments.what}")
+    report = module.run(arguments.count or COUNTS[arguments.what], arguments.seed)
+    print(f"{report}\nseconds: {time.monotonic() - start:.0f}")  # noqa: T201
+    sys.exit(1 if report.lost else 0)
+
+
+def quiet() -> None:
+    """Nothing but the counts is printed."""
+    warnings.simplefilter("ignore")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("hf_relreps").setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    main()

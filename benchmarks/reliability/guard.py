@@ -1,0 +1,141 @@
+"""Watches what reading a hostile upload does to the machine: files, processes, network, code, memory, time.
+
+Python's own audit events tell of every file that Python opens; inotify tells of the bait outside the upload, also
+where Rust or C++ reads it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import struct
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+OPENED, ACCESSED, MODIFIED, CREATED, DELETED = 0x20, 0x1, 0x2, 0x100, 0x200
+NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen", "socket.connect")
+CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
+CODE = ("exec", "compile", "import", "pickle.find_class")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+class Hang(BaseException):
+    """A case took longer than it may; no library catches it by mistake."""
+
+
+class Guard:
+    """Notes every step outside of what a case may do.
+
+    Args:
+        inside: Folders that a case may read and write.
+        bait: A folder outside the upload that nothing may touch.
+        seconds: How long a case may take.
+    """
+
+    def __init__(self, inside: list[Path], bait: Path, seconds: float = 20.0) -> None:
+        libraries = [sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), *filter(None, sys.path)]
+        self.writable = tuple(str(folder.resolve()) for folder in inside)
+        system = ("/proc", "/sys", "/dev", "/usr/share", "/usr/lib", "/lib", "/etc/mime.types", "/etc/apache2")
+        self.readable = (*self.writable, *map(os.path.realpath, libraries), *system)
+        self.bait = bait
+        self.seconds = seconds
+        self.active = False
+        self.steps: list[str] = []
+        self.inotify = _watch(bait)
+        sys.addaudithook(self._heard)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Collect the steps of one case in `steps`.
+
+        Raises:
+            Hang: If the case takes too long.
+        """
+        self.steps = []
+        _drain(self.inotify)
+        before = signal.signal(signal.SIGALRM, _too_long)
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        self.active = True
+        try:
+            yield
+        finally:
+            self.active = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            if _drain(self.inotify):
+                self.steps.append(f"touched the bait {self.bait}")
+
+    def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.active:
+            return
+        if event in NEVER:
+            self.steps.append(f"{event} {arguments!r:.200}")
+        elif event == "open" and isinstance(arguments[0], str | bytes):
+            flags = arguments[2] or 0
+            self._path(arguments[0], "wrote" if flags & WRITING else "read", bool(flags & WRITING))
+        elif event in CHANGES and isinstance(arguments[0], str | bytes):
+            self._path(arguments[0], event, changes=True)
+        elif event in CODE and "evil" in repr(arguments[:2]):
+            self.steps.append(f"{event} {arguments!r:.200}")
+
+    def _path(self, path: str | bytes, what: str, changes: bool) -> None:
+        real = os.path.realpath(os.fsdecode(path))
+        if not real.startswith(self.writable if changes else self.readable):
+            self.steps.append(f"{what} {real}")
+
+
+def _too_long(number: int, frame: FrameType | None) -> None:
+    raise Hang
+
+
+def _watch(folder: Path) -> int:
+    """A descriptor of inotify for a folder and those below it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.inotify_init1(os.O_NONBLOCK)
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        if (
+            libc.inotify_add_watch(descriptor, os.fsencode(place), OPENED | ACCESSED | MODIFIED | CREATED | DELETED)
+            < 0
+        ):
+            raise OSError(ctypes.get_errno(), f"inotify cannot watch {place}")
+    return descriptor
+
+
+def _drain(descriptor: int) -> int:
+    """How many events were waiting."""
+    events = 0
+    while True:
+        try:
+            content = os.read(descriptor, 65536)
+        except BlockingIOError:
+            return events
+        place = 0
+        while place < len(content):
+            place += 16 + struct.unpack_from("I", content, place + 12)[0]
+            events += 1
+
+
+def forget_peak() -> None:
+    """Start to measure the peak of memory anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory(field: str = "VmHWM") -> int:
+    """Bytes of this process: `VmHWM` is the peak, `VmRSS` now, `VmSize` what was asked for."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def limit_memory(more: int) -> None:
+    """From now on no more than so many bytes beyond those that are in use; what asks for more gets an error."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + more, resource.RLIM_INFINITY))

@@ -1,0 +1,155 @@
+"""The document `docs/speed.md`, made from the JSON that the items wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "speed.md"
+TEXT = Path(__file__).parent / "speed_template.md"
+LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn", "latentis", "faiss-cpu")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch
+
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown: a ratio by wall time and by processor time, with quartiles and range over the pairs."""
+    if not rows:
+        return []
+    lines = [
+        "| what | wall: median (quartiles; range) | processor: median (quartiles) | pairs | goal |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        wall, processor = row["wall"], row["processor"]
+        cells = [
+            row["what"] + (f" ({row['note']})" if row["note"] else ""),
+            f"{wall['ratio']:.3f} ({_span(wall['quartiles'])}; {_span(wall['range'])})",
+            f"**{processor['ratio']:.3f}** ({_span(processor['quartiles'])})",
+            str(row["pairs"]),
+            row["goal"],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _span(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.2f} to {ends[1]:.2f}"
+
+
+def plain(rows: Sequence[dict[str, Any]], heads: dict[str, str]) -> list[str]:
+    """Markdown of rows of numbers."""
+    lines = [f"| {' | '.join(heads.values())} |", f"|{'---|' * len(heads)}"]
+    for row in rows:
+        lines.append(f"| {' | '.join(_number(row.get(name)) for name in heads)} |")
+    return lines
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else str(value) if isinstance(value, str) else f"{value:.3g}"
+
+
+def write(results: Path) -> None:
+    """Fill the template: ``{{name}}`` becomes what the item of that name measured."""
+    text = TEXT.read_text("utf-8")
+    for path in sorted(results.glob("*.json")):
+        found = json.loads(path.read_text("utf-8"))
+        for key, lines in _parts(path.stem, found).items():
+            text = text.replace("{{" + key + "}}", "\n".join(lines))
+    DOCUMENT.parent.mkdir(exist_ok=True)
+    DOCUMENT.write_text(text, "utf-8")
+
+
+def _parts(name: str, found: dict[str, Any]) -> dict[str, list[str]]:
+    parts = {name: [*table(found["rows"]), "", _machine(found["machine"])] if found["rows"] else []}
+    if name == "finetuning":
+        heads = {"schedule": "of 768 anchors", "wall": "wall", "processor": "processor"}
+        rows = [
+            {"schedule": key, "wall": found["schedules"]["wall"][key], "processor": value}
+            for key, value in found["schedules"]["processor"].items()
+        ]
+        parts["finetuning schedules"] = plain(rows, heads)
+    if name == "schedules":
+        parts["schedules"] = [*_schedules(found), "", _machine(found["machine"])]
+    if name == "projection":
+        rows = [{"what": key, "peak": value} for key, value in found["peak_memory_in_outputs"].items()]
+        parts["projection memory"] = plain(rows, {"what": "projection", "peak": "peak memory, in outputs"})
+    if name == "growth":
+        parts |= _growth(found)
+    return parts
+
+
+def _schedules(found: dict[str, Any]) -> list[str]:
+    rows = [{"schedule": key, **value} for key, value in found["schedules"].items()]
+    heads = {
+        "schedule": "schedule",
+        "anchors_per_sample": "anchors encoded for each training sample",
+        "own": "own F1",
+        "stitched": "stitched F1",
+        "worst": "worst",
+    }
+    return plain(sorted(rows, key=lambda row: -row["anchors_per_sample"]), heads)
+
+
+def _growth(found: dict[str, Any]) -> dict[str, list[str]]:
+    heads = {
+        "anchors": {
+            "anchors": "k",
+            "cosine": "cosine, s",
+            "default": "default, s",
+            "frame": "frame after a refresh, s",
+            "frame_MB": "frame, MB",
+        },
+        "samples": {
+            "samples": "N",
+            "projection": "projection, s",
+            "to disk": "projection to Arrow, s",
+            "fps": "fps of 50, s",
+        },
+        "width": {"width": "D", "cosine": "cosine, s", "default": "default, s"},
+        "ranks": {"ranks": "ranks", "anchors_of_a_rank": "anchors of a rank", "refresh": "refresh, s of the slowest"},
+    }
+    return {f"growth {key}": plain(found[key], columns) for key, columns in heads.items()}
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    load = " to ".join(map(str, facts["load"]))
+    return (
+        f"*{facts['cores']} cores of {facts['processor']}, {facts['threads']} threads, load {load}; "
+        f"Python {facts['python']}, {versions}.*"
+    )

@@ -1,0 +1,241 @@
+"""Schedules of refreshing anchors: quality against cost, on the quickstart's data.
+
+For each schedule small BERTs are trained in two languages, each from its own seed, and every encoder is stitched to
+every decoder. Cost is counted, not timed: anchors encoded for each training sample, in passes of the encoder.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+
+from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForSequenceClassification, stitching_matrix
+from hf_relreps.callback import _encoder_of
+from hf_relreps.demos.debian import load_debian_descriptions
+from hf_relreps.demos.tiny import small_bert, wordpiece_tokenizer
+from hf_relreps.samples import batches
+
+
+LANGUAGES = ("en", "fr")
+LONGEST = 32
+BATCH = 32
+NUM_ANCHORS = 300
+
+
+class Counting(AnchorCallback):
+    """Counts the anchors that it encodes while training goes on."""
+
+    encoded = 0
+
+    def _encode(self, encoder: Any) -> Tensor:
+        self.encoded += encoder.config.num_anchors
+        return super()._encode(encoder)
+
+
+class Scheduled(Counting):
+    """Refreshes of another kind than every few steps: subclasses say what happens after a step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """What the schedule does, unless something reads the anchors next."""
+        encoder = _encoder_of(kwargs["model"])
+        if control.should_save or control.should_evaluate:
+            self._refresh(encoder, state.global_step, exact=True)
+        else:
+            self.after(encoder, state.global_step)
+
+    def after(self, encoder: Any, step: int) -> None:
+        """After an optimiser step that nothing follows."""
+        raise NotImplementedError
+
+    def encode_some(self, encoder: Any, rows: list[int]) -> Tensor:
+        """Embeddings of a few anchors."""
+        self.encoded += len(rows)
+        samples = encoder.anchors.view(encoder.config.anchor_view).samples
+        parts = batches([samples[i] for i in rows], encoder.processor, 64, encoder.config.max_length)
+        return encoder.encode_batches(parts, len(rows))
+
+
+class Rolling(Scheduled):
+    """Each time another part of the anchors, in turn."""
+
+    def __init__(self, parts: int, every: int) -> None:
+        super().__init__()
+        self.parts, self.every = parts, every
+
+    def after(self, encoder: Any, step: int) -> None:
+        """The next part."""
+        if step % self.every:
+            return
+        rows = list(range((step // self.every) % self.parts, encoder.config.num_anchors, self.parts))
+        anchors_AD = encoder.projection.anchors_AD.clone()
+        anchors_AD[rows] = self.encode_some(encoder, rows)
+        encoder.projection.set_anchors(anchors_AD)
+
+
+class Drift(Scheduled):
+    """A few anchors are asked every few steps how far they have moved; all are refreshed when it is far."""
+
+    def __init__(self, limit: float, probe: int = 16, every: int = 10) -> None:
+        super().__init__()
+        self.limit, self.probe, self.every = limit, probe, every
+
+    def after(self, encoder: Any, step: int) -> None:
+        """Ask, and refresh if need be."""
+        if step % self.every:
+            return
+        rows = list(range(0, encoder.config.num_anchors, encoder.config.num_anchors // self.probe))
+        old_AD, new_AD = encoder.projection.anchors_AD[rows], self.encode_some(encoder, rows)
+        if float(1 - torch.cosine_similarity(old_AD, new_AD).mean()) > self.limit:
+            self._refresh(encoder, step, exact=False)
+
+
+class Settling(Scheduled):
+    """Often at first, then at steps that grow by a factor."""
+
+    def __init__(self, first: int, factor: float) -> None:
+        super().__init__()
+        self.steps, step = set(), float(first)
+        while step < 1e5:
+            self.steps.add(round(step))
+            step = max(step + first, step * factor)
+
+    def after(self, encoder: Any, step: int) -> None:
+        """Refresh at the steps of the sequence."""
+        if step in self.steps:
+            self._refresh(encoder, step, exact=False)
+
+
+class InBatch(Scheduled):
+    """No pass at all: anchors that come by in a training batch leave their embeddings, blurred by dropout."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Listen to the encoder."""
+        super().on_train_begin(args, state, control, **kwargs)
+        encoder = _encoder_of(kwargs["model"])
+        samples = encoder.anchors.view(encoder.config.anchor_view).samples
+        tokens = encoder.processor(samples, truncation=True, max_length=encoder.config.max_length)["input_ids"]
+        self.rows = {tuple(ids): i for i, ids in enumerate(tokens)}
+        self.found: dict[int, Tensor] = {}
+        encoder.register_forward_hook(self.listen, with_kwargs=True)
+
+    def listen(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Keep the embeddings of anchors."""
+        if not module.training:
+            return
+        for ids, kept, x_D in zip(kwargs["input_ids"], kwargs["attention_mask"], output.pooler_output, strict=True):
+            row = self.rows.get(tuple(ids[kept.bool()].tolist()))
+            if row is not None:
+                self.found[row] = x_D.detach()
+
+    def after(self, encoder: Any, step: int) -> None:
+        """Put them in place."""
+        if self.found:
+            anchors_AD = encoder.projection.anchors_AD.clone()
+            anchors_AD[list(self.found)] = torch.stack(list(self.found.values()))
+            self.found = {}
+            encoder.projection.set_anchors(anchors_AD)
+
+
+SCHEDULES: dict[str, Callable[[], Counting]] = {
+    "every step": lambda: Counting(refresh_every=1),
+    "every 5": lambda: Counting(refresh_every=5),
+    "every 20": lambda: Counting(refresh_every=20),
+    "every 50": lambda: Counting(refresh_every=50),
+    "every 100": lambda: Counting(refresh_every=100),
+    "every 200": lambda: Counting(refresh_every=200),
+    "only at the end": lambda: Counting(refresh_every=10**6),
+    "a tenth every 10": lambda: Rolling(10, 10),
+    "a fifth every 10": lambda: Rolling(5, 10),
+    "every 20, EMA 0.8": lambda: Counting(refresh_every=20, ema=0.8),
+    "every 50, EMA 0.5": lambda: Counting(refresh_every=50, ema=0.5),
+    "when moved by 0.02": lambda: Drift(0.02),
+    "when moved by 0.10": lambda: Drift(0.10),
+    "settling, from 5, by 1.3": lambda: Settling(5, 1.3),
+    "in-batch reuse": lambda: InBatch(),
+}
+
+
+def train(language: str, seed: int, anchors: AnchorSet, rows: Any, callback: Counting, epochs: int) -> Any:
+    """One small BERT with its decoder."""
+    set_seed(seed)
+    tokenizer = wordpiece_tokenizer(rows[language][:], LONGEST)
+    model = RelativeModelForSequenceClassification.from_encoder(
+        small_bert(len(tokenizer), LONGEST), anchors.view(language), tokenizer, num_labels=11
+    )
+    tokens = tokenizer(rows[language][:], truncation=True)
+    dataset = [
+        {"input_ids": ids, "attention_mask": mask, "labels": label}
+        for ids, mask, label in zip(tokens["input_ids"], tokens["attention_mask"], rows["label"][:], strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            folder,
+            seed=seed,
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+            logging_strategy="no",
+            dataloader_pin_memory=False,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=BATCH,
+            learning_rate=5e-4,
+            warmup_steps=0.1,
+            weight_decay=0.01,
+        )
+        trainer = Trainer(model, args, train_dataset=dataset, processing_class=tokenizer, callbacks=[callback])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return model.eval()
+
+
+def run(quick: bool = False, names: list[str] | None = None, seeds: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
+    """Own and stitched macro-F1 of each schedule, and the anchors that it encoded for each training sample."""
+    rows, test = load_debian_descriptions("train"), load_debian_descriptions("validation")
+    epochs = 4
+    if quick:
+        rows, test, epochs, seeds = rows.select(range(640)), test.select(range(100)), 1, (1,)
+    anchors = AnchorSet.from_dataset(rows, NUM_ANCHORS, views=list(LANGUAGES), id_column="package", seed=42)
+    found: dict[str, Any] = {}
+    for name in names or SCHEDULES:
+        models, encoded, drift = {}, 0, []
+        for j, language in enumerate(LANGUAGES):
+            for seed in seeds:
+                callback = SCHEDULES[name]()
+                models[f"{language}-{seed}"] = train(language, 100 * seed + j, anchors, rows, callback, epochs)
+                encoded += callback.encoded - 2 * NUM_ANCHORS  # those at the start and the end are there anyway
+                drift.append(callback.drift_[-1][1])
+        matrix = stitching_matrix(
+            models, models, test, metric="f1", inputs={key: key[:2] for key in models}, progress=False
+        )
+        samples = len(rows) * epochs * len(models)
+        found[name] = {
+            "own": matrix.own,
+            "stitched": matrix.stitched,
+            "worst": matrix.worst,
+            "anchors_per_sample": encoded / samples,
+            "last_drift": sum(drift) / len(drift),
+        }
+        print(name, {key: round(value, 4) for key, value in found[name].items()}, flush=True)  # noqa: T201
+    return {
+        "schedules": found,
+        "steps": -(-len(rows) // BATCH) * epochs,
+        "anchors": NUM_ANCHORS,
+        "batch": BATCH,
+        "encoders": len(models),
+        "epochs": epochs,
+        "rows": len(rows),
+    }
+
+
+if __name__ == "__main__":
+    import json
+    import sys
+
+    result = run(quick="--quick" in sys.argv)
+    Path(sys.argv[1]).write_text(json.dumps(result, indent=1))

@@ -1,0 +1,140 @@
+"""`encode_dataset`: each sample of a data set goes through a frozen encoder once, and never again.
+
+Shapes: B batch, D absolute size, R relative size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from hf_relreps.base_models import digest
+from hf_relreps.errors import ConfigurationError, SampleError
+from hf_relreps.modeling import RelativeModel
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ROWS_PER_WRITE = 1024  # encoded, then written: memory does not grow with the data set
+COLUMN = "relative_embeds"
+# Of the wrapped model's configuration: where it comes from, and what only a model with a head reads.
+NOT_READ = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache", "id2label", "label2id")
+# Which part of a processor reads a modality.
+READERS = {"text": "tokenizer", "image": "image_processor", "audio": "feature_extractor"}
+# Left in a tokenizer by its last call, and set anew by the next.
+CALL_SETTINGS = ("truncation", "padding")
+
+
+def encode_dataset(
+    encoder: RelativeModel,
+    dataset: Dataset,
+    column: str,
+    *,
+    processor: Any = None,
+    batch_size: int = 64,
+    cache_dir: str | Path | None = None,
+) -> Dataset:
+    """The data set with `relative_embeds` (R numbers, as tensors) in place of `column`, encoded once and cached.
+
+    A decoder trains on it with the plain `Trainer`. The cache is found again, in this process or another, as long as
+    the data, the encoder's weights and settings, its processor, and the anchors are the same; otherwise the samples
+    are encoded again. It lives on disk, so neither the samples nor the result need fit into memory.
+
+    Args:
+        encoder: Stays as it is: for one that is trained, use `AnchorCallback`.
+        dataset: A `datasets.Dataset`, in memory or on disk.
+        column: What the encoder reads: texts, images, sounds or nodes.
+        processor: Tokenizer or image processor, if not the encoder's own.
+        batch_size: Samples that the encoder reads at a time.
+        cache_dir: Folder of the cache; that of `datasets` if left out.
+
+    Raises:
+        SampleError: If there is no such column, or a sample cannot be encoded.
+        ConfigurationError: If the data set is no `datasets.Dataset`.
+
+    Example:
+        ```python
+        train = encode_dataset(encoder, load_dataset("me/reviews", split="train"), "text")
+        decoder = RelativeDecoder(encoder.config.without_encoder())
+        Trainer(decoder, args, train_dataset=train).train()
+        ```
+    """
+    from datasets import Features, List, Value, config
+
+    _refuse_unreadable(dataset, column)
+    processor = encoder.processor if processor is None else processor
+
+    def encode(rows: dict[str, Any]) -> dict[str, Any]:
+        x_BD = encoder.encode(rows[column], processor, batch_size=batch_size)
+        with torch.no_grad():
+            r_BR = encoder.projection(x_BD.to(encoder.device))
+        return {COLUMN: r_BR.float().cpu().numpy()}
+
+    fingerprint = _fingerprint(encoder, dataset, column, processor)
+    folder = Path(config.HF_DATASETS_CACHE, "hf_relreps") if cache_dir is None else Path(cache_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {name: feature for name, feature in dataset.features.items() if name != column}
+    encoded = dataset.map(
+        encode,
+        batched=True,
+        batch_size=ROWS_PER_WRITE,
+        writer_batch_size=ROWS_PER_WRITE,
+        remove_columns=column,
+        features=Features(kept | {COLUMN: List(Value("float32"), length=encoder.config.relative_size)}),
+        cache_file_name=str(folder / f"relative-{fingerprint}.arrow"),
+        new_fingerprint=fingerprint,
+        desc=f"Encoding {column}",
+    )
+    return encoded.with_format("torch", columns=[COLUMN], output_all_columns=True)
+
+
+def _refuse_unreadable(dataset: Any, column: str) -> None:
+    if not hasattr(dataset, "_fingerprint"):
+        raise ConfigurationError(
+            f"encode_dataset got a {type(dataset).__name__}, expected a datasets.Dataset, which says whether its rows "
+            "are the ones of the cache. Make one with Dataset.from_dict(columns), or load one without streaming."
+        )
+    if column not in dataset.column_names or COLUMN in dataset.column_names:
+        raise SampleError(
+            f"The data set has the columns {', '.join(map(repr, dataset.column_names))}, expected {column!r} among "
+            f"them and no {COLUMN!r} yet. Name the column that the encoder reads."
+        )
+
+
+def _fingerprint(encoder: RelativeModel, dataset: Dataset, column: str, processor: Any) -> str:
+    """SHA-256 (64 hex digits) of everything that the encoded data set depends on."""
+    config = encoder.config
+    says = [
+        dataset._fingerprint,
+        column,
+        digest(encoder.state_dict()),  # with the anchors' embeddings among them
+        _processor_says(processor, config.modality),
+        {name: value for name, value in encoder.backbone.config.to_dict().items() if name not in NOT_READ},
+        config.projection,
+        [config.pooling, config.max_length, config.padding, config.modality, config.tower],
+    ]
+    return hashlib.sha256(json.dumps(says, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _processor_says(processor: Any, modality: str) -> Any:
+    """What a processor makes of a sample depends on: not where it came from, nor how it was called last."""
+    reader = getattr(processor, READERS.get(modality, ""), processor)
+    if isinstance(reader, PreTrainedTokenizerBase):
+        backend = getattr(reader, "backend_tokenizer", None)
+        words = reader.get_vocab() if backend is None else json.loads(backend.to_str())
+        sides = [reader.truncation_side, reader.padding_side, reader.model_max_length]
+        return [
+            {name: value for name, value in words.items() if backend is None or name not in CALL_SETTINGS},
+            [type(reader).__name__, sides, reader.model_input_names, reader.special_tokens_map],
+        ]
+    if hasattr(reader, "to_dict"):
+        return reader.to_dict()
+    from datasets.fingerprint import Hasher
+
+    return Hasher.hash(reader)

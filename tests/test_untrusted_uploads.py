@@ -1,0 +1,322 @@
+"""An upload is untrusted input: whatever it holds, it loads as something sound or is refused, and touches nothing else.
+
+Mutations and watchdogs are those of `benchmarks/reliability`; ``make nightly`` tries ten thousand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.reliability import fuzz
+from hf_relreps import (
+    AnchorSet,
+    RelativeConfig,
+    RelativeDecoder,
+    RelativeModel,
+    RelativeModelForSequenceClassification,
+)
+from hf_relreps.anchors import LITTLE
+from hf_relreps.errors import AnchorError, AnchorIntegrityError, ConfigurationError, SampleError, UploadError
+from hf_relreps.hub import write_card
+from hf_relreps.sources import Source
+from hf_relreps.uploads import load_processor
+
+
+@pytest.fixture
+def upload(tmp_path, make_model):
+    """A folder with a saved whole model and its card."""
+    make_model(0).save_pretrained(tmp_path / "upload")
+    write_card(tmp_path / "upload", "me/upload")
+    return tmp_path / "upload"
+
+
+def change(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def seconds_of(call):
+    start = time.monotonic()
+    call()
+    return time.monotonic() - start
+
+
+# -- the fuzz suite
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="inotify and /proc are Linux")
+
+
+@linux
+def test_hundreds_of_spoilt_uploads_load_or_are_refused_and_touch_nothing_else():
+    report = fuzz.run(count=200, seed=20)
+    assert report.lost == []
+    assert report.counts["inputs tried"] == 200
+    assert report.counts["RelrepsError"] > 60 and report.counts["loaded"] > 60  # both ways are really taken
+
+
+TRICKS = {
+    "open(bait / 'config.json').read()": "touched the bait",
+    "load_file(bait / 'model.safetensors')": "touched the bait",  # in Rust, of which Python hears nothing
+    "(upload.parent / 'x').write_text('')": "wrote",
+    "subprocess.run(['true'])": "subprocess.Popen",
+    "socket.create_connection(('127.0.0.1', 9))": "socket.connect",
+    "exec(compile('1', 'evil', 'exec'))": "compile",
+    "time.sleep(9)": "Hang",
+    "(upload / 'x').write_text('')": "nothing",
+}
+WATCHED = """
+import contextlib, pathlib, socket, subprocess, sys, time, torch
+from safetensors.torch import load_file, save_file
+from benchmarks.reliability.guard import Guard, Hang
+upload, bait = pathlib.Path(sys.argv[1], "upload"), pathlib.Path(sys.argv[1], "bait")
+upload.mkdir(); bait.mkdir()
+(bait / "config.json").write_text("{}")
+save_file({"x": torch.ones(1)}, bait / "model.safetensors")
+guard = Guard([upload], bait, seconds=0.5)
+for trick in sys.argv[2:]:
+    try:
+        with contextlib.suppress(OSError), guard.watching():
+            exec(trick)
+        print(*guard.steps or ["nothing"])
+    except Hang:
+        print("Hang")
+"""
+
+
+@linux
+def test_the_watchdogs_of_the_fuzz_suite_notice(tmp_path):
+    command = [sys.executable, "-c", WATCHED, str(tmp_path), *TRICKS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    noticed = done.stdout.splitlines()
+    assert [line[: len(expected)] for line, expected in zip(noticed, TRICKS.values(), strict=True)] == list(
+        TRICKS.values()
+    )
+
+
+# -- what it found, one by one
+
+
+@pytest.mark.parametrize("file", ["config.json", "decoder/config.json", "model.safetensors.index.json"])
+def test_deep_json_is_refused(upload, file):
+    (upload / file).write_text('{"a": ' * 100_000)
+    with pytest.raises(UploadError, match="is not JSON: maximum recursion depth"):
+        (RelativeDecoder if "decoder" in file else RelativeModelForSequenceClassification).from_pretrained(upload)
+
+
+@pytest.mark.parametrize(
+    ("field", "count"), [("num_labels", 10**12), ("num_labels", 1e300), ("num_hidden_layers", 10**12)]
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_counts_that_no_model_has_are_refused_at_once(upload, field, count, nested):
+    file = upload / "config.json"
+    content = json.loads(file.read_text())
+    part = content["encoder_config"] if nested or field == "num_hidden_layers" else content
+    part.pop("id2label", None)
+    part[field] = count
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConfigurationError, match=f"{field}=.* is more than any model has; at most"):
+        RelativeModelForSequenceClassification.from_pretrained(upload)
+
+
+@pytest.mark.parametrize("field", ["num_anchors", "embedding_size", "decoder_hidden_size"])
+def test_immense_shapes_are_refused_without_being_made(upload, field):
+    for file in upload.rglob("config.json"):
+        change(file, **{field: 10**12})
+    for door in (RelativeModelForSequenceClassification, RelativeDecoder, RelativeModel):
+        if not (door is RelativeModel and field == "decoder_hidden_size"):
+            if not (door is RelativeDecoder and field == "embedding_size"):  # which a decoder does not read
+                with pytest.raises(UploadError, match="are not those that its configuration describes"):
+                    door.from_pretrained(upload)
+
+
+def test_an_immense_header_of_weights_is_refused(upload):
+    file = upload / "decoder" / "model.safetensors"
+    header = json.dumps({"output.weight": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 2**62]}})
+    file.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(100))
+    with pytest.raises(UploadError):
+        RelativeDecoder.from_pretrained(upload)
+
+
+@pytest.mark.parametrize("fields", [{"anchor_view": ["en"]}, {"anchor_fingerprint": 2}, {"encoder_adapters": [1]}])
+def test_fields_of_another_type_are_refused_by_name(fields):
+    with pytest.raises(ConfigurationError, match=next(iter(fields))):
+        RelativeConfig.from_dict({"model_type": "relreps"} | fields)
+
+
+def test_widths_that_are_no_numbers_are_refused():
+    for widths in ([[1], 2], "abc", 7, []):
+        with pytest.raises((ConfigurationError, ValueError), match="decoder_widths"):
+            RelativeConfig.from_dict({"decoder_widths": widths})
+
+
+def test_an_adapter_file_does_not_lead_to_another_model(upload, make_model, tmp_path):
+    make_model(1).save_pretrained(tmp_path / "elsewhere")
+    adapter = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": str(tmp_path / "elsewhere"),
+        "target_modules": ["query"],
+    }
+    for folder in (upload, upload / "encoder", upload / "decoder"):
+        (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    for door in (RelativeModelForSequenceClassification, RelativeModel, RelativeDecoder):
+        with pytest.raises(UploadError, match=r"holds adapter_config\.json, by which transformers would load another"):
+            door.from_pretrained(upload)
+
+
+def test_an_adapter_file_on_the_hub_does_not_lead_to_another_repository(hub, new_repo_id, make_model):
+    from huggingface_hub import HfApi
+
+    sound, hostile = new_repo_id(), new_repo_id()
+    make_model(0).push_to_hub(sound)
+    make_model(1).push_to_hub(hostile)
+    adapter = json.dumps({"peft_type": "LORA", "base_model_name_or_path": sound}).encode()
+    HfApi().upload_file(path_or_fileobj=adapter, path_in_repo="decoder/adapter_config.json", repo_id=hostile)
+    hub.requests.clear()
+    with pytest.raises(UploadError, match=r"holds adapter_config\.json"):
+        RelativeDecoder.from_pretrained(hostile)
+    assert not [request.path for request in hub.requests if sound in request.path]
+
+
+def test_a_processor_never_asks_to_run_the_uploads_code(upload, monkeypatch):
+    def asked(question):
+        raise AssertionError(question)
+
+    monkeypatch.setattr("builtins.input", asked)
+    (upload / "tokenization_evil.py").write_text("raise SystemExit('code of the upload ran')")
+    change(
+        upload / "tokenizer_config.json",
+        tokenizer_class="EvilTokenizer",
+        auto_map={"AutoTokenizer": ["tokenization_evil.EvilTokenizer", "tokenization_evil.EvilTokenizer"]},
+    )
+    with pytest.raises(UploadError, match="holds no processor"):
+        load_processor(Source.of(upload))
+
+
+def test_a_tokenizer_file_that_is_nonsense_is_refused(upload):
+    (upload / "tokenizer.json").write_text('{"version": "1.0", "model": 7}')
+    with pytest.raises(UploadError, match="holds no processor"):
+        load_processor(Source.of(upload))
+
+
+def test_a_tokenizer_that_calls_its_tokens_something_else_is_refused(upload):
+    change(upload / "tokenizer_config.json", model_input_names=["evil"])
+    with pytest.raises(SampleError, match="expected input_ids"):
+        RelativeModel.from_pretrained(upload).encode(["small cat here"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"rescale_factor": "x"}, {"size": {"height": {}, "width": 8}}, {"size": {"height": 2**31, "width": 8}}],
+)
+def test_an_image_processor_of_nonsense_is_a_sample_error(settings):
+    from PIL import Image
+    from transformers import ViTImageProcessor
+
+    from hf_relreps.samples import batches
+
+    reader = ViTImageProcessor(size={"height": 8, "width": 8})
+    for name, value in settings.items():
+        setattr(reader, name, value)
+    with pytest.raises(SampleError, match=r"cannot read these samples|would make every image"):
+        list(batches([Image.new("RGB", (8, 8))], reader, 1))
+
+
+# -- anchors that unpack to gigabytes
+
+
+def test_a_table_of_more_rows_than_its_record_says_is_refused_before_it_is_unpacked(upload):
+    file = upload / "anchors" / "anchors.parquet"
+    rows = 2_000_000
+    pq.write_table(pa.table({name: pa.repeat(pa.scalar("x"), rows) for name in ("id", "en", "fr")}), file)
+    assert file.stat().st_size < 20_000
+    with pytest.raises(AnchorIntegrityError, match="the number of anchors is 2000000, anchor_set.json expects 20"):
+        AnchorSet.from_pretrained(upload)
+
+
+def test_a_table_that_would_unpack_to_gigabytes_is_refused_though_its_record_agrees(upload):
+    file = upload / "anchors" / "anchors.parquet"
+    rows = 10_000_000
+    pq.write_table(pa.table({name: pa.repeat(pa.scalar("x"), rows) for name in ("id", "en", "fr")}), file)
+    change(upload / "anchors" / "anchor_set.json", num_anchors=rows)
+    with pytest.raises(AnchorIntegrityError, match="would unpack to [0-9]+ bytes, a file of its size may to"):
+        AnchorSet.from_pretrained(upload)
+
+
+def test_pictures_that_would_unpack_to_gigabytes_together_are_refused(tmp_path):
+    side = 6_000  # 108 MB as RGB: each alone is below what Pillow takes for a bomb
+    header = b"IHDR" + side.to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00"
+    png = b"\x89PNG\r\n\x1a\n"
+    for chunk in (header, b"IDAT" + zlib.compress(b"\0" * 1000), b"IEND"):
+        png += (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    folder = tmp_path / "anchors"
+    folder.mkdir()
+    ids = [str(i) for i in range(20)]
+    pq.write_table(pa.table({"id": ids, "photo": [{"bytes": png, "path": None}] * 20}), folder / "anchors.parquet")
+    record = {"format_version": 1, "fingerprint": "", "num_anchors": 20, "origin": {}}
+    record["views"] = {"photo": {"modality": "image", "digest": ""}}
+    (folder / "anchor_set.json").write_text(json.dumps(record))
+    assert side * side * 3 * 20 > LITTLE
+    with pytest.raises(AnchorIntegrityError, match="its pictures would unpack to 2160000000 bytes"):
+        AnchorSet.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", 7])
+def test_a_view_has_a_name_that_a_table_can_hold(name):
+    with pytest.raises(AnchorError, match="A view cannot be called"):
+        AnchorSet(["a"], {name: ["x"]})
+
+
+# -- cards
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        LAUGHS,
+        LAUGHS + "tags: *a9\n",
+        LAUGHS + "license: *a9\n",
+        "license: !!python/object/apply:os.system ['echo evil']\n",
+        "license: " + "[" * 20_000 + "\n",
+        "license: &a [*a]\n",
+        "tags: [1, null, {a: b}]\nlanguage: 7\ndatasets: {a: b}\n",
+        "1: 2\nnull: x\n",
+    ],
+    ids=["laughs", "laughs as tags", "laughs as a licence", "code", "deep", "itself", "other types", "other keys"],
+)
+def test_a_hostile_card_is_read_or_written_anew_in_a_moment(upload, metadata):
+    file = upload / "README.md"
+    body = file.read_text().split("---\n", 2)[2]
+    file.write_text(f"---\n{metadata}---\n{body}")
+    assert seconds_of(lambda: write_card(upload, "me/upload")) < 5
+    assert "relative-representations" in file.read_text()
+    assert file.stat().st_size < 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n" * 200_000 + "x",
+        "".join(f"<!-- hf_relreps:begin s{i} -->\n" for i in range(5_000)),
+        "<!-- hf_relreps:begin use -->\n" * 5_000,
+        "<!-- hf_relreps:sections " + "use " * 50_000,
+    ],
+    ids=["line ends", "openings", "the same opening", "a memory without an end"],
+)
+def test_a_card_of_many_marks_is_merged_in_a_moment(upload, text):
+    file = upload / "README.md"
+    file.write_text(file.read_text() + text)
+    assert seconds_of(lambda: write_card(upload, "me/upload")) < 5
+    assert len(re.findall("hf_relreps:end use", file.read_text())) == 1
