@@ -16,7 +16,7 @@ PINS := constraints/dev.txt
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint $(PINS) $(PIP_FLAGS)
 # Two test processes, one thread each: more threads than cores make both slower.
 RUN_TESTS := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
-SOURCES := hf_relreps tests
+SOURCES := hf_relreps tests benchmarks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -266,11 +266,12 @@ class RelativeConfig(PreTrainedConfig):
         _whole("decoder_hidden_size", self.decoder_hidden_size, low=1)
         _whole("image_size", self.image_size, low=1)
         _whole("num_channels", self.num_channels, low=1)
-        if not isinstance(self.decoder_widths, list | tuple) or not self.decoder_widths:
+        widths = self.decoder_widths if isinstance(self.decoder_widths, list | tuple) else []
+        if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
             raise ConfigurationError(
                 f"decoder_widths={self.decoder_widths} must hold one positive number for each step."
             )
-        for width in self.decoder_widths:
+        for width in widths:
             _whole("decoder_widths", width, low=1)
         for name in ("embedding_size", "max_length"):
             if getattr(self, name) is not None:

@@ -278,8 +278,8 @@ class RelativeModel(RelativePreTrainedModel):
                     raise
                 except (RuntimeError, IndexError, TypeError) as error:
                     raise SampleError(
-                        f"The encoder cannot read what its processor makes of the samples: {type(error).__name__}: {error}. "
-                        "Give the processor that it was trained with."
+                        f"The encoder cannot read what its processor makes of the samples: {type(error).__name__}: "
+                        f"{error}. Give the processor that it was trained with."
                     ) from error
                 if len(x_BD) != len(rows):
                     raise ConfigurationError(

@@ -126,8 +126,8 @@ def readable(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
         inputs = {**inputs, "bbox": inputs["input_ids"].new_zeros((*inputs["input_ids"].shape, 4))}
     mask_BT = inputs.get("attention_mask")
     places = "position_ids" in names and "position_ids" not in inputs and "input_ids" in inputs
-    if places and mask_BT is not None and mask_BT.ndim == 2 and not mask_BT[:, 0].all() and _is_causal(model):
-        # Padding on the left would shift absolute positions.
+    if places and mask_BT is not None and mask_BT.ndim == 2 and _is_causal(model):
+        # Padding on the left would shift absolute positions; on the right these are the model's own.
         return dict(inputs) | {"position_ids": (mask_BT.long().cumsum(-1) - 1).clamp_min(0)}
     return dict(inputs)
 
@@ -171,8 +171,8 @@ def unpacked(packed_PD: Tensor, patches_B: Tensor) -> tuple[Tensor, Tensor]:
     counts_B = patches_B * len(packed_PD) // patches_B.sum()
     if counts_B.sum() != len(packed_PD):
         raise ConfigurationError(
-            f"The encoder gives {len(packed_PD)} vectors in one row for {len(patches_B)} samples, which cannot be told "
-            "apart. Encode samples of one size together."
+            f"The encoder gives {len(packed_PD)} vectors in one row for {len(patches_B)} samples, which cannot be "
+            "told apart. Encode samples of one size together."
         )
     parts = torch.split(packed_PD, counts_B.tolist())
     mask_BT = torch.arange(int(counts_B.max()), device=packed_PD.device) < counts_B.to(packed_PD.device)[:, None]

@@ -64,7 +64,8 @@ def frame_of(anchors_AD: Tensor, config: RelativeConfig) -> Frame:
 def _like(tensor: Tensor, frame: Frame) -> Frame:
     """The frame in the dtype and on the device of `tensor`."""
     *parts, bases_AA = frame
-    return Frame(*(None if part is None else part.to(tensor) for part in parts), tuple(b.to(tensor) for b in bases_AA))
+    moved: list[Any] = [None if part is None else part.to(tensor) for part in parts]
+    return Frame._make([*moved, tuple(basis_AA.to(tensor) for basis_AA in bases_AA)])
 
 
 def project(x_BD: Tensor, frame: Frame, config: RelativeConfig) -> Tensor:

@@ -229,8 +229,8 @@ def _explaining(reader: Any) -> Iterator[None]:
         raise
     except Exception as error:
         raise SampleError(
-            f"{type(reader).__name__} cannot read these samples: {type(error).__name__}: {error}. Look at its settings, "
-            "or give the processor that the encoder was trained with."
+            f"{type(reader).__name__} cannot read these samples: {type(error).__name__}: {error}. Look at its "
+            "settings, or give the processor that the encoder was trained with."
         ) from error
 
 

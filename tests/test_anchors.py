@@ -305,7 +305,9 @@ def test_a_folder_gives_back_what_was_saved(pair, tmp_path):
 @settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip), min_size=1, max_size=4),
-    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(lambda name: name != "id"),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
+        lambda name: name != "id"
+    ),
 )
 def test_texts_and_names_of_views_of_every_script_survive(tmp_path_factory, texts, name):
     folder = tmp_path_factory.mktemp("anchors")

@@ -201,7 +201,7 @@ except ImportError as error:
 def test_trust_remote_code_loads_the_model_without_importing_us_first(repo_id, tmp_path, make_model):
     make_model(0).push_to_hub(repo_id)
 
-    assert in_new_process(REMOTE, repo_id, str(tmp_path / "saved")) == "hf_relreps.modeling RelativeModel"
+    assert in_new_process(REMOTE, repo_id, str(tmp_path / "saved")) == "hf_relreps.classification RelativeModel"
     assert [file.name for file in (tmp_path / "saved").glob("*.py")] == ["modeling_hf_relreps.py"]
 
 

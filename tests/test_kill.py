@@ -1,4 +1,4 @@
-"""A training that is killed resumes to exactly the end of one that is not; a half-written checkpoint is never resumed from.
+"""A killed training resumes to exactly the end of one that is not; a half-written checkpoint is never resumed from.
 
 ``make nightly`` kills at twenty moments, most of them random.
 """

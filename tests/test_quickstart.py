@@ -22,7 +22,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 def test_the_story_is_told_in_order(run: tuple[str, Path]) -> None:
-    steps = ["1  Anchors", "2  Train and push", "3  Pull parts", "4  The paper's projection", "5  Classify", "6  Push", "Done in"]
+    steps = [
+        "1  Anchors",
+        "2  Train and push",
+        "3  Pull parts",
+        "4  The paper's projection",
+        "5  Classify",
+        "6  Push",
+        "Done in",
+    ]
     places = [run[0].index(step) for step in steps]
     assert places == sorted(places)
 

@@ -1,4 +1,4 @@
-"""Mistakes that would give wrong answers without a word: each is refused, repaired or warned of (docs/reliability.md)."""
+"""Mistakes that would give wrong answers without a word: each is refused, repaired or warned of."""
 
 from __future__ import annotations
 

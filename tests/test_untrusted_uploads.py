@@ -1,4 +1,4 @@
-"""An upload is untrusted input: whatever it holds, it loads as something sound or is refused, and touches nothing else.
+"""An upload is untrusted input: whatever it holds, it loads as something sound or is refused; nothing else is touched.
 
 Mutations and watchdogs are those of `benchmarks/reliability`; ``make nightly`` tries ten thousand.
 """
@@ -86,7 +86,7 @@ for trick in sys.argv[2:]:
     try:
         with contextlib.suppress(OSError), guard.watching():
             exec(trick)
-        print(*guard.steps or ["nothing"])
+        print(*guard.steps or ["nothing"], sep="; ")
     except Hang:
         print("Hang")
 """
@@ -97,9 +97,8 @@ def test_the_watchdogs_of_the_fuzz_suite_notice(tmp_path):
     command = [sys.executable, "-c", WATCHED, str(tmp_path), *TRICKS]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     noticed = done.stdout.splitlines()
-    assert [line[: len(expected)] for line, expected in zip(noticed, TRICKS.values(), strict=True)] == list(
-        TRICKS.values()
-    )
+    for steps, expected in zip(noticed, TRICKS.values(), strict=True):
+        assert any(step.startswith(expected) for step in steps.split("; ")), (steps, expected)
 
 
 # -- what it found, one by one

@@ -1,4 +1,4 @@
-"""Why a model type is no encoder here: the kinds of causes, and what reading the models told where an error did not."""
+"""Why a model type is no encoder here: the kinds of causes, and what reading a model told where no error did."""
 
 from __future__ import annotations
 

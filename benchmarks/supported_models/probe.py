@@ -25,7 +25,8 @@ from hf_relreps.wrapping import default_tower, tower_of
 MOST_PARAMETERS = 300_000_000
 TOLERANCE = 1e-3  # of the largest value: the order of a sum differs between batch sizes
 MISSING_INPUTS = re.compile(
-    r"missing \d+ required positional|must specify|have to specify|cannot specify both|cannot be `None`|not-None|pair of PIL"
+    r"missing \d+ required positional|must specify|have to specify|cannot specify both"
+    r"|cannot be `None`|not-None|pair of PIL"
 )
 
 

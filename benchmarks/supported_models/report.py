@@ -15,9 +15,9 @@ Made by `{command}` in {minutes:.0f} minutes (transformers {transformers}, torch
 
 Every model type that this transformers registers for `AutoModel` is built tiny from its configuration, with random
 weights, and must do all of this as an encoder: become relative over {anchors} anchors of each modality that it reads
-(`RelativeModel.from_encoder`); give each of {samples} samples the same embedding twice, alone and in a batch; be saved,
-and loaded through `AutoModel` with bit-equal embeddings; be stitched to a decoder that was made with BERT over the same
-anchors' texts. What it shows is that a type *fits*; how well pretrained weights stitch is another question.
+(`RelativeModel.from_encoder`); give each of {samples} samples the same embedding twice, alone and in a batch; be
+saved, and loaded through `AutoModel` with bit-equal embeddings; be stitched to a decoder that was made with BERT over
+the same anchors' texts. What it shows is that a type *fits*; how well pretrained weights stitch is another question.
 
 | | types |
 |---|---:|
@@ -30,9 +30,9 @@ anchors' texts. What it shows is that a type *fits*; how well pretrained weights
 {by_modality}
 """
 
-COLUMNS = """Columns: *tower*, the part that is the encoder (none: the whole model); *pooling*, chosen by default; *D*, width of the
-embedding as measured on the tiny model; *padded*, whether samples of unlike length share a batch (if not, padding would
-change embeddings, so only samples of one length do).
+COLUMNS = """Columns: *tower*, the part that is the encoder (none: the whole model); *pooling*, chosen by default; *D*,
+width of the embedding as measured on the tiny model; *padded*, whether samples of unlike length share a batch (if not,
+padding would change embeddings, so only samples of one length do).
 """
 
 

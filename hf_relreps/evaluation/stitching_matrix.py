@@ -297,6 +297,7 @@ def stitching_matrix(
     for encoder in encoder_parts.values():
         for decoder in decoder_parts.values():
             check_compatible(encoder.config, decoder.config)
+    for encoder in encoder_parts.values():
         refuse_stale(encoder)
     own_pairs = _own_pairs(own, tuple(encoder_parts), tuple(decoder_parts))
     columns = _columns_read(encoder_parts, inputs)
