@@ -20,7 +20,7 @@ SOURCES := hf_relreps tests benchmarks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: quickstart test test-all quality style build clean help
+.PHONY: quickstart test test-all nightly quality style build clean help
 
 quickstart: $(VENV)/.demo-installed  ## train four encoders, push them, pull parts of them and stitch (ARGS="...")
 	@$(BIN)/hf-relreps quickstart $(ARGS)
@@ -30,6 +30,9 @@ test: quality  ## all checks and all tests that need neither network nor patienc
 
 test-all: quality  ## the same and the slow tests
 	$(RUN_TESTS) -m "not hub and not gpu" $(PYTEST)
+
+nightly: $(VENV)/.test-installed  ## long versions of the reliability tests: fuzz, kill, ranks, numbers, load
+	for item in fuzz kill ranks numbers load; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability $$item || exit 1; done
 
 quality: $(VENV)/.test-installed  ## lint, format, types, floors, spelling; changes nothing
 	$(BIN)/ruff check $(SOURCES)

@@ -271,16 +271,7 @@ class RelativeModel(RelativePreTrainedModel):
         x_ND = torch.zeros(n, self.config.embedding_size or 0)
         with evaluating(self):
             for rows, inputs in parts:
-                refuse_unknown_tokens(self.backbone, inputs)
-                try:
-                    x_BD = embed(self.backbone, to_device(inputs, self.device), self.config)[1]
-                except torch.OutOfMemoryError:
-                    raise
-                except (RuntimeError, IndexError, TypeError) as error:
-                    raise SampleError(
-                        f"The encoder cannot read what its processor makes of the samples: {type(error).__name__}: "
-                        f"{error}. Give the processor that it was trained with."
-                    ) from error
+                x_BD = self._embedded(inputs)
                 if len(x_BD) != len(rows):
                     raise ConfigurationError(
                         f"The encoder gives {len(x_BD)} embeddings for {len(rows)} samples, expected one for each. "
@@ -288,6 +279,18 @@ class RelativeModel(RelativePreTrainedModel):
                     )
                 x_ND[rows] = x_BD.float().cpu()
         return x_ND
+
+    def _embedded(self, inputs: dict[str, Tensor]) -> Tensor:
+        refuse_unknown_tokens(self.backbone, inputs)
+        try:
+            return embed(self.backbone, to_device(inputs, self.device), self.config)[1]
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError, TypeError) as error:  # inputs of a shape or type that it does not take
+            raise SampleError(
+                f"The encoder cannot read what its processor makes of the samples: {type(error).__name__}: {error}. "
+                "Give the processor that it was trained with."
+            ) from error
 
     def encode_anchors(self, anchors_view: AnchorView, processor: Any = None, *, batch_size: int = 64) -> None:
         """Encode a view of an anchor set with the encoder as it is now, and describe every sample by it from now on.

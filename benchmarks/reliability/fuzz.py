@@ -26,7 +26,7 @@ from benchmarks.reliability.report import Report
 MORE_MEMORY = 3 << 30  # the address space that a case may ask for beyond what is there
 GROWTH = 256 << 20  # the memory that a case may really use beyond what is there: uploads hold less than 1 MB
 PER_WORKER = 2_000
-SILENCE = 120  # seconds without a word, after which a worker is taken to hang where no alarm reaches it
+SILENCE = 300  # seconds without a word, after which a worker is taken to hang where no alarm reaches it
 
 
 def run(count: int, seed: int, first: int = 0) -> Report:

@@ -121,7 +121,8 @@ def _probe_modality(model_type: str, model: PreTrainedModel, modality: str, anch
             return Row(**about, works=True, **_checked(model, modality, processor, anchors, decoder))
         except Exception as error:
             if not missing_package(model_type, modality):
-                row = Row(**about, tower=default_tower(model, modality), cause=_cause(error), detail=_told(error))
+                own = Row(**about, tower=default_tower(model, modality), cause=_cause(error), detail=_told(error))
+                row = row if row.processor else own  # the own processor of the type comes first
     return row
 
 
