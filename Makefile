@@ -34,6 +34,14 @@ test-all: quality  ## the same and the slow tests
 nightly: $(VENV)/.test-installed  ## long versions of the reliability tests: fuzz, kill, ranks, numbers, load
 	for item in fuzz kill ranks numbers load; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability $$item || exit 1; done
 
+nightly: $(VENV)/.test-installed  ## what hf_relreps bears: ten thousand hostile uploads, kills, ranks, numbers, load
+	@for what in fuzz kill ranks numbers load; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability $$what || exit 1; done
+
+audit: $(VENV)/.test-installed  ## known vulnerabilities in the pinned versions; asks the advisory service
+	@$(PIP_INSTALL) pip-audit
+	$(BIN)/pip-audit --requirement $(PINS) --no-deps --disable-pip
+
 quality: $(VENV)/.test-installed  ## lint, format, types, floors, spelling; changes nothing
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)

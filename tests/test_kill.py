@@ -1,6 +1,6 @@
 """A killed training resumes to exactly the end of one that is not; a half-written checkpoint is never resumed from.
 
-``make nightly`` kills at twenty moments, most of them random.
+``make nightly`` kills forty times, every other time at a random moment.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ import warnings
 from transformers.utils import logging as transformers_logging
 
 
-COUNTS = {"fuzz": 10_000, "kill": 20, "ranks": 4, "numbers": 3_000, "load": 10_000}
+COUNTS = {"fuzz": 10_000, "kill": 40, "ranks": 4, "numbers": 3_000, "load": 10_000}
 UNITS = {
     "fuzz": "mutated uploads",
-    "kill": "kills",
+    "kill": "kills, every other one at a random moment",
     "ranks": "processes",
     "numbers": "random spaces",
     "load": "predictions of the service loop",

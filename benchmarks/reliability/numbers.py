@@ -24,7 +24,7 @@ from hf_relreps.similarities import KERNELS, SIMILARITIES
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OF_DIRECTIONS = ("cosine", "angular", "rbf")
-ROUNDINGS = 16  # how many roundings a number goes through, about
+ROUNDINGS = 64  # how many roundings a number goes through, about
 MANY = 10_000  # anchors
 
 
@@ -198,7 +198,7 @@ def reference(
             kernel_AA = _alike(anchors_AD, anchors_AD, name, config.rbf_gamma)
             ridge = config.basis_ridge * np.mean(np.diag(kernel_AA))
             basis_AA = np.linalg.inv(kernel_AA + ridge * np.eye(len(kernel_AA)))
-            r_BA, size_BA = r_BA @ basis_AA, size_BA @ np.abs(basis_AA)
+            r_BA, size_BA = r_BA @ basis_AA, np.sqrt(len(basis_AA)) * size_BA @ np.abs(basis_AA)
         parts.append(r_BA)
         amplified.append(size_BA)
     return np.concatenate(parts, -1), np.concatenate(amplified, -1)
