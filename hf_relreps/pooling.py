@@ -191,6 +191,8 @@ def spread(model: Any, output: Any, inputs: Mapping[str, Any]) -> tuple[Any, Ten
         hidden, mask_BT = unpacked(hidden, patches_B)
     elif hidden.ndim == 3:
         mask_BT = _mask_of(model, hidden, inputs)
+    elif hidden.ndim == 4 and hidden.shape[1] == hidden.shape[2] != hidden.shape[3]:  # a square map, its width last
+        hidden = hidden.movedim(-1, 1)
     output.last_hidden_state = hidden
     return output, mask_BT
 
@@ -205,11 +207,7 @@ def _patches(inputs: Mapping[str, Any]) -> Tensor:
 
 def _mask_of(model: Any, hidden_BTD: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
     """The mask of an output's vectors: audio encoders give fewer than they read."""
-    length = hidden_BTD.shape[1]
-    # Only `hf_relreps.samples` gives this mask to a model that does not take it (Whisper): neither a pipeline nor
-    # a data set does, and their samples must be described like the anchors.
-    idle = {"input_features_mask"} - set(_parameters(model))
-    masks = [mask for name, mask in inputs.items() if name.endswith("mask") and name not in idle and mask.ndim == 2]
+    length, masks = hidden_BTD.shape[1], _masks(model, inputs)
     fitting = [mask_BT for mask_BT in masks if mask_BT.shape[1] == length]
     if fitting or not masks or "input_ids" in inputs:
         return next(iter(fitting or masks), None)
@@ -219,6 +217,22 @@ def _mask_of(model: Any, hidden_BTD: Tensor, inputs: Mapping[str, Any]) -> Tenso
         return model._get_output_attention_mask(masks[0], target_length=length)
     kept_B = (masks[0].long().sum(-1) * length / masks[0].shape[1]).ceil()  # in proportion: Whisper halves its frames
     return torch.arange(length, device=hidden_BTD.device) < kept_B[:, None]
+
+
+def _masks(model: Any, inputs: Mapping[str, Any]) -> list[Tensor]:
+    # Only `hf_relreps.samples` gives this mask to a model that does not take it (Whisper): neither a pipeline nor
+    # a data set does, and their samples must be described like the anchors.
+    idle = {"input_features_mask"} - set(_parameters(model))
+    return [mask for name, mask in inputs.items() if name.endswith("mask") and name not in idle and mask.ndim == 2]
+
+
+def guesses_mask(model: Any, output: Any, inputs: Mapping[str, Any]) -> bool:
+    """Whether the mask of an output's vectors is known only in proportion, so that it may be wrong by one."""
+    hidden, masks = _vectors_or_none(output), _masks(model, inputs)
+    if hidden is None or hidden.ndim != 3 or not masks or "input_ids" in inputs:
+        return False
+    tells = any(hasattr(model, name) for name in ("_get_feature_vector_attention_mask", "_get_output_attention_mask"))
+    return not tells and all(mask_BT.shape[1] != hidden.shape[1] for mask_BT in masks)
 
 
 def default_pooling(model: Any, modality: str, output: Any = None) -> str:

@@ -146,7 +146,8 @@ def batches(
         return
     if modality != "text":
         read = _read_images if modality == "image" else _read_sounds
-        together = [np.arange(len(samples))] if padding else _of_one_length([length(sample) for sample in samples])
+        at_once = padding or modality == "image"
+        together = [np.arange(len(samples))] if at_once else _of_one_length([length(sample) for sample in samples])
         for rows in _parts(together, batch_size):
             yield rows, read([samples[i] for i in rows], processor)
         return

@@ -34,7 +34,7 @@ from hf_relreps.configuration import (
     RelativeConfig,
 )
 from hf_relreps.errors import ConfigurationError, SampleError, UploadError
-from hf_relreps.pooling import default_pooling, pool, readable, reads, spread
+from hf_relreps.pooling import default_pooling, guesses_mask, pool, readable, reads, spread
 from hf_relreps.samples import batches, length, longer, to_device
 from hf_relreps.sources import Source
 from hf_relreps.uploads import RelativeUpload, load_processor
@@ -308,13 +308,14 @@ def measure(backbone: PreTrainedModel, view: AnchorView, processor: Any, config:
         refuse_unknown_tokens(backbone, inputs)
         output, x_BD = embed(backbone, to_device(inputs, backbone.device), config)
         config.pooling = config.pooling or default_pooling(backbone, config.modality, output)
+        config.padding = config.padding and not guesses_mask(backbone, output, inputs)
         return x_BD[list(rows).index(0)].float()
 
     with evaluating(backbone):
         x_D = embedded([sample])
         if view.modality in ("text", "audio"):
             together = [sample, longer(sample, 2), longer(sample, 3)]
-            config.padding = _bears_padding(x_D, lambda: embedded(together), backbone.dtype)
+            config.padding = config.padding and _bears_padding(x_D, lambda: embedded(together), backbone.dtype)
     config.embedding_size = x_D.shape[-1]
 
 

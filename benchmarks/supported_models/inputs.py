@@ -86,7 +86,7 @@ def missing_package(model_type: str, modality: str) -> str | None:
     """Why the type's own processor cannot be made, if that is a package."""
     names = {"image": IMAGE_PROCESSOR_MAPPING_NAMES, "audio": FEATURE_EXTRACTOR_MAPPING_NAMES}.get(modality, {})
     own = _own(model_type, names)
-    class_name = own.get("pil") if isinstance(own, dict) else own
+    class_name = own.get("pil", own.get("torchvision")) if isinstance(own, dict) else own
     try:
         getattr(transformers, class_name)() if class_name else None
     except ImportError as error:
@@ -101,7 +101,7 @@ def _image_processors(model_type: str, config: PreTrainedConfig) -> Iterator[Any
     side = side[0] if isinstance(side, list | tuple) else side
     own = _own(model_type, IMAGE_PROCESSOR_MAPPING_NAMES)
     name = own.get("pil") if isinstance(own, dict) else own
-    for class_name in dict.fromkeys((name, "ViTImageProcessorPil", "Qwen2VLImageProcessorPil")):
+    for class_name in dict.fromkeys((name, "ViTImageProcessorPil", "Qwen2VLImageProcessorPil")):  # the last: patches
         with contextlib.suppress(ImportError, AttributeError, TypeError):  # it may need a package, or there is none
             yield _sized(getattr(transformers, class_name or ""), side, config)
 

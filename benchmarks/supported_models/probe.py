@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import tempfile
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +115,19 @@ def _modalities(model: PreTrainedModel) -> list[str]:
 
 
 def _probe_modality(model_type: str, model: PreTrainedModel, modality: str, anchors: AnchorSet, decoder: Path) -> Row:
-    row = Row(model_type, modality, cause="package", detail=missing_package(model_type, modality) or "no processor")
+    failing = []
     for processor in processors_for(model_type, modality, model.config):
         about = {"model_type": model_type, "modality": modality, "processor": type(processor).__name__}
         try:
             return Row(**about, works=True, **_checked(model, modality, processor, anchors, decoder))
         except Exception as error:
-            if not missing_package(model_type, modality):
-                own = Row(**about, tower=default_tower(model, modality), cause=_cause(error), detail=_told(error))
-                row = row if row.processor else own  # the own processor of the type comes first
-    return row
+            tower = default_tower(model, modality)
+            failing.append(Row(**about, tower=tower, cause=_cause(error), detail=_told(error)))
+    row = failing[0] if failing else Row(model_type, modality, cause="package", detail="no processor can be made")
+    package = missing_package(model_type, modality)
+    if package is None:
+        return row
+    return replace(row, cause="package", detail=f"{package.split('.')[0]}; with another processor: {row.detail}")
 
 
 def _checked(
@@ -144,7 +148,8 @@ def _checked(
     _alike(x_ND, single_ND, "one sample alone and in a batch", tolerance=TOLERANCE)
     with tempfile.TemporaryDirectory() as folder:
         encoder.save_pretrained(folder)
-        loaded = AutoModel.from_pretrained(folder).eval()
+        # Copied, since convolutions differ in the last bit with where in memory the file's weights lie.
+        loaded = copy.deepcopy(AutoModel.from_pretrained(folder)).eval()
         _alike(x_ND, loaded.encode(samples), "before saving and after loading", tolerance=0)
         stitched = stitch(loaded, decoder)
     logits = stitched.decoder(stitched.encoder.projection(x_ND)).logits
@@ -182,9 +187,10 @@ def _explained(row: Row) -> Row:
     if row.works or row.model_type not in KNOWN:
         return row
     cause, detail = KNOWN[row.model_type]
-    return Row(**row.to_dict() | {"cause": cause, "detail": detail})
+    return replace(row, cause=cause, detail=detail)
 
 
 def _told(error: BaseException) -> str:
     places = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[-2:]]
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({' > '.join(places)})"
+    says = re.sub(r"(?<![\w<])/(?:[^\s/]+/)+", "", " ".join(str(error).split()))  # no folders of this machine
+    return f"{type(error).__name__}: {says[:300]} ({' > '.join(places)})"

@@ -17,7 +17,9 @@ Every model type that this transformers registers for `AutoModel` is built tiny 
 weights, and must do all of this as an encoder: become relative over {anchors} anchors of each modality that it reads
 (`RelativeModel.from_encoder`); give each of {samples} samples the same embedding twice, alone and in a batch; be
 saved, and loaded through `AutoModel` with bit-equal embeddings; be stitched to a decoder that was made with BERT over
-the same anchors' texts. What it shows is that a type *fits*; how well pretrained weights stitch is another question.
+the same anchors' texts. (The loaded weights are copied before they are compared: convolutions differ in the last bit
+with where in memory weights lie.) What it shows is that a type *fits*; how well pretrained weights stitch is another
+question.
 
 | | types |
 |---|---:|

@@ -143,21 +143,23 @@ def _widths(value: Any, scale: Scale, factor: int = 1) -> Any:
 
 def tiny_config(model_type: str, scale: Scale = SCALES[0]) -> PreTrainedConfig:
     """The configuration of a type in miniature."""
-    return _tiny(CONFIG_MAPPING[model_type], scale, OVERRIDES.get(model_type, {}))
+    return _tiny(CONFIG_MAPPING[model_type](), scale, OVERRIDES.get(model_type, {}))
 
 
-def _tiny(config_class: type[PreTrainedConfig], scale: Scale, overrides: dict[str, Any]) -> PreTrainedConfig:
-    default = config_class()
+def _tiny(default: PreTrainedConfig, scale: Scale, overrides: dict[str, Any]) -> PreTrainedConfig:
+    """The like of `default`, which may be nested in another configuration that set some of its fields."""
+    config_class = type(default)
+    fresh = config_class()
     settings: dict[str, Any] = {}
     for name, value in default.__dict__.items():
         if isinstance(value, PreTrainedConfig) and name in _names(config_class):
             own = OVERRIDES.get(value.model_type, {}) | overrides.get(name, {})
-            settings[name] = _tiny(type(value), scale, own)
+            settings[name] = _tiny(value, scale, own)
     for field in _own_fields(config_class):
         value = default.__dict__.get(field.name)
         if field.default is not None and field.name not in settings:  # those that are None are computed from others
             changed = _changed(field.name, value, scale, default)
-            if changed != value:
+            if changed != value or value != fresh.__dict__.get(field.name):
                 settings[field.name] = changed
     _keep_one_head_for_each(settings, default)
     stages = default.__dict__.get("_out_features") or []
@@ -262,6 +264,7 @@ IMAGE_TOKEN = {"<image>": 210, "<|image token|>": 210, "IMGIMGA": 211}
 # What the rules cannot know, by model type; a nested dictionary concerns the nested configuration of that name.
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bit": {"num_groups": 4},
+    "blt": {"encoder_config": {"hidden_size_global": 64}, "decoder_config": {"hidden_size_global": 64}},
     "chameleon": {"vocabulary_map": IMAGE_TOKEN},
     "cohere_compass_text": {
         "rope_parameters": {
@@ -274,7 +277,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "deepseek_ocr2_text": {"num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse"], "num_hidden_layers": 2},
-    "depth_pro": {"patch_size": 32, "image_size": 128},
+    "depth_pro": {"patch_size": 32, "image_size": 128, "intermediate_hook_ids": [1, 0]},
     "dots1": {"num_local_experts": 4, "n_routed_experts": 4},
     "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32},
     "emu3": {"vocabulary_map": IMAGE_TOKEN},
@@ -291,11 +294,22 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": 16},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "longcat_flash": {"head_dim": 8},
+    "lw_detr": {"projector_scale_factors": [1.0]},
     "mamba2": {"head_dim": 32, "n_groups": 1},
     "ministral": {"head_dim": 16},
     "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2]}},
     "nemotron_h": {"n_groups": 1, "mamba_num_heads": 4, "mamba_head_dim": 32},
     "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
+    "sam2_hiera_det_model": {
+        "image_size": [128, 128],
+        "hidden_size": 16,
+        "embed_dim_per_stage": [16, 32, 64, 128],
+        "num_attention_heads_per_stage": [1, 1, 2, 4],
+        "blocks_per_stage": [1, 1, 1, 1],
+        "window_size_per_stage": [8, 4, 4, 4],
+        "global_attention_blocks": [],
+    },
+    "sam2_vision_model": {"backbone_channel_list": [128, 64, 32, 16], "fpn_hidden_size": 64},
     "vibevoice_asr": {"acoustic_tokenizer_chunk_size": 3200},
     "vit_mae": {"mask_ratio": 0.0},
     "xmod": {"default_language": "en_XX"},
