@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 
 from hf_relreps.anchors import AnchorView
+from hf_relreps.configuration import RelativeConfig
 from hf_relreps.errors import AnchorError, ConfigurationError, UploadError
 from hf_relreps.model_card import training_facts
 from hf_relreps.modeling import RelativeModel
@@ -29,24 +30,36 @@ from hf_relreps.uploads import CHECKPOINT, TRAINER_STATE_FILE, RelativeUpload, w
 
 logger = logging.get_logger(__name__)
 
+STEPS_BETWEEN_PARTS = 5
+ANCHORS_PER_SAMPLE = 0.25  # encoded while a sample is trained on: without backward pass about 8 % of its time
+
+Batch = tuple[Any, dict[str, Tensor]]  # positions of anchors, and the encoder's inputs
+
 
 class AnchorCallback(TrainerCallback):
-    """Encodes the anchors again every few steps, and always before an evaluation, a save and the end of training.
+    """Encodes a part of the anchors every few steps, and all before an evaluation, a save and the end of training.
 
     So a checkpoint's anchors are its own encoder's. No gradient passes through them (paper, section 4.3), and nothing
     else changes: the encoding runs in evaluation mode and draws no random numbers. Each rank encodes its share, and
     all end up with the same anchors. The anchors are part of the weights, so a resumed run goes on with them.
 
+    Small parts in turn cost little and move the anchors smoothly: they train as well as all anchors at every step,
+    where all at once every 50 steps lose points of F1 (`docs/speed.md`).
+
     Args:
         anchors_view: The anchors as the encoder reads them; the model's own view if left out.
         processor: Tokenizer or image processor; the model's or the Trainer's own if left out.
-        refresh_every: Steps between two scheduled refreshes.
+        refresh_every: Steps between two scheduled refreshes, of all anchors at once unless `refresh_parts` is given;
+            left out, of a part every 5 steps.
+        refresh_parts: In how many parts the anchors are refreshed, one at a time in turn; left out, in as many as keep
+            the encoding at a quarter of an anchor for each training sample, which is below 10 % of the time.
         ema: Weight of the old embeddings in a scheduled refresh, in [0, 1); 0 replaces them. Refreshes before an
             evaluation or a save are always exact.
         batch_size: Anchors in a batch.
 
     Attributes:
-        drift_: One pair for each refresh: the step, and the mean cosine distance that the anchors have moved since.
+        drift_: One pair for each refresh: the step, and the mean cosine distance that the refreshed anchors have moved
+            since they were refreshed before.
 
     Raises:
         AnchorError: When training begins, if the view is not one of the anchor set that the model was built on.
@@ -62,22 +75,26 @@ class AnchorCallback(TrainerCallback):
         anchors_view: AnchorView | None = None,
         processor: Any = None,
         *,
-        refresh_every: int = 20,
+        refresh_every: int | None = None,
+        refresh_parts: int | None = None,
         ema: float = 0.0,
         batch_size: int = 64,
     ) -> None:
-        if refresh_every < 1:
+        if refresh_every is not None and refresh_every < 1:
             raise ConfigurationError(f"refresh_every={refresh_every} must be at least 1 step.")
+        if refresh_parts is not None and refresh_parts < 1:
+            raise ConfigurationError(f"refresh_parts={refresh_parts} must be at least 1; 1 refreshes all at once.")
         if not 0 <= ema < 1:
             raise ConfigurationError(f"ema={ema} must be at least 0 and below 1; 0 replaces the old anchors.")
         self.anchors_view = anchors_view
         self.processor = processor
-        self.refresh_every = refresh_every
+        self.refresh_every = STEPS_BETWEEN_PARTS if refresh_every is None else refresh_every
+        self.refresh_parts = 1 if refresh_parts is None and refresh_every is not None else refresh_parts
         self.ema = ema
         self.batch_size = batch_size
         self.drift_: list[tuple[int, float]] = []
         self._exact_at: int | None = None
-        self._parts: list[tuple[Any, dict[str, Tensor]]] = []
+        self._parts: list[list[Batch]] = []  # of this rank's share of the anchors
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -109,10 +126,8 @@ class AnchorCallback(TrainerCallback):
         _refuse_other_view(view, encoder)
         processor = self.processor or encoder._processor or kwargs.get("processing_class") or encoder.processor
         encoder._carries(view.anchors, processor)
-        world = PartialState()
-        mine = view.samples[world.process_index :: world.num_processes]
-        how = (processor, self.batch_size, encoder.config.max_length, encoder.config.padding)
-        self._parts = list(batches(mine, *how)) if mine else []
+        parts = self.refresh_parts or parts_within_budget(len(view), samples_per_step(args))
+        self._parts = self._in_parts(view, processor, encoder.config, 1 if view.modality == "node" else parts)
         self._exact_at, self.drift_ = None, []
         if state.global_step == 0:
             self._refresh(encoder, state.global_step, exact=True)
@@ -158,25 +173,57 @@ class AnchorCallback(TrainerCallback):
             revision=args.hub_revision,
         )
 
+    def _in_parts(self, view: AnchorView, processor: Any, config: RelativeConfig, parts: int) -> list[list[Batch]]:
+        """This rank's share of the anchors in parts of about the same size: lists of batches, some may be empty."""
+        world = PartialState()
+        mine = view.samples[world.process_index :: world.num_processes]
+        found: list[list[Batch]] = [[] for _ in range(parts)]
+        if not mine:
+            return found
+        size, before = min(self.batch_size, -(-len(mine) // parts)), 0
+        for rows, inputs in batches(mine, processor, size, config.max_length, config.padding):
+            found[before * parts // len(mine)].append((rows, inputs))
+            before += len(rows)
+        return found
+
     def _refresh(self, encoder: RelativeModel, step: int, exact: bool) -> None:
         if self._exact_at == step:
             return
+        turn = step // self.refresh_every % len(self._parts)
+        due = self._parts if exact else self._parts[turn : turn + 1]
         old_AD = encoder.projection.anchors_AD.detach().clone()
-        new_AD = self._encode(encoder)
+        new_AD, is_new_A = self._encode(encoder, [batch for part in due for batch in part])
+        if not is_new_A.any():  # fewer anchors than parts
+            return
         if not exact and self.ema:
             new_AD = self.ema * old_AD + (1 - self.ema) * new_AD
-        encoder.projection.set_anchors(new_AD)
-        self._exact_at = step if exact or not self.ema else None
-        moved = 1 - nn.functional.cosine_similarity(old_AD, new_AD, dim=-1).mean()
+        encoder.projection.set_anchors(torch.where(is_new_A[:, None], new_AD, old_AD))
+        self._exact_at = step if exact or (len(self._parts) == 1 and not self.ema) else None
+        moved = 1 - nn.functional.cosine_similarity(old_AD[is_new_A], new_AD[is_new_A], dim=-1).mean()
         self.drift_.append((step, float(moved)))
 
-    def _encode(self, encoder: RelativeModel) -> Tensor:
-        """All anchors (A, D): this rank's share, and the others' by a sum over ranks with zeros elsewhere."""
+    def _encode(self, encoder: RelativeModel, due: list[Batch]) -> tuple[Tensor, Tensor]:
+        """Anchors (A, D) with new embeddings, and which have them: of this rank, and by a sum those of the others."""
         world = PartialState()
-        all_AD = torch.zeros_like(encoder.projection.anchors_AD)
-        mine = all_AD[world.process_index :: world.num_processes]
-        mine.copy_(encoder.encode_batches(self._parts, len(mine)))
-        return reduce(all_AD, "sum") if world.num_processes > 1 else all_AD
+        k, d = encoder.projection.anchors_AD.shape
+        all_AE = encoder.projection.anchors_AD.new_zeros(k, d + 1)  # the last column says which are new
+        mine = all_AE[world.process_index :: world.num_processes]
+        mine[:, :d] = encoder.encode_batches(due, len(mine)).to(mine)
+        for rows, _ in due:
+            mine[rows, d] = 1
+        all_AE = reduce(all_AE, "sum") if world.num_processes > 1 else all_AE
+        return all_AE[:, :d], all_AE[:, d] > 0
+
+
+def samples_per_step(args: TrainingArguments) -> int:
+    """How many samples a step of the optimizer sees on all ranks."""
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def parts_within_budget(num_anchors: int, samples: int) -> int:
+    """In how many parts to refresh, so that `ANCHORS_PER_SAMPLE` is not exceeded."""
+    affordable = max(1, int(ANCHORS_PER_SAMPLE * STEPS_BETWEEN_PARTS * samples))
+    return -(-num_anchors // affordable)
 
 
 def last_complete_checkpoint(output_dir: str | Path | None) -> str | None:

@@ -8,6 +8,7 @@ from training import tiny_trainer
 from transformers import BertForSequenceClassification, EarlyStoppingCallback, TrainerCallback
 
 from hf_relreps import AnchorCallback, AnchorSet, RelativeModel, RelativeModelForSequenceClassification
+from hf_relreps.callback import parts_within_budget
 from hf_relreps.errors import AnchorError, ConfigurationError
 
 
@@ -85,6 +86,76 @@ def test_without_the_callback_the_anchors_stay(make_model, dataset, tokenizer, t
     before = model.encoder.projection.anchors_AD.clone()
     tiny_trainer(model, tokenizer, dataset, tmp_path).train()
     assert torch.equal(model.encoder.projection.anchors_AD, before)
+
+
+# -- a part at a time
+
+
+def rows_that_changed(before_AD, after_AD):
+    return set((before_AD != after_AD).any(-1).nonzero().flatten().tolist())
+
+
+def test_each_part_is_refreshed_in_turn_until_all_anchors_have_been(make_model, dataset, tokenizer, tmp_path):
+    callback, after = AnchorCallback(refresh_every=1, refresh_parts=4), AnchorsAfterEachStep()
+    own = []
+
+    class Own(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            own.append(own_encoding(model.encoder))
+
+    model = make_model(0)
+    before_AD = model.encoder.projection.anchors_AD.clone()
+    tiny_trainer(model, tokenizer, dataset, tmp_path, callback, after, Own(), max_steps=9).train()
+    turns = []
+    for now_AD, own_AD in zip(after.anchors, own, strict=True):
+        turns.append(rows_that_changed(before_AD, now_AD))
+        rows = sorted(turns[-1])
+        torch.testing.assert_close(now_AD[rows], own_AD[rows], atol=1e-5, rtol=1e-5)
+        before_AD = now_AD
+    assert [len(turn) for turn in turns] == [5] * 9
+    assert set.union(*turns[:4]) == set(range(20))
+    assert turns[4:8] == turns[:4]
+    assert_anchors_are_its_own(model.encoder)
+
+
+def test_by_default_a_part_of_the_anchors_is_refreshed_every_five_steps(make_model, dataset, tokenizer, tmp_path):
+    after = AnchorsAfterEachStep()
+    model = make_model(0)
+    arguments = {"max_steps": 11, "per_device_train_batch_size": 4}
+    tiny_trainer(model, tokenizer, dataset, tmp_path, AnchorCallback(), after, **arguments).train()
+    changed = [rows_that_changed(*pair) for pair in zip(after.anchors, after.anchors[1:], strict=False)]
+    assert [step for step, rows in enumerate(changed, start=2) if rows] == [5, 10]
+    assert [len(changed[step - 2]) for step in (5, 10)] == [5, 5]  # a quarter of an anchor for each of 20 samples
+    assert not changed[3] & changed[8]
+    assert_anchors_are_its_own(model.encoder)
+
+
+@pytest.mark.parametrize(("k", "samples", "parts"), [(768, 32, 20), (300, 32, 8), (20, 4096, 1), (100, 1, 100)])
+def test_the_default_number_of_parts_keeps_to_a_quarter_of_an_anchor_for_each_sample(k, samples, parts):
+    assert parts_within_budget(k, samples) == parts
+    assert -(-k // parts) <= max(1, 0.25 * 5 * samples)
+
+
+def test_checkpoints_and_evaluations_find_all_anchors_exact_also_when_parts_are_refreshed(
+    make_model, dataset, tokenizer, tmp_path
+):
+    after = AnchorsAfterEachStep()
+    steps = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 2}
+    callback = AnchorCallback(refresh_every=1, refresh_parts=3)
+    tiny_trainer(make_model(0), tokenizer, dataset, tmp_path, callback, after, eval_rows=dataset[:6], **steps).train()
+    for step in (3, 6):
+        assert_anchors_are_its_own(RelativeModel.from_pretrained(tmp_path / f"checkpoint-{step}"))
+    assert [step for step, _ in after.at_evaluation] == [2, 4, 6]
+    assert all(gap < 1e-5 for _, gap in after.at_evaluation)
+    assert all((gap < 1e-5) == (step in (2, 3, 4, 6)) for step, gap in enumerate(after.gaps, start=1))
+
+
+def test_more_parts_than_anchors_leave_turns_without_a_refresh(make_model, dataset, tokenizer, tmp_path):
+    callback, after = AnchorCallback(refresh_every=1, refresh_parts=30), AnchorsAfterEachStep()
+    tiny_trainer(make_model(0), tokenizer, dataset, tmp_path, callback, after, max_steps=31).train()
+    changed = [rows_that_changed(*pair) for pair in zip(after.anchors, after.anchors[1:], strict=False)]
+    assert sorted(map(len, changed)) == [0] * 10 + [1] * 20
+    assert set.union(*changed) == set(range(20))
 
 
 # -- exact where they are read
@@ -304,6 +375,7 @@ def test_the_trainers_restored_callback_state_does_no_harm(make_model, dataset, 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"refresh_every": 0}, "refresh_every=0 must be at least 1 step"),
+    ({"refresh_parts": 0}, "refresh_parts=0 must be at least 1; 1 refreshes all at once"),
     ({"ema": 1.0}, "ema=1.0 must be at least 0 and below 1; 0 replaces"),
     ({"ema": -0.1}, "ema=-0.1 must be at least 0"),
 ])  # fmt: skip

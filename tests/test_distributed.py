@@ -24,7 +24,7 @@ def runs(tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
     # --standalone lets the processes meet at a free port.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, str(HERE / "scripts" / "train_tiny.py"), str(out), "7", "1"]
+    command = [*launch, str(HERE / "scripts" / "train_tiny.py"), str(out), "7", "1", "7:3"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return out
@@ -46,6 +46,18 @@ def test_both_processes_have_the_same_anchors_after_each_step_and_at_each_evalua
     assert first["at_end"] == second["at_end"] == first["at_steps"][-1]
     assert [step for step, _ in first["drift"]] == [0, 2, 3, 4, 6]
     assert first["drift"][1:] == second["drift"][1:]  # the first: how far each was from the weights of rank 0
+
+
+def test_both_processes_have_the_same_anchors_when_parts_are_refreshed_in_turn(runs):
+    first, second = records(runs / "7:3")
+    assert first["at_steps"] == second["at_steps"]
+    assert first["at_evaluations"] == second["at_evaluations"]
+    assert first["weights"] == second["weights"]
+    assert len(set(first["at_steps"])) == 5
+    assert first["drift"][1:] == second["drift"][1:]
+    parts, whole = dict(map(tuple, first["drift"])), dict(map(tuple, records(runs / "7")[0]["drift"]))
+    assert parts.keys() == whole.keys()
+    assert parts[2] != whole[2]  # the mean over other anchors: a part of them
 
 
 @pytest.mark.parametrize("k", ["7", "1"])

@@ -15,9 +15,10 @@ def dataset(make_dataset):
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.8])
+@pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_resumed_training_ends_in_the_same_weights_and_anchors(
-    make_model, dataset, tokenizer, tmp_path, ema, accumulation
+    make_model, dataset, tokenizer, tmp_path, ema, parts, accumulation
 ):
     arguments = {
         "max_steps": 7,
@@ -29,7 +30,7 @@ def test_resumed_training_ends_in_the_same_weights_and_anchors(
     }
 
     def trainer():
-        callback = AnchorCallback(refresh_every=2, ema=ema)
+        callback = AnchorCallback(refresh_every=2, refresh_parts=parts, ema=ema)
         return tiny_trainer(make_model(0), tokenizer, dataset, tmp_path, callback, **arguments)
 
     whole = trainer()

@@ -133,12 +133,12 @@ class _Dies(AnchorCallback):
         super().__init__(refresh_every=1)
         self.folder = folder
 
-    def _encode(self, encoder: Any) -> torch.Tensor:
+    def _encode(self, *args: Any) -> Any:
         last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
         if last and len(self.drift_) > DYING_STEP:
             (self.folder / "death").write_text("now")
             os.kill(os.getpid(), signal.SIGKILL)
-        return super()._encode(encoder)
+        return super()._encode(*args)
 
 
 def train(stage: Stage, processes: int, folder: Path, callback: AnchorCallback | None = None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Train tiny relative models on every process of a `torchrun`, and write down what each process saw.
 
 ``torchrun --nproc_per_node 2 train_tiny.py OUT K [K ...]`` trains one model for each number of anchors K, with
-gradient checkpointing, and writes OUT/K/rank-N.json and the model that the Trainer saved, OUT/K/model.
+gradient checkpointing, and writes OUT/K/rank-N.json and the model that the Trainer saved, OUT/K/model. ``7:3`` are
+seven anchors that are refreshed in three parts.
 """
 
 import hashlib
@@ -41,7 +42,7 @@ class Witness(TrainerCallback):
         self.at_evaluations.append(digest([model.encoder.projection.anchors_AD]))
 
 
-def train(out: Path, k: int, rank: int) -> None:
+def train(out: Path, k: int, rank: int, parts: int = 1) -> None:
     tokenizer = word_tokenizer(TEXTS)
     anchors = AnchorSet([str(i) for i in range(k)], {"en": TEXTS[:: 32 // k][:k]})
     torch.manual_seed(rank)  # each process starts from other weights: distributed training makes them those of rank 0
@@ -54,7 +55,8 @@ def train(out: Path, k: int, rank: int) -> None:
     )
     at_start = digest([model.encoder.projection.anchors_AD])
     rows = [dict(tokenizer(text)) | {"labels": label} for text, label in zip(TEXTS, LABELS, strict=True)]
-    callback, witness = AnchorCallback(anchors.view("en"), tokenizer, refresh_every=2), Witness()
+    callback = AnchorCallback(anchors.view("en"), tokenizer, refresh_every=2, refresh_parts=parts)
+    witness = Witness()
     args = TrainingArguments(
         str(out / "trainer"),
         use_cpu=True,
@@ -97,4 +99,5 @@ if __name__ == "__main__":
     for number in sys.argv[2:]:
         folder = Path(sys.argv[1], number)
         folder.mkdir(parents=True, exist_ok=True)
-        train(folder, int(number), int(os.environ["RANK"]))
+        k, _, parts = number.partition(":")
+        train(folder, int(k), int(os.environ["RANK"]), int(parts or 1))
