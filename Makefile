@@ -20,7 +20,7 @@ SOURCES := hf_relreps tests benchmarks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: quickstart test test-all nightly quality style build clean help
+.PHONY: quickstart test test-all nightly audit quality style build clean help
 
 quickstart: $(VENV)/.demo-installed  ## train four encoders, push them, pull parts of them and stitch (ARGS="...")
 	@$(BIN)/hf-relreps quickstart $(ARGS)
@@ -33,10 +33,6 @@ test-all: quality  ## the same and the slow tests
 
 nightly: $(VENV)/.test-installed  ## long versions of the reliability tests: fuzz, kill, ranks, numbers, load
 	for item in fuzz kill ranks numbers load; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability $$item || exit 1; done
-
-nightly: $(VENV)/.test-installed  ## what hf_relreps bears: ten thousand hostile uploads, kills, ranks, numbers, load
-	@for what in fuzz kill ranks numbers load; do \
-	  OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability $$what || exit 1; done
 
 audit: $(VENV)/.test-installed  ## known vulnerabilities in the pinned versions; asks the advisory service
 	@$(PIP_INSTALL) pip-audit

@@ -177,7 +177,7 @@ class RelativeConfig(PreTrainedConfig):
         """From a file's content: only declared fields are read, and none that would change how things are loaded."""
         declared = {field.name for field in dataclasses.fields(cls)} | {"num_labels"}
         known = {name: value for name, value in config_dict.items() if name in declared}
-        _refuse_immense(known)
+        refuse_immense(known)
         try:
             return super().from_dict(_without_switches(known), **kwargs)
         except (OSError, ValueError):
@@ -299,19 +299,20 @@ def _without_switches(config: Any) -> Any:
     return config
 
 
-def _refuse_immense(config: Any) -> None:
+def refuse_immense(config: Any) -> None:
     """Raise `ConfigurationError` for counts that no model has: each label and each layer costs time and memory."""
     if isinstance(config, list):
         for part in config:
-            _refuse_immense(part)
+            refuse_immense(part)
     for name, value in config.items() if isinstance(config, dict) else ():
         counts = [count for count in (value if isinstance(value, list) else [value]) if isinstance(count, int | float)]
-        most = next((most for word, most in MOST.items() if word in str(name)), None)
+        words = f"_{name}_".replace("depths", "depth")  # whole words: depthwise is no depth
+        most = next((most for word, most in MOST.items() if f"_{word}_" in words), None)
         if most is not None and any(count > most for count in counts):
             raise ConfigurationError(
                 f"{name}={value!r:.60} is more than any model has; at most {most} are built. Do not use this upload."
             )
-        _refuse_immense(value)
+        refuse_immense(value)
 
 
 def _are_texts(found: Any) -> bool:

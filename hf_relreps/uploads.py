@@ -34,7 +34,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, loggi
 
 from hf_relreps.anchors import AnchorSet
 from hf_relreps.base_models import BUILDING
-from hf_relreps.configuration import FORMAT_VERSION, RelativeConfig
+from hf_relreps.configuration import FORMAT_VERSION, RelativeConfig, refuse_immense
 from hf_relreps.errors import AnchorError, AnchorIntegrityError, RelrepsError, UploadError, UploadIntegrityError
 from hf_relreps.model_card import PICTURE_FILE, CardFacts, merged, model_card
 from hf_relreps.publishing import CARD_FILE, card_on_hub, full_name, publish
@@ -443,6 +443,7 @@ def load_processor(source: Source) -> Any:
     Raises:
         UploadError: If there is none.
     """
+    _refuse_immense_config(source)
     try:
         return AutoProcessor.from_pretrained(
             source.name, trust_remote_code=False, **source.arguments, **source.subfolder_argument
@@ -452,6 +453,15 @@ def load_processor(source: Source) -> Any:
             f"{source} holds no processor (tokenizer or image processor) that transformers knows. "
             f"Give one where the model is used, or save it there: processor.save_pretrained(folder). {error}"
         ) from error
+
+
+def _refuse_immense_config(source: Source) -> None:
+    """Before transformers looks into it for a hint at the processor."""
+    try:
+        content = source.json("config.json")
+    except UploadError:
+        return  # there need be none
+    refuse_immense(content)
 
 
 def refuse_other_anchors(anchors: AnchorSet, config: RelativeConfig, where: Any) -> None:
@@ -514,10 +524,11 @@ def stored_weights(place: Source) -> dict[str, Tensor]:
 
 def _refuse_not_finite(model: PreTrainedModel, name: str) -> None:
     """Raise `UploadIntegrityError` if a weight is infinite or not a number: every output would be."""
+    bounds = {name for name, _ in model.named_buffers() if not name.endswith("anchors_AD")}  # Gemma 4 clips at none
     for key, tensor in model.state_dict().items():
         if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
             continue
-        if not all(torch.isfinite(bound) for bound in torch.aminmax(tensor)):
+        if not all(not bound.isnan() if key in bounds else bound.isfinite() for bound in torch.aminmax(tensor)):
             raise UploadIntegrityError(
                 f"{name} holds weights that are infinite or not a number; the first is in {key}. Its training "
                 "diverged, or the file was damaged before it was pushed: take an earlier revision."

@@ -263,7 +263,7 @@ def test_a_processor_of_images_that_are_not_square_is_refused(anchors):
         ({"image_size": 0}, "image_size=0 must be a whole number, 1 or more"),
         ({"num_channels": 0}, "num_channels=0 must be a whole number"),
         ({"decoder_widths": []}, r"decoder_widths=\[\] must hold one positive number for each step"),
-        ({"decoder_widths": [8, 0]}, "decoder_widths=0 must be a whole number, 1 or more"),
+        ({"decoder_widths": [8, 0]}, r"decoder_widths=\[8, 0\] must hold one positive number for each step"),
     ],
 )
 def test_settings_without_meaning_are_refused(settings, message):

@@ -126,6 +126,15 @@ def test_counts_that_no_model_has_are_refused_at_once(upload, field, count, nest
         RelativeModelForSequenceClassification.from_pretrained(upload)
 
 
+def test_counts_are_refused_where_transformers_reads_the_configuration_for_a_processor(upload):
+    file = upload / "config.json"
+    content = json.loads(file.read_text())
+    del content["id2label"]
+    file.write_text(json.dumps(content | {"num_labels": 10**12}))
+    with pytest.raises(ConfigurationError, match="num_labels=1000000000000 is more than any model has"):
+        load_processor(Source.of(upload))
+
+
 @pytest.mark.parametrize("field", ["num_anchors", "embedding_size", "decoder_hidden_size"])
 def test_immense_shapes_are_refused_without_being_made(upload, field):
     for file in upload.rglob("config.json"):
