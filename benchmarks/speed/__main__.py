@@ -17,19 +17,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.speed.report import ITEMS, machine, table, write
 
-ITEMS = (
-    *("inference", "finetuning", "schedules", "frozen", "matrix", "projection", "encoding", "selection", "imports"),
-    "growth",
-)
+
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def measure(name: str, quick: bool, output: Path) -> None:
     """One item, written as JSON with the machine and its load."""
-    from benchmarks.speed.report import machine, table
-
     before = os.getloadavg()[0]
     found = importlib.import_module(f"benchmarks.speed.{name}").run(quick)
     found["machine"] = machine() | {"load": [round(before, 1), round(os.getloadavg()[0], 1)], "quick": quick}
@@ -63,8 +59,6 @@ def main(words: list[str] | None = None) -> None:
         measure(name, arguments.quick, arguments.output)
         Console(highlight=False).print(f"{name}: {time.monotonic() - started:.0f} s\n")
     if not arguments.quick:
-        from benchmarks.speed.report import write
-
         write(arguments.output)
 
 

@@ -5,16 +5,20 @@ A step and a refresh are timed beside the absolute step; a schedule costs a step
 
 from __future__ import annotations
 
+import itertools
+import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.speed import subjects
-from benchmarks.speed.timing import paired, row
+from benchmarks.speed.timing import Pairs, paired, row
 from hf_relreps import AnchorCallback
-from hf_relreps.samples import batches
+from hf_relreps.callback import parts_within_budget
 
 
 K, BATCH, LONGEST = 768, 32, 64
@@ -34,26 +38,91 @@ def stepper(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Callable[[], N
     return step
 
 
+class Stopwatch(TrainerCallback):
+    """Time from the end of the first step to the end of the last, without what a run does once."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note when the first ended; the last that is noted is the last."""
+        now = time.perf_counter(), time.process_time()
+        if state.global_step == 1:
+            self.first = now
+        self.seconds = now[0] - self.first[0], now[1] - self.first[1]
+
+
+def trainer_seconds(model: nn.Module, callbacks: list[TrainerCallback], steps: int) -> tuple[float, float]:
+    """Wall and processor time of steps of the real `Trainer`."""
+    words, labels = subjects.texts()
+    tokens = subjects.tokenizer(LONGEST)(words[: steps * BATCH], truncation=True)["input_ids"]
+    rows = [{"input_ids": ids, "labels": label} for ids, label in zip(tokens, labels, strict=False)]
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no"}
+        args = TrainingArguments(
+            folder, max_steps=steps, per_device_train_batch_size=BATCH, logging_strategy="no", use_cpu=True, **quiet
+        )
+        everything = [*callbacks, watch]
+        trainer = Trainer(
+            model, args, train_dataset=rows, processing_class=subjects.tokenizer(LONGEST), callbacks=everything
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return watch.seconds
+
+
+def by_trainer(steps: int, pairs: int) -> dict[str, Any]:
+    """Steps of the `Trainer` with the default callback over the same with an absolute head, alternating."""
+    found = Pairs()
+    for _ in range(pairs):
+        first = trainer_seconds(subjects.relative(subjects.absolute(), K, LONGEST), [AnchorCallback()], steps)
+        second = trainer_seconds(subjects.absolute(), [], steps)
+        found.wall.append((first[0], second[0]))
+        found.processor.append((first[1], second[1]))
+    return found.to_dict()
+
+
 def run(quick: bool = False) -> dict[str, Any]:
     """Ratios to the absolute step."""
     inputs = subjects.batch(BATCH, LONGEST)
     absolute = subjects.absolute()
     whole = subjects.relative(subjects.absolute(), K, LONGEST)
-    encoder = whole.encoder
-    parts = list(batches(subjects.anchors(K).view("en").samples, subjects.tokenizer(LONGEST), 64, LONGEST))
+    callback = AnchorCallback()
+    view, encoder = subjects.anchors(K).view("en"), whole.encoder
+    n = parts_within_budget(K, BATCH)
+    parts = callback._in_parts(view, subjects.tokenizer(LONGEST), encoder.config, n)
+    all_at_once = callback._in_parts(view, subjects.tokenizer(LONGEST), encoder.config, 1)
     reference = stepper(absolute, inputs)
+    turns = itertools.count(1)
 
-    def refresh() -> None:
-        encoder.projection.set_anchors(encoder.encode_batches(parts, K))
+    def refresh_part() -> None:
+        """As the callback does it."""
+        callback._parts, callback._exact_at = parts, None
+        callback._refresh(encoder, next(turns) * callback.refresh_every, exact=False)
 
-    pairs = 2 if quick else 10
-    step = paired(stepper(whole, inputs), reference, pairs)
-    encoding = paired(refresh, reference, 2 if quick else 5)
-    rows = [row("a step without refresh", step), row(f"a refresh of {K} anchors, in absolute steps", encoding)]
-    n = AnchorCallback.steps_between(K, BATCH)
-    every = {}
-    for kind in ("wall", "processor"):
-        a, c = step[kind]["ratio"], encoding[kind]["ratio"]
-        every[kind] = {"every step": a + c, "every 20": a + c / 20, "default": a + c / n}
-        every[kind]["every step / default"] = (a + c) / (a + c / n)
-    return {"rows": rows, "schedules": every, "default_every": n}
+    def refresh_all() -> None:
+        callback._parts, callback._exact_at = all_at_once, None
+        callback._refresh(encoder, next(turns) * callback.refresh_every, exact=True)
+
+    step = paired(stepper(whole, inputs), reference, 2 if quick else 16)
+    part = paired(refresh_part, reference, 2 if quick else 40)  # twice round, since parts differ in length
+    every = paired(refresh_all, reference, 2 if quick else 6)
+    rows = [
+        row("a step without refresh", step),
+        row(f"a refresh of a part of {n}, in absolute steps", part),
+        row(f"a refresh of all {K} anchors at once, in absolute steps", every),
+    ]
+    steps = 6 if quick else 101  # the parts come round once in a hundred
+    goal = "at most 1.10"
+    rows.append(row(f"the Trainer: {steps - 1} steps, default schedule", by_trainer(steps, 1 if quick else 2), goal))
+    return {"rows": rows, "schedules": {kind: schedules(step, part, every, kind) for kind in ("wall", "processor")}}
+
+
+def schedules(step: Any, part: Any, every: Any, kind: str) -> dict[str, float]:
+    """What a schedule costs: a step and its share of a refresh, in absolute steps."""
+    a, b, c = (figure[kind]["ratio"] for figure in (step, part, every))
+    default = a + b / AnchorCallback().refresh_every
+    return {
+        "all at every step": a + c,
+        "all every 20 steps": a + c / 20,
+        "a part every 5 steps, the default": default,
+        "every step over the default": (a + c) / default,
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,10 @@ from typing import Any
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "speed.md"
 TEXT = Path(__file__).parent / "speed_template.md"
+ITEMS = (
+    *("inference", "finetuning", "schedules", "frozen", "matrix", "projection", "encoding", "selection", "imports"),
+    "growth",
+)
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn", "latentis", "faiss-cpu")
 
 
@@ -86,12 +91,26 @@ def _number(value: Any) -> str:
 def write(results: Path) -> None:
     """Fill the template: ``{{name}}`` becomes what the item of that name measured."""
     text = TEXT.read_text("utf-8")
-    for path in sorted(results.glob("*.json")):
-        found = json.loads(path.read_text("utf-8"))
-        for key, lines in _parts(path.stem, found).items():
+    summary: list[str] = []
+    for name in ITEMS:
+        path = results / f"{name}.json"
+        found = json.loads(path.read_text("utf-8")) if path.exists() else {"rows": []}
+        summary += _goals(found["rows"])
+        for key, lines in _parts(name, found).items() if path.exists() else ():
             text = text.replace("{{" + key + "}}", "\n".join(lines))
+    text = text.replace("{{summary}}", "\n".join(summary))
     DOCUMENT.parent.mkdir(exist_ok=True)
-    DOCUMENT.write_text(text, "utf-8")
+    DOCUMENT.write_text(re.sub(r"\{\{.+?\}\}", "*Not measured yet.*", text), "utf-8")
+
+
+def _goals(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The figures that have a goal: by the wall clock, and by the processor's time."""
+    lines = []
+    for row in rows:
+        if row["goal"]:
+            reached = f"{row['wall']['ratio']:.2f} wall, {row['processor']['ratio']:.2f} processor"
+            lines.append(f"| {row['what']} | {row['goal']} | {reached} |")
+    return lines
 
 
 def _parts(name: str, found: dict[str, Any]) -> dict[str, list[str]]:
@@ -104,7 +123,7 @@ def _parts(name: str, found: dict[str, Any]) -> dict[str, list[str]]:
         ]
         parts["finetuning schedules"] = plain(rows, heads)
     if name == "schedules":
-        parts["schedules"] = [*_schedules(found), "", _machine(found["machine"])]
+        parts |= {f"schedules {k}": _schedules(found[k]) for k in ("300", "768")}
     if name == "projection":
         rows = [{"what": key, "peak": value} for key, value in found["peak_memory_in_outputs"].items()]
         parts["projection memory"] = plain(rows, {"what": "projection", "peak": "peak memory, in outputs"})
@@ -114,7 +133,7 @@ def _parts(name: str, found: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _schedules(found: dict[str, Any]) -> list[str]:
-    rows = [{"schedule": key, **value} for key, value in found["schedules"].items()]
+    rows = [{"schedule": key, **value} for key, value in found.items()]
     heads = {
         "schedule": "schedule",
         "anchors_per_sample": "anchors encoded for each training sample",

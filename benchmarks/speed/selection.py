@@ -60,7 +60,7 @@ def run(quick: bool = False) -> dict[str, Any]:
     from benchmarks.speed.timing import Pairs, clock
 
     pairs = Pairs()  # without a run to warm up: minutes each
-    for _ in range(1 if quick else 2):
+    for _ in range(1 if quick else 5):
         first, second = clock(ours), clock(theirs)
         pairs.wall.append((first[0], second[0]))
         pairs.processor.append((first[1], second[1]))
