@@ -16,7 +16,7 @@ from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError
 from hf_relreps.similarities import KERNELS, OF_UNITS, SIMILARITIES, mean_squared_distance, unit
 
 
-ROWS_PER_CHUNK = 1024  # samples projected at a time where no gradient is asked for: what fits into a processor's cache
+ROWS_PER_CHUNK = 2048  # samples projected at a time where no gradient is asked for: what fits into a processor's cache
 NO_SPREAD = 1e-6  # what is smaller than this share of what it was computed from is rounding
 
 

@@ -23,11 +23,17 @@ from torch.nn.functional import normalize
 
 
 RBF_GAMMA = 1.5  # flat between 0.5 and 2 for text and images when stitched
+SHORT, LONG = 1e-12, 1e15  # lengths between which the squares keep float32's precision
 
 
 def unit(x_BD: Tensor) -> Tensor:
     """Each row over its length, also where the dtype cannot hold the square of that length; zero rows stay zero."""
     tiny = torch.finfo(x_BD.dtype).tiny
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # then nothing may depend on values
+    if x_BD.dtype == torch.float32 and x_BD.device.type == "cpu" and not traced:
+        length_B1 = torch.linalg.vector_norm(x_BD, dim=-1, keepdim=True)
+        if length_B1.numel() and length_B1.amin() > SHORT and length_B1.amax() < LONG:  # float32 holds the squares
+            return x_BD * length_B1.reciprocal()
     if x_BD.dtype == torch.float32 and x_BD.device.type != "mps":  # one pass: float64 holds the squares
         length_B1 = torch.linalg.vector_norm(x_BD, dim=-1, keepdim=True, dtype=torch.float64)
         return x_BD / length_B1.to(x_BD.dtype).clamp_min(tiny)
