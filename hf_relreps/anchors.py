@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hf_relreps.bootstrapping import BootstrapReport, Encodes, bootstrap, mismatched, refuse_unmatched
 from hf_relreps.errors import AnchorError, AnchorIntegrityError, SampleError, UploadError
 from hf_relreps.model_card import anchors_card, merged
 from hf_relreps.publishing import publish
@@ -225,6 +226,104 @@ class AnchorSet:
         self._views[name] = view
         return self
 
+    def bootstrap(
+        self,
+        encoders: Mapping[str, Encodes],
+        pools: Mapping[str, Sequence[Any]],
+        k: int = 300,
+        *,
+        seed: int = 42,
+    ) -> tuple[AnchorSet, BootstrapReport]:
+        """k anchors from these few and two pools of samples that nobody paired or labelled.
+
+        Pairs are found by how alike samples are to the anchors that are known already; these stay, in front. What was
+        found has an id that begins with ``pseudo-``. Where two pools cannot be matched it is refused; how many known
+        pairs are enough is told in `docs/quality.md`.
+
+        Args:
+            encoders: For each of two views what embeds its samples: a `RelativeModel` made with these anchors, or
+                anything else whose `encode` takes samples and gives (N, D).
+            pools: For each of the two views samples, in any order; those that are anchors or repeated are left out.
+            k: Number of anchors; fewer where not as many samples find each other.
+            seed: Of the other starts that are tried where the first leads nowhere.
+
+        Returns:
+            The larger anchor set, with these two views, and what speaks for it.
+
+        Raises:
+            AnchorError: If the pools cannot be matched, there are fewer than five anchors, or encoders and pools do
+                not name the same two views.
+
+        Example:
+            ```python
+            encoders = {view: RelativeModel.from_encoder(names[view], anchors.view(view)) for view in ("en", "fr")}
+            anchors, report = anchors.bootstrap(encoders, {"en": english_texts, "fr": french_texts})
+            print(report)
+            ```
+        """
+        left, right = self._two_views(encoders)
+        if k <= len(self):
+            raise AnchorError(f"k={k} is not more than the {len(self)} anchors that are there. Ask for more.")
+        if set(pools) != {left, right}:
+            raise AnchorError(
+                f"pools has the views {', '.join(map(repr, pools))}, encoders {left!r} and {right!r}. Give both the "
+                "same two."
+            )
+        fresh = {name: _fresh(pools[name], self.view(name).samples) for name in (left, right)}
+        x_ND = {name: _encoded(encoders[name], fresh[name], f"pool {name!r}") for name in (left, right)}
+        seeds_SD = {
+            name: _encoded(encoders[name], self.view(name).samples, f"view {name!r}") for name in (left, right)
+        }
+        pairs, report = bootstrap(x_ND[left], x_ND[right], seeds_SD[left], seeds_SD[right], k - len(self), seed)
+        refuse_unmatched(report)
+        found = [
+            (fresh[left][i], fresh[right][j])
+            for i, j in zip(pairs.left_P.tolist(), pairs.right_P.tolist(), strict=True)
+        ]
+        views = {
+            name: [*self.view(name).samples, *(pair[side] for pair in found)]
+            for side, name in enumerate((left, right))
+        }
+        ids = [*self.ids, *(f"pseudo-{digest(pair)[:24]}" for pair in found)]
+        return AnchorSet(ids, views, origin=self.origin | {"bootstrap": report.to_dict()}), report
+
+    def mismatched(self, encoders: Mapping[str, Encodes]) -> list[str]:
+        """Ids of anchors whose two views do not mean the same: wrong translations, rows out of order.
+
+        An anchor is found by its similarities to all other anchors, which must tell the same in both views; so most of
+        them must be right. Drop what is found: ``anchors.without(anchors.mismatched(encoders))``.
+
+        Args:
+            encoders: For each of two views what embeds its samples, as for `bootstrap`.
+
+        Raises:
+            AnchorError: If fewer than a third of the anchors look alike in both views.
+        """
+        left, right = self._two_views(encoders)
+        x_AD = [_encoded(encoders[name], self.view(name).samples, f"view {name!r}") for name in (left, right)]
+        return [self.ids[i] for i in mismatched(*x_AD).tolist()]
+
+    def without(self, ids: Sequence[str]) -> AnchorSet:
+        """The anchor set without some of its anchors: another one, with a fingerprint of its own.
+
+        Raises:
+            AnchorError: If there is no such anchor, or none is left.
+        """
+        unknown = sorted(set(ids) - set(self.ids))
+        if unknown:
+            raise AnchorError(f"There is no anchor {unknown[0]!r} among these {len(self)}. Give ids of `anchors.ids`.")
+        kept = [i for i, id_ in enumerate(self.ids) if id_ not in set(ids)]
+        views = {name: [self.view(name).samples[i] for i in kept] for name in self.views}
+        return AnchorSet([self.ids[i] for i in kept], views, origin=self.origin | {"dropped": len(self) - len(kept)})
+
+    def _two_views(self, encoders: Mapping[str, Encodes]) -> tuple[str, str]:
+        if len(encoders) != 2:
+            raise AnchorError(
+                f"encoders names {len(encoders)} views, expected two, for example {{'en': encoder, 'fr': other}}."
+            )
+        left, right = (self.view(name).name for name in encoders)
+        return left, right
+
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write ``anchors/anchors.parquet`` and ``anchors/anchor_set.json`` into a folder."""
         import pyarrow.parquet as pq
@@ -354,6 +453,29 @@ class AnchorView:
 
     def __repr__(self) -> str:
         return f"AnchorView({self.name!r}, {len(self)} {self.modality}s, fingerprint {self.fingerprint[:16]})"
+
+
+def _fresh(samples: Sequence[Any], known: Sequence[Any]) -> list[Any]:
+    """Those that are not known and were not there before."""
+    seen = {digest([sample]) for sample in known}
+    fresh = []
+    for sample in samples:
+        name = digest([sample])
+        if name not in seen:
+            seen.add(name)
+            fresh.append(sample)
+    return fresh
+
+
+def _encoded(encoder: Encodes, samples: Sequence[Any], what: str) -> torch.Tensor:
+    """Embeddings (N, D) in float32 on the processor."""
+    x_ND = torch.as_tensor(encoder.encode(list(samples))).detach().float().cpu()
+    if x_ND.ndim != 2 or len(x_ND) != len(samples) or not torch.isfinite(x_ND).all():
+        raise AnchorError(
+            f"The encoder gave {tuple(x_ND.shape)} for {len(samples)} samples of {what}, expected finite numbers "
+            f"({len(samples)}, D). Give an encoder whose encode(samples) gives one vector for each."
+        )
+    return x_ND
 
 
 def _in_words(sample: Any) -> str:

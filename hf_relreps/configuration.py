@@ -18,11 +18,15 @@ from hf_relreps.similarities import KERNELS, RBF_GAMMA, SIMILARITIES
 FORMAT_VERSION = 1
 TRANSFORMS = ("none", "center", "standardize", "whiten")
 POOLINGS = ("cls", "mean", "last", "pooler", "spatial_mean", "none")
-CLASSIFIERS = ("mlp", "linear")
+CLASSIFIERS = ("mlp", "linear", "head")
+AGGREGATIONS = ("concat", "sum")
 IMAGE_DECODERS = ("image", "variational")
 DECODERS = (*CLASSIFIERS, *IMAGE_DECODERS)
 PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
 MODALITIES = ("text", "image", "audio", "node")
+# Which ordinary classifiers can lend their head, and what heads take of their encoder's output.
+HEAD_MODALITIES = ("text", "image", "audio")
+HEAD_READS = ("pooler", "cls", "mean", "last", "spatial_mean", "patch_mean", "cls_and_patch_mean")
 # Which part of a model with several reads a modality: attributes of it, the first that is there and does.
 TOWERS = {
     "text": ("encoder", "text_model", "text_encoder", "language_model"),
@@ -43,8 +47,8 @@ SWITCHES = (
 # Words in the names of fields that count things, and how many a model may have of them.
 MOST = {"num_labels": 1_000_000, "experts": 10_000, "layers": 1_000, "depth": 1_000, "blocks": 1_000, "stages": 1_000}
 TEXT_FIELDS = (
-    *("base_model_name_or_path", "base_model_revision", "base_model_digest"),
-    *("anchor_fingerprint", "anchor_view", "anchor_digest"),
+    *("base_model_name_or_path", "base_model_revision", "base_model_digest", "head_name_or_path"),
+    *("head_pair", "anchor_fingerprint", "anchor_view", "anchor_digest"),
 )
 # What a decoder's own configuration does not tell: it never sees an encoder.
 ENCODER_FIELDS = (
@@ -55,7 +59,8 @@ PROJECTION_FIELDS = ("transform", "similarity", "basis_ridge", "rbf_gamma", "shr
 LABEL_FIELDS = ("id2label", "label2id", "problem_type")
 # Those that name what one side of a stitch brings along.
 DECODER_FIELDS = (
-    *("decoder_type", "decoder_hidden_size", "decoder_dropout", "decoder_noise"),
+    *("decoder_type", "decoder_aggregation", "decoder_hidden_size", "decoder_dropout", "decoder_noise"),
+    *("head_config", "head_modality", "head_reads", "head_size", "head_name_or_path", "head_pair"),
     *("decoder_widths", "image_size", "num_channels"),
 )
 
@@ -95,8 +100,10 @@ class RelativeConfig(PreTrainedConfig):
             they are. In units of the mean of the diagonal of ``K(A, A)``.
         rbf_gamma: Sharpness of the ``rbf`` similarity.
         shrinkage: Share of the mean variance that ``whiten`` puts in place of the covariance, in [0, 1].
-        decoder_type: ``mlp`` or ``linear`` for classes and numbers, ``image`` or ``variational`` for images; each
-            behind a LayerNorm.
+        decoder_type: ``mlp`` or ``linear`` for classes and numbers, ``image`` or ``variational`` for images, each
+            behind a LayerNorm; ``head`` for the head of an ordinary classifier: see `hf_relreps.translation`.
+        decoder_aggregation: How the spaces of several similarities become one input of the decoder: ``concat`` side
+            by side, or ``sum`` of a LayerNorm and a layer of `decoder_hidden_size` for each.
         decoder_hidden_size: Width of the hidden layer of the ``mlp``, and of the latent of ``variational``.
         decoder_dropout: Dropout before the last layer of the decoder.
         decoder_noise: Standard deviation of the Gaussian noise that training adds to the normalised relative
@@ -104,6 +111,12 @@ class RelativeConfig(PreTrainedConfig):
         decoder_widths: Channels before each step of an image decoder, each of which doubles the side.
         image_size: Height and width of the images to draw.
         num_channels: Channels of the images to draw.
+        head_config: Configuration of the ordinary classifier whose head is the decoder.
+        head_modality: What that classifier reads: ``text``, ``image`` or ``audio``.
+        head_reads: What its head takes of its own encoder's output: a name in `hf_relreps.heads.READS`.
+        head_size: E, the width of that.
+        head_name_or_path: Hub id of that classifier.
+        head_pair: SHA-256 (64 hex digits) of the embedded anchors of the only encoder that fits; ``None`` for any.
         format_version: Version of the upload's layout.
 
     Raises:
@@ -122,6 +135,7 @@ class RelativeConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["relative_embeds", "hidden_states", "attentions"]  # the Trainer collects the rest
     sub_configs_defaults = {
         "encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
+        "head_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
     }
 
     encoder_config: PreTrainedConfig | dict | None = None
@@ -151,17 +165,25 @@ class RelativeConfig(PreTrainedConfig):
     shrinkage: float = 0.3
 
     decoder_type: str = "mlp"
+    decoder_aggregation: str = "concat"
     decoder_hidden_size: int = 256
     decoder_dropout: float = 0.1
     decoder_noise: float = 0.5
     decoder_widths: list[int] = dataclasses.field(default_factory=lambda: [256, 128, 64, 32])
     image_size: int = 28
     num_channels: int = 3
+    head_config: PreTrainedConfig | dict | None = None
+    head_modality: str | None = None
+    head_reads: str | None = None
+    head_size: int | None = None
+    head_name_or_path: str | None = None
+    head_pair: str | None = None
 
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
-        _refuse_other_encoder_config(self.encoder_config)
+        _refuse_no_architecture("encoder_config", self.encoder_config)
+        _refuse_no_architecture("head_config", self.head_config)
         self.similarity = self.similarity if isinstance(self.similarity, str) else _listed(self.similarity)
         try:
             super().__post_init__(**kwargs)
@@ -248,6 +270,9 @@ class RelativeConfig(PreTrainedConfig):
         _check_tower(self.tower)
         _one_of("transform", self.transform, TRANSFORMS)
         _one_of("decoder_type", self.decoder_type, DECODERS)
+        _one_of("decoder_aggregation", self.decoder_aggregation, AGGREGATIONS)
+        _one_of("head_modality", self.head_modality or HEAD_MODALITIES[0], HEAD_MODALITIES)
+        _one_of("head_reads", self.head_reads or HEAD_READS[0], HEAD_READS)
         if not isinstance(self.similarity, str | list) or not self.similarity:
             raise ConfigurationError(
                 f"similarity={self.similarity!r} is no similarity. Give one or a list of {', '.join(SIMILARITIES)}."
@@ -273,7 +298,7 @@ class RelativeConfig(PreTrainedConfig):
             )
         for width in widths:
             _whole("decoder_widths", width, low=1)
-        for name in ("embedding_size", "max_length"):
+        for name in ("embedding_size", "max_length", "head_size"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), low=1)
         _within("rbf_gamma", self.rbf_gamma, low=0, strictly=True)
@@ -324,15 +349,15 @@ def _listed(names: Any) -> Any:
     return list(names) if isinstance(names, tuple) else names
 
 
-def _refuse_other_encoder_config(found: Any) -> None:
+def _refuse_no_architecture(field: str, found: Any) -> None:
     if isinstance(found, dict) and not isinstance(found.get("model_type"), str):
         raise ConfigurationError(
-            f"encoder_config has model_type {found.get('model_type')!r}, expected the name of an architecture such as "
+            f"{field} has model_type {found.get('model_type')!r}, expected the name of an architecture such as "
             "'bert'. Give AutoConfig.from_pretrained(name), or pull the upload again."
         )
     if not isinstance(found, dict | PreTrainedConfig | None):
         raise ConfigurationError(
-            f"encoder_config is {found!r:.60} ({type(found).__name__}), expected the configuration of an AutoModel."
+            f"{field} is {found!r:.60} ({type(found).__name__}), expected the configuration of an AutoModel."
         )
 
 

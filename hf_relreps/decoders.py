@@ -1,13 +1,14 @@
 """`RelativeDecoder`: what reads a relative representation. It never sees an encoder.
 
-Shapes: B batch, R relative size, C classes.
+Shapes: B batch, N samples, A anchors, R relative size (A times the number of similarities), H hidden, C classes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,12 @@ from transformers import initialization as init
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.utils import ModelOutput, logging
 
-from hf_relreps.configuration import RelativeConfig
-from hf_relreps.errors import ConfigurationError, StitchingError
+from hf_relreps.base_models import BUILDING
+from hf_relreps.configuration import LABEL_FIELDS, RelativeConfig
+from hf_relreps.errors import ConfigurationError, SampleError, StitchingError
+from hf_relreps.heads import ClassifierHead, Placement, built_head
 from hf_relreps.image_decoders import IMAGE_DECODERS
+from hf_relreps.ridge import RIDGE, class_weights, fit_ridge, sharpness, sharpness_of_several
 from hf_relreps.uploads import RelativeUpload
 
 
@@ -53,9 +57,39 @@ class WideLayerNorm(nn.LayerNorm):
         return wide.to(self.weight.dtype)
 
 
+class SpaceNorms(nn.ModuleList):
+    """A LayerNorm for each of the spaces that lie side by side in a relative representation."""
+
+    def __init__(self, num_anchors: int, num_spaces: int, eps: float) -> None:
+        super().__init__(WideLayerNorm(num_anchors, eps=eps) for _ in range(num_spaces))
+
+    def forward(self, r_BR: Tensor) -> Tensor:
+        """The same width; each space normalised by itself."""
+        parts = r_BR.split(r_BR.shape[-1] // len(self), dim=-1)
+        return torch.cat([norm(r_BA) for norm, r_BA in zip(self, parts, strict=True)], dim=-1)
+
+
+class SpaceSum(nn.ModuleList):
+    """A layer for each space and the sum of what they give: which space matters is learnt for each sample.
+
+    With `SpaceNorms` before it this is the aggregation of "From Bricks to Bridges" (ICLR 2024): LayerNorm and MLP for
+    each space, then their sum. The second layer of each MLP is the next layer of the decoder: it comes after the sum.
+    """
+
+    def __init__(self, num_anchors: int, num_spaces: int, hidden: int) -> None:
+        super().__init__(nn.Linear(num_anchors, hidden) for _ in range(num_spaces))
+
+    def forward(self, h_BR: Tensor) -> Tensor:
+        """From (B, R) to (B, H)."""
+        parts = h_BR.split(h_BR.shape[-1] // len(self), dim=-1)
+        h_BHS = torch.stack([layer(part) for layer, part in zip(self, parts, strict=True)], dim=-1)
+        return nn.functional.silu(h_BHS).sum(-1)
+
+
 class RelativeDecoder(RelativeUpload):
     """LayerNorm, then what `config.decoder_type` names: a linear or two-layer map to logits (B, C), or an image.
 
+    Or the head of an ordinary classifier, told where the anchors lie in its own space: see `hf_relreps.translation`.
     Nothing in it looks at the other samples of a batch, so one sample alone gives the same logits. (The paper's
     notebooks normalise each feature over the batch, which nobody can do with one sample.)
 
@@ -75,21 +109,98 @@ class RelativeDecoder(RelativeUpload):
     main_input_name = "relative_embeds"
     accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever the gradient accumulation
 
-    def __init__(self, config: RelativeConfig) -> None:
+    def __init__(self, config: RelativeConfig, head: ClassifierHead | None = None) -> None:
         super().__init__(config)
         if config.relative_size < 2:
             raise ConfigurationError(
                 f"A decoder reads one number for each anchor and normalises them, so it needs two; num_anchors is "
                 f"{config.num_anchors}. Set it in the config."
             )
-        self.norm = WideLayerNorm(config.relative_size, eps=1e-12)  # thousands of anchors have variances below 1e-4
-        self.dropout = nn.Dropout(config.decoder_dropout)
+        self.placement: Any = None
+        self.head: Any = None
+        self.aggregation: Any = None
+        self.image: Any = None
+        self.hidden: Any = None
+        self.output: Any = None
+        if config.decoder_type == "head":
+            self.head = built_head(config) if head is None else head
+            self.placement = Placement(config.relative_size, config.head_size or 0)
+        else:
+            self._build(config)
+        self.post_init()
+
+    def _build(self, config: RelativeConfig) -> None:
         inputs, hidden, outputs = config.relative_size, config.decoder_hidden_size, config.num_labels or 0
+        eps = 1e-12  # thousands of anchors have variances below 1e-4
+        if config.decoder_aggregation == "sum":
+            spaces = len(config.similarities)
+            self.norm: nn.Module = SpaceNorms(config.num_anchors, spaces, eps=eps)
+            self.aggregation = SpaceSum(config.num_anchors, spaces, hidden)
+            inputs = hidden
+        else:
+            self.norm = WideLayerNorm(config.relative_size, eps=eps)
+        self.dropout = nn.Dropout(config.decoder_dropout)
         draw = IMAGE_DECODERS.get(config.decoder_type)
         self.image = draw(config, inputs) if draw else None
         self.hidden = nn.Linear(inputs, hidden) if config.decoder_type == "mlp" else None
-        self.output: Any = None if self.image else nn.Linear(hidden if self.hidden else inputs, outputs)
-        self.post_init()
+        self.output = None if self.image else nn.Linear(hidden if self.hidden else inputs, outputs)
+
+    @classmethod
+    @torch.no_grad()
+    def fit_ridge(
+        cls,
+        relative_embeds: Tensor,
+        labels: Tensor | Sequence[Any],
+        like: RelativeUpload,
+        *,
+        ridge: float = RIDGE,
+        **label_settings: Any,
+    ) -> Self:
+        """A linear decoder in closed form: milliseconds on the relative representations of frozen encoders.
+
+        Ridge regression on to the classes, where rare ones count more; the logits are as sharp as suits samples that
+        were left out, so they are probabilities of a kind. It loads, saves, trains on and stitches like any other.
+
+        Args:
+            relative_embeds: (N, R), of one encoder or of several below one another.
+            labels: Classes (N,); several labels as 0 and 1 (N, C); or numbers, for a regression.
+            like: An encoder of them, or a model with it: whose anchors and projection these are.
+            ridge: Penalty in units of the total variance of the normalised relative representations.
+            **label_settings: num_labels, id2label, label2id, problem_type; what the labels tell if left out.
+
+        Raises:
+            SampleError: If there is not one label for each sample, or the samples cannot be told apart.
+            StitchingError: If the relative representations are not as wide as those of `like`.
+
+        Example:
+            ```python
+            train = encode_dataset(encoder, dataset, "text")
+            decoder = RelativeDecoder.fit_ridge(train["relative_embeds"][:], train["label"][:], encoder)
+            model = stitch("almanach/camembert-base", decoder, view="fr")
+            ```
+        """
+        r_NR, labels = torch.as_tensor(relative_embeds), torch.as_tensor(labels)
+        if len(labels) != len(r_NR):
+            raise SampleError(f"There are {len(labels)} labels for {len(r_NR)} samples. Give one for each.")
+        config = like.config.without_encoder()
+        problem = label_settings.get("problem_type") or _problem_of(labels)
+        for name in LABEL_FIELDS:
+            setattr(config, name, None)
+        config.num_labels = _number_of(labels, problem)
+        for name, value in (label_settings | {"problem_type": problem, "decoder_type": "linear"}).items():
+            setattr(config, name, value)
+        config.decoder_aggregation = "concat"
+        config.check()
+        with BUILDING:
+            decoder = cls(config)
+        decoder._refuse_other_width(r_NR)
+        decoder._set_linear(*_fitted(decoder.norm(r_NR.float()), labels, config, ridge))
+        decoder._carries(like.anchors, None)
+        return decoder.eval()
+
+    def _set_linear(self, weight_CR: Tensor, bias_C: Tensor) -> None:
+        self.output.weight.copy_(weight_CR)
+        self.output.bias.copy_(bias_C)
 
     def forward(self, relative_embeds: Tensor, labels: Tensor | None = None) -> RelativeDecoderOutput:
         """Logits (B, C), or images (B, C, H, W), of relative representations (B, R); with labels the loss as well.
@@ -97,16 +208,17 @@ class RelativeDecoder(RelativeUpload):
         So a decoder trains by itself with `Trainer`, on the relative representations of a frozen encoder. Labels are
         what `config.problem_type` expects, or the images to draw.
         """
-        if relative_embeds.shape[-1] != self.config.relative_size:
-            raise StitchingError(
-                f"The decoder reads relative representations of {self.config.relative_size} numbers "
-                f"({self.config.num_anchors} anchors, {', '.join(self.config.similarities)}), found "
-                f"{tuple(relative_embeds.shape)}. Use an encoder with the decoder's anchors and projection."
-            )
+        self._refuse_other_width(relative_embeds)
         warn_of_training_mode(self)
+        if self.head is not None:
+            logits_BC = self.head(self.placement(relative_embeds))
+            loss = None if labels is None else self._loss(logits_BC, labels)
+            return RelativeDecoderOutput(loss=loss, logits=logits_BC)
         h = self.norm(relative_embeds)
         if self.training and self.config.decoder_noise:  # what another encoder will add: training learns to bear it
             h = h + self.config.decoder_noise * torch.randn_like(h)
+        if self.aggregation is not None:
+            h = self.aggregation(h)
         if self.image is not None:
             drawing = self.image(self.dropout(h))
             loss = None if labels is None else drawing.loss(labels)
@@ -116,6 +228,14 @@ class RelativeDecoder(RelativeUpload):
         logits_BC = self.output(self.dropout(h))
         loss = None if labels is None else self._loss(logits_BC, labels)
         return RelativeDecoderOutput(loss=loss, logits=logits_BC)
+
+    def _refuse_other_width(self, relative_embeds: Tensor) -> None:
+        if relative_embeds.shape[-1] != self.config.relative_size:
+            raise StitchingError(
+                f"The decoder reads relative representations of {self.config.relative_size} numbers "
+                f"({self.config.num_anchors} anchors, {', '.join(self.config.similarities)}), found "
+                f"{tuple(relative_embeds.shape)}. Use an encoder with the decoder's anchors and projection."
+            )
 
     def _loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
         """That of `config.problem_type`, in float32 or better; labels may be integers or floats of any size."""
@@ -135,3 +255,39 @@ class RelativeDecoder(RelativeUpload):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+
+def _problem_of(labels: Tensor) -> str:
+    """What labels are for: whole numbers name classes, rows of 0 and 1 several labels, the rest is a regression."""
+    if labels.ndim == 1:
+        return "regression" if labels.is_floating_point() else "single_label_classification"
+    zeros_and_ones = bool(((labels == 0) | (labels == 1)).all())
+    return "multi_label_classification" if zeros_and_ones else "regression"
+
+
+def _number_of(labels: Tensor, problem: str) -> int:
+    if problem == "single_label_classification":
+        return max(int(labels.max()) + 1, 2)
+    return labels.shape[1] if labels.ndim > 1 else 1
+
+
+def _fitted(z_NR: Tensor, labels: Tensor, config: RelativeConfig, ridge: float) -> tuple[Tensor, Tensor]:
+    """Weights (C, R) and bias (C,) of the logits."""
+    labels, num_labels = labels.to(z_NR.device), config.num_labels or 0
+    if config.problem_type == "single_label_classification":
+        labels = labels.long()
+        if not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
+            raise SampleError(
+                f"The labels lie in {int(labels.min())} ... {int(labels.max())}, expected 0 ... {num_labels - 1}. "
+                "Set num_labels, or number the classes from 0."
+            )
+        targets_NC = nn.functional.one_hot(labels, num_labels)
+        fit = fit_ridge(z_NR, targets_NC, ridge, class_weights(labels, num_labels))
+        scale = sharpness(fit.left_out_NC, labels)
+        return scale * fit.weight_CR, scale * fit.bias_C
+    targets_NC = labels.reshape(len(labels), -1)
+    fit = fit_ridge(z_NR, targets_NC, ridge)
+    if config.problem_type == "regression":
+        return fit.weight_CR, fit.bias_C
+    scale = sharpness_of_several(fit.left_out_NC - 0.5, targets_NC)
+    return scale * fit.weight_CR, scale * (fit.bias_C - 0.5)

@@ -294,6 +294,7 @@ def _read(text: str, card_class: type[RepoCard]) -> RepoCard:
 def _metadata(repo_id: str, config: Mapping[str, Any], part: str | None, facts: CardFacts) -> ModelCardData:
     origins = _origins(config, part)
     view, base = config.get("anchor_view"), config.get("base_model_name_or_path")
+    head = config.get("head_name_or_path")
     modality = config.get("modality", "text")
     parts = [part] if part else ["encoder", "decoder"]
     results = [*facts.results, *_eval_results(facts, _task(config))]
@@ -302,7 +303,7 @@ def _metadata(repo_id: str, config: Mapping[str, Any], part: str | None, facts: 
         # `pipeline(model=repo)` refuses another library's models; what it can run is a model of transformers.
         library_name="transformers" if part is None and _runs_in_a_pipeline(config) else LIBRARY,
         pipeline_tag=FEATURES[modality] if part == "encoder" else _task(config),
-        base_model=origins or base or None,
+        base_model=origins or {"decoder": head, None: base or head}.get(part, base) or None,
         base_model_relation="merge" if origins else None,
         language=list(facts.languages) or (_languages([view]) if reads_language else None) or None,
         license=facts.license,
@@ -346,7 +347,10 @@ def _eval_results(facts: CardFacts, task: str) -> list[EvalResult]:
 
 def _origins(config: Mapping[str, Any], part: str | None) -> list[str]:
     """Where a stitched model's parts come from: the encoder's repository, the decoder's."""
-    return [] if part else list(config.get("stitched_from") or [])
+    if part:
+        return []
+    base, head = config.get("base_model_name_or_path"), config.get("head_name_or_path")
+    return list(config.get("stitched_from") or []) or ([base, head] if base and head else [])
 
 
 def _what(config: Mapping[str, Any], part: str | None) -> str:
@@ -354,6 +358,18 @@ def _what(config: Mapping[str, Any], part: str | None) -> str:
     of_base = f", made from {_link(base)}," if base else ""
     draws = config.get("decoder_type") in IMAGE_DECODERS
     reads = "It reads **relative representations**: how alike an input is to each of a fixed set of anchors"
+    lends_head = config.get("decoder_type") == "head"
+    head = f"the head of {_head_in_words(config)}"
+    if part == "decoder" and lends_head:
+        works = (
+            "It was fitted to one encoder, and works with no other."
+            if config.get("head_pair")
+            else ("It works with any encoder that shares its anchors.")
+        )
+        return (
+            f"A decoder: {head}, without its encoder. {reads}, and these tell it where the input would lie in its own "
+            f"space. {works}"
+        )
     if part == "decoder":
         gives = "draws it as an image" if draws else "gives its class"
         return f"A decoder. {reads}, and {gives}. It works with any encoder that shares its anchors."
@@ -361,6 +377,13 @@ def _what(config: Mapping[str, Any], part: str | None) -> str:
         return (
             f"An encoder{of_base} that gives **relative representations**: how alike an input is to each of a fixed "
             "set of anchors. Any decoder that was trained on the same anchors can read them."
+        )
+    if lends_head:
+        encoder = f"the encoder of {_link(origins[0])}" if origins else f"an encoder{of_base.rstrip(',')}"
+        return (
+            f"Stitched without training from {encoder} and {head}. They fit because **relative representations**, how "
+            "alike an input is to each of a fixed set of anchors, tell the head where the input would lie in its own "
+            "space."
         )
     if origins:
         encoder, decoder = map(_link, origins)
@@ -375,6 +398,11 @@ def _what(config: Mapping[str, Any], part: str | None) -> str:
     )
 
 
+def _head_in_words(config: Mapping[str, Any]) -> str:
+    name, kind = config.get("head_name_or_path"), (config.get("head_config") or {}).get("model_type")
+    return f"the {_plain(kind)} classifier {_link(name)}" if name else f"a {_plain(kind)} classifier"
+
+
 def _facts_table(config: Mapping[str, Any], part: str | None) -> dict[str, str]:
     similarity = config.get("similarity")
     names = similarity if isinstance(similarity, str) else ", ".join(similarity or [])
@@ -384,6 +412,9 @@ def _facts_table(config: Mapping[str, Any], part: str | None) -> dict[str, str]:
     if part != "decoder":
         base, revision = config.get("base_model_name_or_path"), config.get("base_model_revision")
         table["Encoder"] = _encoder_in_words(config, base, revision)
+    if part != "encoder" and config.get("decoder_type") == "head":
+        reads, size = _plain(config.get("head_reads")), config.get("head_size")
+        table["Decoder"] = f"the head of {_head_in_words(config)}, which reads `{reads}`, {size} wide"
     if part != "encoder" and config.get("decoder_type") not in IMAGE_DECODERS:
         labels = [str(label) for label in (config.get("id2label") or {}).values()]
         table["Classes"] = _plain(", ".join(labels[:20]) + (f", ... ({len(labels)})" if len(labels) > 20 else ""))
@@ -473,7 +504,8 @@ def _matrix_table(matrix: Mapping[str, Any], scores: Sequence[Sequence[Any]]) ->
 
 
 def _licence(config: Mapping[str, Any], facts: CardFacts) -> str:
-    sources = list(config.get("stitched_from") or []) or [config.get("base_model_name_or_path")]
+    sources = list(config.get("stitched_from") or [])
+    sources = sources or [config.get("base_model_name_or_path"), config.get("head_name_or_path")]
     links = " and ".join(_link(name) for name in sources if name)
     too = f" The terms of {links}, from which it was made, apply too." if links else ""
     if facts.license:

@@ -509,6 +509,7 @@ class RelativeTaskModel(RelativePreTrainedModel):
             raise AnchorError(f"{cls.__name__}.from_encoder needs a view of an anchor set: anchors.view(name).")
         _refuse_other_modality(anchors_view, cls.modality, cls.__name__)
         encoder = RelativeModel.from_encoder(encoder, anchors_view, processor, **settings)
+        _refuse_new_head(encoder.config)
         with BUILDING:
             return cls(encoder.config, encoder)
 
@@ -535,9 +536,12 @@ class RelativeTaskModel(RelativePreTrainedModel):
                 "encoder.use_projection(config)."
             )
         config = copy.deepcopy(encoder.config)
+        if config.decoder_type == "head":  # that of an ordinary classifier, from which the encoder was taken
+            config.decoder_type = RelativeConfig.decoder_type
         for name, value in settings.items():
             setattr(config, name, value)
         config.check()
+        _refuse_new_head(config)
         with BUILDING:
             return cls(config, encoder._under(config))
 
@@ -575,6 +579,8 @@ class RelativeTaskModel(RelativePreTrainedModel):
             setattr(self.config, name, getattr(self.encoder.config, name))
         places = [self.encoder._source, self.decoder._source]
         origins = [place.name for place in places if place is not None and not place.is_local]
+        if self.decoder._source is None and self.config.head_name_or_path:
+            origins.append(self.config.head_name_or_path)
         if len(set(origins)) == 2:
             self.config.stitched_from = origins
         return names
@@ -586,6 +592,14 @@ class RelativeTaskModel(RelativePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put others into the wrapped model: `resize_token_embeddings` does so."""
         self.encoder.set_input_embeddings(value)
+
+
+def _refuse_new_head(config: RelativeConfig) -> None:
+    if config.decoder_type == "head":
+        raise ConfigurationError(
+            "decoder_type='head' is the head of an ordinary classifier, which is not made anew. Take one: "
+            "stitch(encoder, classifier, anchors=anchors); or train an 'mlp' or 'linear' decoder."
+        )
 
 
 def _given(**inputs: Any) -> dict[str, Any]:

@@ -30,7 +30,8 @@ def unit(x_BD: Tensor) -> Tensor:
     """Each row over its length, also where the dtype cannot hold the square of that length; zero rows stay zero."""
     tiny = torch.finfo(x_BD.dtype).tiny
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # then nothing may depend on values
-    if x_BD.dtype == torch.float32 and x_BD.device.type == "cpu" and not traced:
+    learns = torch.is_grad_enabled() and x_BD.requires_grad  # then compiled or not makes no difference
+    if x_BD.dtype == torch.float32 and x_BD.device.type == "cpu" and not traced and not learns:
         length_B1 = torch.linalg.vector_norm(x_BD, dim=-1, keepdim=True)
         if length_B1.numel() and length_B1.amin() > SHORT and length_B1.amax() < LONG:  # float32 holds the squares
             return x_BD * length_B1.reciprocal()

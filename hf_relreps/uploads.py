@@ -524,7 +524,8 @@ def stored_weights(place: Source) -> dict[str, Tensor]:
 
 def _refuse_not_finite(model: PreTrainedModel, name: str) -> None:
     """Raise `UploadIntegrityError` if a weight is infinite or not a number: every output would be."""
-    bounds = {name for name, _ in model.named_buffers() if not name.endswith("anchors_AD")}  # Gemma 4 clips at none
+    ours = ("anchors_AD", "points_RE", "shift_E")
+    bounds = {name for name, _ in model.named_buffers() if not name.endswith(ours)}  # Gemma 4 clips at none
     for key, tensor in model.state_dict().items():
         if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
             continue

@@ -40,7 +40,7 @@ from hf_relreps.sources import Source
 from hf_relreps.uploads import RelativeUpload, load_processor
 
 
-ModelT = TypeVar("ModelT", bound=PreTrainedModel)
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 # Settings that follow from the encoder and its anchors.
 MEASURED_FIELDS = (
@@ -214,7 +214,12 @@ def loaded(encoder: str | Path | PreTrainedModel, processor: Any) -> tuple[PreTr
             )
         processor = load_processor(Source.of(name))
         _refuse_wordless(processor, name)
-    return model, processor, name if _is_repo_id(name) else None
+    return model, processor, hub_name(name)
+
+
+def hub_name(name: str | None) -> str | None:
+    """The name if it is one on the Hub: a local path would leak into configurations."""
+    return name if name and _is_repo_id(name) else None
 
 
 def _refuse_wordless(processor: Any, name: str) -> None:
@@ -277,7 +282,7 @@ def configured(
         chosen["tower"] = default_tower(backbone, view.modality)
     _refuse_other_class(backbone, chosen["tower"])
     if chosen.get("max_length") is None and view.modality == "text":
-        chosen["max_length"] = _longest(backbone, processor)
+        chosen["max_length"] = longest_text(backbone, processor)
     return RelativeConfig(
         **chosen,
         encoder_config=encoder_config,
@@ -338,7 +343,7 @@ def _chosen(config: RelativeConfig | None, settings: dict[str, Any]) -> dict[str
     return {name: copy.deepcopy(getattr(config, name)) for name in fields} | settings
 
 
-def _longest(backbone: PreTrainedModel, processor: Any) -> int | None:
+def longest_text(backbone: PreTrainedModel, processor: Any) -> int | None:
     """Longest text in tokens that both the tokenizer and the position embeddings bear."""
     tokenizer = getattr(processor, "tokenizer", processor)
     positions = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)

@@ -1,11 +1,24 @@
 """`RelativeDecoder`: logits of each sample by itself, its losses, its noise, its precision."""
 
+import math
+import re
+import time
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from datasets import concatenate_datasets
+from sklearn.linear_model import Ridge
 from torch import nn
 
-from hf_relreps import RelativeConfig, RelativeDecoder
-from hf_relreps.errors import ConfigurationError, StitchingError
+from hf_relreps import AnchorSet, RelativeConfig, RelativeDecoder, RelativeModel, stitch
+from hf_relreps.caching import encode_dataset
+from hf_relreps.demos.debian import load_debian_descriptions
+from hf_relreps.demos.tiny import small_bert, wordpiece_tokenizer
+from hf_relreps.errors import ConfigurationError, SampleError, StitchingError
+from hf_relreps.ridge import RIDGE, class_weights, fit_ridge, sharpness
+from tests.training import tiny_trainer
 
 
 def make(seed=0, **settings):
@@ -192,6 +205,244 @@ def test_compiled_it_gives_the_same():
     torch.compiler.reset()
     compiled = torch.compile(decoder, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(r_BR).logits, decoder(r_BR).logits)
+
+
+# -- several spaces
+
+
+SPACES = {"similarity": ["rbf", "cosine", "l1"], "basis_ridge": None, "num_anchors": 6}
+
+
+def test_the_sum_of_spaces_is_a_layer_norm_and_a_layer_for_each():
+    decoder = make(decoder_type="linear", decoder_aggregation="sum", decoder_hidden_size=7, **SPACES).double()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(1))
+    r_BR, weights, total = relative(5, 18).double(), decoder.state_dict(), 0
+    for i, r_BA in enumerate(r_BR.split(6, dim=1)):
+        h_BA = (r_BA - r_BA.mean(1, keepdim=True)) / r_BA.std(1, keepdim=True, correction=0)
+        h_BA = h_BA * weights[f"norm.{i}.weight"] + weights[f"norm.{i}.bias"]
+        h_BH = h_BA @ weights[f"aggregation.{i}.weight"].T + weights[f"aggregation.{i}.bias"]
+        total = total + h_BH * torch.sigmoid(h_BH)
+    expected_BC = total @ weights["output.weight"].T + weights["output.bias"]
+    torch.testing.assert_close(decoder(r_BR).logits, expected_BC)
+
+
+@pytest.mark.parametrize("kind", [*TYPES, "image"])
+def test_every_decoder_can_sum_its_spaces(kind, tmp_path):
+    decoder = make(decoder_type=kind, decoder_aggregation="sum", image_size=8, decoder_widths=[4, 4], **SPACES)
+    r_BR = relative(4, 18)
+    together = decoder(r_BR)
+    found = together.logits if kind in TYPES else together.reconstruction
+    decoder.save_pretrained(tmp_path)
+    again = RelativeDecoder.from_pretrained(tmp_path)(r_BR)
+    assert torch.equal(again.logits if kind in TYPES else again.reconstruction, found)
+    alone = decoder(r_BR[:1])
+    torch.testing.assert_close(alone.logits if kind in TYPES else alone.reconstruction, found[:1])
+
+
+def test_a_sum_does_not_let_a_large_space_drown_the_others():
+    decoder, r_BR = make(decoder_aggregation="sum", **SPACES), relative(5, 18)
+    scale_R = torch.tensor([1.0] * 12 + [1e4] * 6)  # L1 distances grow with the width, cosines do not
+    torch.testing.assert_close(decoder(r_BR * scale_R).logits, decoder(r_BR).logits, rtol=1e-3, atol=1e-3)
+    side_by_side = make(**SPACES)
+    assert (side_by_side(r_BR * scale_R).logits - side_by_side(r_BR).logits).abs().max() > 0.05
+
+
+def test_a_sum_of_spaces_learns():
+    decoder = make(decoder_aggregation="sum", decoder_noise=0.0, decoder_dropout=0.0, **SPACES).train()
+    r_BR = relative(60, 18)
+    labels = r_BR[:, [0, 7, 14]].argmax(1)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        decoder(r_BR, labels).loss.backward()
+        optimizer.step()
+    assert (decoder.eval()(r_BR).logits.argmax(1) == labels).float().mean() > 0.95
+
+
+# -- a ridge in closed form
+
+
+def test_ridge_is_weighted_ridge_regression_with_an_intercept():
+    z_NR, targets_NC = relative(50, 6).double(), relative(50, 2, seed=1).double()
+    weights_N = relative(1, 50, seed=2)[0].double() + 0.5
+    fit = fit_ridge(z_NR, targets_NC, 0.05, weights_N)
+    share_N = weights_N / weights_N.sum()
+    mean_R = (share_N[:, None] * z_NR).sum(0)
+    total_variance = float((share_N[:, None] * (z_NR - mean_R).square()).sum())
+    expected = Ridge(alpha=0.05 * total_variance).fit(z_NR.numpy(), targets_NC.numpy(), sample_weight=share_N.numpy())
+    np.testing.assert_allclose(fit.weight_CR.numpy(), expected.coef_, rtol=1e-6)
+    np.testing.assert_allclose(fit.bias_C.numpy(), expected.intercept_, rtol=1e-6)
+
+
+def test_what_it_says_of_a_sample_left_out_is_what_a_fit_without_it_says():
+    z_NR, targets_NC, weights_N = relative(30, 4).double(), relative(30, 2, seed=1).double(), torch.ones(30)
+    left_out_NC = fit_ridge(z_NR, targets_NC, 1e-9, weights_N).left_out_NC
+    for i in (0, 13, 29):
+        rest = torch.arange(30) != i
+        without = fit_ridge(z_NR[rest], targets_NC[rest], 1e-9)
+        torch.testing.assert_close(
+            left_out_NC[i], z_NR[i] @ without.weight_CR.T + without.bias_C, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_rare_classes_count_more_by_the_root_of_their_rarity():
+    labels = torch.tensor([0] * 16 + [1] * 4)
+    weights_N = class_weights(labels, 2)
+    assert float(weights_N[16] / weights_N[0]) == pytest.approx(2)
+    assert float(weights_N[0]) == pytest.approx(math.sqrt(20 / (2 * 16)))
+
+
+def test_scores_are_sharpened_as_far_as_they_are_right():
+    generator = torch.Generator().manual_seed(0)
+    logits_NC = 3 * torch.randn(4000, 5, generator=generator)
+    labels = torch.distributions.Categorical(logits=logits_NC).sample()
+    assert sharpness(logits_NC / 20, labels) == pytest.approx(20, rel=0.2)
+
+
+class Part(RelativeDecoder):
+    """Stands for any part that knows its anchors."""
+
+    anchors = AnchorSet(map(str, range(12)), {"en": [f"text {i}" for i in range(12)]})
+
+
+def fitted(r_NR, labels, **settings):
+    part = Part(RelativeConfig(num_anchors=12, anchor_fingerprint=Part.anchors.fingerprint))
+    return RelativeDecoder.fit_ridge(r_NR, labels, part, **settings)
+
+
+def test_a_fitted_decoder_is_a_linear_one_with_the_labels_it_was_given(tmp_path):
+    r_NR = relative(200)
+    labels = r_NR[:, :3].argmax(1)
+    names = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    decoder = fitted(r_NR, labels, **names)
+    assert (decoder(r_NR).logits.argmax(1) == labels).float().mean() > 0.9
+    assert decoder.config.decoder_type == "linear" and not decoder.training
+    assert decoder.anchors is Part.anchors
+    decoder.save_pretrained(tmp_path)
+    loaded = RelativeDecoder.from_pretrained(tmp_path)
+    assert torch.equal(loaded(r_NR).logits, decoder(r_NR).logits)
+    assert loaded.config.id2label == names["id2label"]
+    loss = decoder(r_NR, labels).loss
+    assert loss < 0.7 * math.log(3)  # probabilities of a kind, not scores near one another
+
+
+def test_labels_tell_what_they_are_for():
+    r_NR = relative(100)
+    several = (r_NR[:, :4] > 0.5).long()
+    number_N = 3 * r_NR[:, 0] - r_NR[:, 1]
+    decoder = fitted(r_NR, several)
+    assert decoder.config.problem_type == "multi_label_classification" and decoder.config.num_labels == 4
+    assert ((decoder(r_NR).logits > 0) == several.bool()).float().mean() > 0.85
+    regression = fitted(r_NR, number_N)
+    assert regression.config.problem_type == "regression" and regression.config.num_labels == 1
+    assert (regression(r_NR).logits[:, 0] - number_N).square().mean() < 0.3 * number_N.var()
+    assert fitted(r_NR, several[:, 0]).config.num_labels == 2
+
+
+def test_it_takes_milliseconds():
+    r_NR = torch.rand(3000, 300)
+    config = RelativeConfig(num_anchors=300)
+    part = Part(config)
+    labels = torch.randint(0, 11, (3000,))
+    RelativeDecoder.fit_ridge(r_NR, labels, part)
+    started = time.process_time()
+    RelativeDecoder.fit_ridge(r_NR, labels, part)
+    assert time.process_time() - started < 2  # some 80 ms where nothing else runs
+
+
+@pytest.mark.parametrize(
+    ("r_NR", "labels", "error", "message"),
+    [
+        (relative(5), [0, 1], SampleError, r"There are 2 labels for 5 samples\. Give one for each"),
+        (torch.ones(5, 12), [0, 1, 0, 1, 0], SampleError, r"total variance of 0\.0, expected a finite number above"),
+        (relative(5, 11), [0, 1, 0, 1, 0], StitchingError, r"reads relative representations of 12 numbers"),
+        (relative(3), [0, -1, 1], SampleError, r"The labels lie in -1 \.\.\. 1, expected 0 \.\.\. 1"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(r_NR, labels, error, message):
+    with pytest.raises(error, match=message):
+        fitted(r_NR, labels)
+
+
+# -- one decoder on several encoders
+
+
+@pytest.fixture(scope="module")
+def three_encoders():
+    """Frozen BERTs with random weights and seeds of their own: bags of words, one for each language."""
+    rows = load_debian_descriptions()
+    rows = rows.filter(lambda section: section in ("games", "science", "sound"), input_columns="section")
+    rows = rows.class_encode_column("section").rename_column("section", "labels").shuffle(seed=0)
+    train, test = rows.select(range(900)), rows.select(range(900, 1300))
+    languages = ("en", "fr", "it")
+    anchors = AnchorSet.from_dataset(train, k=100, views=list(languages), id_column="package")
+    encoded = {}
+    for seed, language in enumerate(languages):
+        tokenizer = wordpiece_tokenizer(train[language], 64, 2000)
+        torch.manual_seed(seed)
+        bert = small_bert(len(tokenizer), 64, width=64, layers=1).eval()
+        encoder = RelativeModel.from_encoder(bert, anchors.view(language), tokenizer)
+        kept = ["labels", language]
+        parts = [encode_dataset(encoder, part.select_columns(kept), language) for part in (train, test)]
+        encoded[language] = (encoder, *parts)
+    return encoded
+
+
+def accuracy(decoder, part):
+    with torch.no_grad():
+        logits_NC = decoder.eval()(part["relative_embeds"][:]).logits
+    return float((logits_NC.argmax(1) == torch.as_tensor(part["labels"][:])).float().mean())
+
+
+def test_a_ridge_on_two_encoders_stitches_to_a_third_at_least_as_well_as_on_one(three_encoders):
+    single, joint = [], []
+    for target in three_encoders:
+        others = [encoded for language, encoded in three_encoders.items() if language != target]
+        decoders = [_fit(encoder, train) for encoder, train, _ in others]
+        both = concatenate_datasets([train for _, train, _ in others])
+        decoders.append(_fit(others[0][0], both))
+        scores = [accuracy(decoder, three_encoders[target][2]) for decoder in decoders]
+        single.append(sum(scores[:2]) / 2)
+        joint.append(scores[2])
+        stitched = stitch(three_encoders[target][0], decoders[2])
+        assert stitched.config.anchor_view == target
+    assert min(joint) > 0.5  # a third would be chance
+    assert sum(joint) / 3 >= sum(single) / 3 - 0.005
+
+
+def _fit(encoder, part):
+    return RelativeDecoder.fit_ridge(part["relative_embeds"][:], part["labels"][:], encoder, ridge=RIDGE)
+
+
+def test_the_trainer_trains_one_decoder_on_several_encoders(three_encoders, tmp_path):
+    encoder, train_en, _ = three_encoders["en"]
+    both = concatenate_datasets([train_en, three_encoders["fr"][1]])
+    torch.manual_seed(0)
+    decoder = RelativeDecoder(_with_three_labels(encoder.config))
+    tiny_trainer(decoder, None, both, tmp_path, max_steps=150).train()
+    assert accuracy(decoder, three_encoders["it"][2]) > 0.5
+
+
+def test_the_recipe_for_several_encoders_runs(three_encoders):
+    page = (Path(__file__).parents[1] / "docs" / "projections.md").read_text("utf-8")
+    (recipe,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert '"me/italian-encoder"' in recipe
+    rows = load_debian_descriptions("validation").rename_columns({"section": "old", "en": "text"})
+    french = rows.remove_columns("text").rename_column("fr", "text")
+    kept = ["text", "label"]
+    given = {f"encoder_{language}": encoded[0] for language, encoded in three_encoders.items()}
+    given |= {"english": rows.select_columns(kept), "french": french.select_columns(kept)}
+    exec(compile(recipe.replace('"me/italian-encoder"', "encoder_it"), "docs/projections.md", "exec"), given)
+    assert given["model"].config.anchor_view == "it"
+    assert given["model"].config.num_labels == 11
+
+
+def _with_three_labels(config):
+    config = config.without_encoder()
+    config.num_labels = 3
+    return config
 
 
 # -- saved and loaded, and errors

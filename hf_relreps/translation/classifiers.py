@@ -1,0 +1,292 @@
+"""Any ordinary classifier of transformers as a decoder: its head, and where the anchors lie in its own space.
+
+What its head reads of its encoder's output is found by trying: the vector that makes the head alone give the logits
+of the whole classifier.
+Shapes: B batch, A anchors, E width of what the head reads, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_relreps.anchors import AnchorView
+from hf_relreps.base_models import BUILDING, digest
+from hf_relreps.configuration import LABEL_FIELDS
+from hf_relreps.decoders import RelativeDecoder
+from hf_relreps.errors import AnchorError, SampleError, StitchingError
+from hf_relreps.heads import AUTO_CLASSES, READS, ClassifierHead, encoder_name, vector_argument
+from hf_relreps.modeling import RelativeModel
+from hf_relreps.pooling import POOLINGS, pool, readable, spread
+from hf_relreps.samples import batches, to_device
+from hf_relreps.sources import Source
+from hf_relreps.translation.methods import method_of, points_of
+from hf_relreps.uploads import RelativeUpload, load_processor
+from hf_relreps.wrapping import evaluating, hub_name, kept, longest_text, refuse_unknown_tokens
+
+
+SAME_LOGITS, SAME_LOGITS_HALF = 1e-3, 3e-2  # as a share of the largest logit: batches round differently
+
+
+class Reading(NamedTuple):
+    """A classifier's head and where the anchors lie for it.
+
+    Args:
+        head: Without the encoder; shares its weights with the classifier.
+        reads: What it takes of the encoder's output, one of `READS`.
+        y_AE: The anchors' embeddings.
+    """
+
+    head: ClassifierHead
+    reads: str
+    y_AE: Tensor
+
+
+def decoder_from_classifier(
+    classifier: str | Path | PreTrainedModel,
+    anchors_view: AnchorView,
+    processor: Any = None,
+    *,
+    method: str = "kernel_ridge",
+    encoder: RelativeModel | None = None,
+    batch_size: int = 64,
+) -> RelativeDecoder:
+    """The head of an ordinary classifier as a decoder for every encoder that shares the anchors, without training.
+
+    Args:
+        classifier: Name, folder or loaded model of `AutoModelForSequenceClassification` or its like for images and
+            audio. Its weights are shared, not changed.
+        anchors_view: The anchors as the classifier reads them.
+        processor: Tokenizer or image processor; found beside `classifier` where that is a name.
+        method: How to translate: a name in `METHODS`. Encoders must use that method's projection; that of
+            ``kernel_ridge`` is the default of `RelativeConfig`.
+        encoder: For ``procrustes`` and ``cca``, which fit one pair of spaces: the encoder that will be stitched.
+        batch_size: Anchors in a batch while they are encoded.
+
+    Raises:
+        AnchorError: If the anchors are of a modality that has no classifiers, or not those of `encoder`.
+        ConfigurationError: If there is no such method.
+        StitchingError: If the model is no classifier, was uploaded without its head, has a head that reads more than
+            one vector of a sample, or the method needs `encoder`.
+
+    Example:
+        ```python
+        decoder = decoder_from_classifier("me/english-topics", anchors.view("en"))
+        decoder.push_to_hub("me/english-topics-decoder")      # kilobytes
+        model = stitch("almanach/camembert-base", decoder, view="fr")
+        ```
+    """
+    chosen = method_of(method)
+    if chosen.needs_encoder and encoder is None:
+        raise StitchingError(
+            f"method={method!r} fits one pair of spaces, so it needs the encoder: stitch(encoder, classifier, "
+            f"anchors=anchors, method={method!r}), or a method for all encoders: kernel_ridge, ridge, inverse."
+        )
+    if encoder is not None and encoder.config.anchor_fingerprint != anchors_view.fingerprint:
+        raise AnchorError(
+            f"The encoder is described by anchors {(encoder.config.anchor_fingerprint or 'none')[:16]}, the "
+            f"classifier is to read {anchors_view.fingerprint[:16]}. Give both the same: "
+            "encoder.encode_anchors(anchors.view(name))."
+        )
+    model, processor, name = _loaded(classifier, anchors_view.modality, processor)
+    reading = read_head(model, anchors_view, processor, batch_size)
+    config = chosen.config(
+        decoder_type="head",
+        head_config=_own_config(model),
+        head_modality=anchors_view.modality,
+        head_reads=reading.reads,
+        head_size=reading.y_AE.shape[1],
+        head_name_or_path=name,
+        head_pair=pair_of(encoder) if chosen.needs_encoder and encoder else None,
+        modality=anchors_view.modality,
+        num_anchors=len(anchors_view),
+        anchor_fingerprint=anchors_view.fingerprint,
+        anchor_view=anchors_view.name,
+        anchor_digest=anchors_view.digest,
+        **{field: copy.deepcopy(getattr(model.config, field)) for field in LABEL_FIELDS},
+    )
+    with BUILDING:
+        decoder = RelativeDecoder(config, kept(reading.head))
+    x_AD = None if encoder is None else encoder.projection.anchors_AD
+    decoder.placement.put(*points_of(chosen, x_AD, reading.y_AE))
+    decoder._carries(anchors_view.anchors, None)
+    return decoder.to(model.device).eval()  # type: ignore[arg-type]  # the wrapper of `to` hides self
+
+
+def pair_of(encoder: RelativeModel) -> str:
+    """What identifies an encoder for a decoder that was fitted to it alone: SHA-256 of its anchors' embeddings."""
+    return digest({"anchors_AD": encoder.projection.anchors_AD.float()})
+
+
+@torch.no_grad()
+def read_head(classifier: PreTrainedModel, view: AnchorView, processor: Any, batch_size: int = 64) -> Reading:
+    """Find out what a classifier's head reads, and encode the anchors as that.
+
+    Raises:
+        StitchingError: If no single vector of a sample makes the head give the logits of the whole.
+    """
+    encoder = classifier._modules[encoder_name(classifier)]
+    vector_argument(classifier)
+    assert encoder is not None
+    outputs: list[Any] = []
+    hook = encoder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    text_config = classifier.config.get_text_config()
+    alone = view.modality == "text" and getattr(text_config, "pad_token_id", None) is None  # some refuse batches then
+    limit = longest_text(classifier, processor) if view.modality == "text" else None
+    head, reads, y_AE = None, "", torch.empty(0)
+    try:
+        with evaluating(classifier):
+            for rows, inputs in batches(view.samples, processor, 1 if alone else batch_size, limit):
+                refuse_unknown_tokens(encoder, inputs)
+                given = readable(classifier, to_device(inputs, classifier.device))
+                logits_BC = classifier(**given, return_dict=True).logits
+                found = _vectors(encoder, outputs.pop(), given)
+                if head is None:
+                    head, reads = _matching(classifier, found, logits_BC)
+                    y_AE = torch.zeros(len(view), dict(found)[reads].shape[-1])
+                x_BE = next(x_BE for name, x_BE in found if name == reads)
+                if not _same(head(x_BE), logits_BC):
+                    raise StitchingError(_unread(classifier, [reads]))
+                y_AE[rows] = x_BE.float().cpu()
+    except (RuntimeError, IndexError, TypeError) as error:
+        raise SampleError(
+            f"The classifier cannot read what its processor makes of the anchors: {type(error).__name__}: {error}. "
+            "Give the processor that it was trained with."
+        ) from error
+    finally:
+        hook.remove()
+    assert head is not None
+    return Reading(head, reads, y_AE)
+
+
+def _vectors(encoder: Any, output: Any, inputs: dict[str, Any]) -> list[tuple[str, Tensor]]:
+    """Every vector of a sample that a head may read, by its name in `READS`."""
+    output, mask_BT = spread(encoder, output, inputs)
+    return [(name, x_BE) for name in READS for x_BE in _vector(name, output, mask_BT)]
+
+
+def _vector(name: str, output: Any, mask_BT: Tensor | None) -> Iterator[Tensor]:
+    hidden = output.last_hidden_state
+    patches = isinstance(hidden, Tensor) and hidden.ndim == 3 and hidden.shape[1] > 1
+    if name in POOLINGS or name == "pooler":
+        try:
+            yield pool(output, mask_BT, name)
+        except ValueError:  # not of this shape
+            return
+    elif name == "patch_mean" and patches:
+        yield hidden[:, 1:].mean(1)
+    elif name == "cls_and_patch_mean" and patches:
+        yield torch.cat([hidden[:, 0], hidden[:, 1:].mean(1)], -1)
+
+
+def _matching(
+    classifier: PreTrainedModel, found: list[tuple[str, Tensor]], logits_BC: Tensor
+) -> tuple[ClassifierHead, str]:
+    said = ""
+    for reads, x_BE in found:
+        head = ClassifierHead(classifier, reads).eval()
+        try:
+            if _same(head(x_BE), logits_BC):
+                return head, reads
+        except Exception as error:  # the head's own code, on a vector that it was not made for
+            said = f" ({type(error).__name__}: {error})"
+    raise StitchingError(_unread(classifier, [reads for reads, _ in found], said))
+
+
+def _unread(classifier: PreTrainedModel, tried: list[str], said: str = "") -> str:
+    return (
+        f"The head of {type(classifier).__name__} reads more than one vector of a sample: none of {', '.join(tried)} "
+        f"makes it give the logits of the whole classifier{said}. Train a decoder on its encoder instead: "
+        "RelativeModelForSequenceClassification.from_encoder(classifier, anchors.view(name), processor)."
+    )
+
+
+def _same(found_BC: Tensor, expected_BC: Tensor) -> bool:
+    if found_BC.shape != expected_BC.shape:
+        return False
+    share = SAME_LOGITS if expected_BC.dtype.itemsize >= torch.float32.itemsize else SAME_LOGITS_HALF
+    return bool((found_BC - expected_BC).abs().max() <= share * expected_BC.abs().max())
+
+
+def is_classifier(model: Any) -> bool:
+    """Whether this is a classifier as one of the Auto classes gives it, with or without adapters around it."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return not isinstance(model, RelativeUpload) and any(
+        type(model) in _classes(auto_class, model.config) for auto_class in AUTO_CLASSES.values()
+    )
+
+
+def names_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether an upload's configuration says that it holds a classifier."""
+    model_type, architectures = config.get("model_type"), config.get("architectures")
+    classifiers = [auto._model_mapping._model_mapping.get(model_type) for auto in AUTO_CLASSES.values()]
+    names = {name for found in classifiers for name in (found if isinstance(found, tuple | list) else [found])}
+    return isinstance(architectures, list) and any(isinstance(name, str) and name in names for name in architectures)
+
+
+def _classes(auto_class: Any, config: Any) -> tuple[Any, ...]:
+    found = auto_class._model_mapping.get(type(config), ())
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _loaded(classifier: Any, modality: str, processor: Any) -> tuple[PreTrainedModel, Any, str | None]:
+    """The classifier, its processor, and the Hub id it came from."""
+    if modality not in AUTO_CLASSES:
+        raise AnchorError(
+            f"The view holds {modality}s, of which transformers has no classifiers. Give a view of "
+            f"{', '.join(f'{name}s' for name in AUTO_CLASSES)}."
+        )
+    auto_class = AUTO_CLASSES[modality]
+    if isinstance(classifier, PreTrainedModel) or hasattr(classifier, "peft_config"):
+        name = getattr(classifier.config, "_name_or_path", "")
+        model: Any = classifier
+    else:
+        source = Source.of(classifier)
+        name = source.name
+        model = _from_hub(auto_class, source)
+    _refuse_no_classifier(model, auto_class, modality)
+    if processor is None:
+        if not name:
+            raise StitchingError(
+                "A classifier without a name needs its processor: stitch(encoder, classifier, anchors=anchors, "
+                "decoder_processor=tokenizer)."
+            )
+        processor = load_processor(Source.of(name))
+    return model, processor, hub_name(name)
+
+
+def _from_hub(auto_class: Any, source: Source) -> Any:
+    with BUILDING:
+        model, info = auto_class.from_pretrained(
+            source.name, trust_remote_code=False, output_loading_info=True, **source.arguments
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise StitchingError(
+            f"{source} lacks {len(missing)} weights of a classifier, the first is {missing[0]}: it was uploaded "
+            "without its head, which would be random. Give a model that was fine-tuned for classification."
+        )
+    return model
+
+
+def _refuse_no_classifier(model: Any, auto_class: Any, modality: str) -> None:
+    if type(model) not in _classes(auto_class, model.config) or getattr(model, "_hf_peft_config_loaded", False):
+        merge = " Merge its adapters first: model.merge_and_unload()." if hasattr(model, "peft_config") else ""
+        raise StitchingError(
+            f"The decoder's place holds a {type(model).__name__}, which is neither a decoder of this library nor a "
+            f"classifier of {modality}s that {auto_class.__name__} can load.{merge} Give a RelativeDecoder, a whole "
+            "relative model, or an ordinary classifier with anchors=."
+        )
+
+
+def _own_config(model: PreTrainedModel) -> Any:
+    """Its configuration without the place that it was loaded from, which may be a folder of this machine."""
+    config = copy.deepcopy(model.config)
+    config._name_or_path = ""
+    return config
