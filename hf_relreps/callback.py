@@ -5,6 +5,7 @@ Shapes: A anchors, D absolute size.
 
 from __future__ import annotations
 
+import inspect
 import json
 import zipfile
 from pathlib import Path
@@ -16,6 +17,8 @@ from accelerate.utils import reduce
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_callback import CallbackHandler
 from transformers.utils import logging
 
 from hf_relreps.anchors import AnchorView
@@ -24,6 +27,7 @@ from hf_relreps.errors import AnchorError, ConfigurationError, UploadError
 from hf_relreps.model_card import training_facts
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.samples import batches
+from hf_relreps.similarities import unit
 from hf_relreps.sources import Source
 from hf_relreps.uploads import CHECKPOINT, TRAINER_STATE_FILE, RelativeUpload, weight_files
 
@@ -45,6 +49,11 @@ class AnchorCallback(TrainerCallback):
 
     Small parts in turn cost little and move the anchors smoothly: they train as well as all anchors at every step,
     where all at once every 50 steps lose points of F1 (`docs/speed.md`).
+
+    What the Trainer logs of a training step (``logging_steps``) gets two more numbers, also where `report_to` sends
+    it: ``anchor_drift``, the mean cosine distance of the refreshes since the last log; and ``anchor_coverage``, the
+    median cosine of an anchor to the nearest other one, seen from their mean. The latter is how near a fresh sample
+    like the anchors would lie to one of them; towards 1 while the loss stands still, the encoder collapses.
 
     Args:
         anchors_view: The anchors as the encoder reads them; the model's own view if left out.
@@ -94,6 +103,7 @@ class AnchorCallback(TrainerCallback):
         self.batch_size = batch_size
         self.drift_: list[tuple[int, float]] = []
         self._exact_at: int | None = None
+        self._logged = 0  # how many entries of drift_ went into a log
         self._parts: list[list[Batch]] = []  # of this rank's share of the anchors
 
     def on_init_end(
@@ -131,6 +141,7 @@ class AnchorCallback(TrainerCallback):
         self._exact_at, self.drift_ = None, []
         if state.global_step == 0:
             self._refresh(encoder, state.global_step, exact=True)
+        self._logged = len(self.drift_)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -154,6 +165,21 @@ class AnchorCallback(TrainerCallback):
         if args.load_best_model_at_end:
             self._exact_at = None  # the weights are no longer those of this step
         self._refresh(_encoder_of(kwargs["model"]), state.global_step, exact=True)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Add drift and coverage of the anchors to the log of a training step, and send them to `report_to`."""
+        if not logs or "loss" not in logs:
+            return
+        drift = [moved for _, moved in self.drift_[self._logged :]]
+        self._logged = len(self.drift_)
+        facts = {"anchor_drift": sum(drift) / len(drift)} if drift else {}
+        facts["anchor_coverage"] = coverage(_encoder_of(kwargs["model"]).projection.anchors_AD)
+        logs.update(facts)  # for the callbacks after this one
+        state.log_history[-1].update(facts)
+        for reporter in _reporters():  # they came before this one
+            reporter.on_log(args, state, control, logs=dict(facts), **kwargs)
 
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -213,6 +239,29 @@ class AnchorCallback(TrainerCallback):
             mine[rows, d] = 1
         all_AE = reduce(all_AE, "sum") if world.num_processes > 1 else all_AE
         return all_AE[:, :d], all_AE[:, d] > 0
+
+
+@torch.no_grad()
+def coverage(anchors_AD: Tensor) -> float:
+    """Median cosine of an anchor to the nearest other one, both seen from the mean of all; 1 for a single anchor."""
+    if len(anchors_AD) == 1:
+        return 1.0
+    units_AD = unit(anchors_AD.float() - anchors_AD.float().mean(0))
+    return float((units_AD @ units_AD.T).fill_diagonal_(-1).amax(1).median())
+
+
+def _reporters() -> list[TrainerCallback]:
+    """The callbacks that the Trainer made for `report_to`.
+
+    An event hands over neither the Trainer nor its other callbacks, so they are read from the call that led here.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, CallbackHandler):
+            return [one for one in caller.callbacks if type(one) in INTEGRATION_TO_CALLBACK.values()]
+        frame = frame.f_back
+    return []  # called by something else than a Trainer
 
 
 def samples_per_step(args: TrainingArguments) -> int:

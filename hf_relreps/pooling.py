@@ -185,9 +185,10 @@ def spread(model: Any, output: Any, inputs: Mapping[str, Any]) -> tuple[Any, Ten
     if hidden is None:
         return output, None
     patches_B, mask_BT = _patches(inputs), None
-    if hidden.ndim == 3 and len(hidden) == 1 and len(patches_B) > 1:
+    # `shape`, not `len`: that would fix the size of the batch in an exported program.
+    if hidden.ndim == 3 and hidden.shape[0] == 1 and patches_B.shape[0] > 1:
         hidden = hidden[0]
-    if hidden.ndim == 2 and len(hidden) != len(patches_B):
+    if hidden.ndim == 2 and hidden.shape[0] != patches_B.shape[0]:
         hidden, mask_BT = unpacked(hidden, patches_B)
     elif hidden.ndim == 3:
         mask_BT = _mask_of(model, hidden, inputs)
@@ -202,7 +203,8 @@ def _patches(inputs: Mapping[str, Any]) -> Tensor:
     for name in ("image_grid_thw", "grid_thw", "image_sizes", "target_sizes"):
         if name in inputs:
             return inputs[name].prod(-1)
-    return torch.ones(len(next(value for value in inputs.values() if isinstance(value, Tensor))), dtype=torch.long)
+    first = next(value for value in inputs.values() if isinstance(value, Tensor))
+    return torch.ones(first.shape[0], dtype=torch.long)
 
 
 def _mask_of(model: Any, hidden_BTD: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:

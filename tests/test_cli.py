@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForSequenceClassification
+import torch
+from PIL import Image
+from transformers import AutoModelForSequenceClassification, ViTConfig, ViTImageProcessorPil, ViTModel
 
-from hf_relreps import RelativeDecoder, RelativeModelForSequenceClassification, cli
+from hf_relreps import (
+    AnchorSet,
+    RelativeDecoder,
+    RelativeModelForImageClassification,
+    RelativeModelForSequenceClassification,
+    cli,
+)
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -44,10 +55,169 @@ def uploads(
     return {name: str(folder / name) for name in models}
 
 
-def test_help_names_the_commands(run: Run) -> None:
+COMMANDS = [
+    ("quickstart",),
+    ("anchors", "show"),
+    ("anchors", "choose"),
+    ("stitch",),
+    ("compare",),
+    ("find",),
+    ("pull",),
+    ("card",),
+    ("app",),
+]
+
+
+def test_help_names_the_commands_and_the_exit_codes(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    assert all(command in out for command in ("quickstart", "stitch", "compare"))
+    assert all(command[0] in out for command in COMMANDS)
+    assert "Exit codes: 0 done, 1" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_each_command_teaches_by_examples_whose_options_exist(run: Run, command: tuple[str, ...]) -> None:
+    code, out, _ = run(*command, "--help")
+    told, _, options = out.partition("Arguments" if "Arguments" in out else "Options")
+    examples = [line.strip() for line in told.splitlines() if line.strip().startswith("hf-relreps ")]
+    assert code == 0 and examples
+    assert all(example.startswith("hf-relreps " + " ".join(command)) for example in examples)
+    for option in re.findall(r" (--[a-z-]+)", " ".join(examples)):
+        assert option in options
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    from hf_relreps import __version__
+
+    assert run("--version")[:2] == (0, f"hf_relreps {__version__}\n")
+
+
+def test_a_command_that_does_not_exist_is_a_usage_error(run: Run) -> None:
+    code, out, err = run("frobnicate")
+    assert (code, out) == (2, "") and "No such command 'frobnicate'" in err
+
+
+def test_an_interrupted_command_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*parts: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_relreps.stitching.compatibility", interrupted)
+    code, out, err = run("compare", "me/a", "me/b")
+    assert code == 130 and "Traceback" not in out + err
+
+
+# -- anchors
+
+
+@pytest.fixture
+def pairs(texts: dict[str, list[str]], tmp_path: Path) -> str:
+    lines = ["id,english,fr,label"]
+    lines += [f"m{i},{en},{fr},{i // 20}" for i, (en, fr) in enumerate(zip(texts["en"], texts["fr"], strict=True))]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return str(tmp_path / "pairs.csv")
+
+
+CHOOSE = ("-k", "12", "--view", "en=english", "--view", "fr", "--id-column", "id")
+
+
+def test_anchors_are_chosen_from_a_file_and_shown(run: Run, pairs: str, tmp_path: Path) -> None:
+    folder = tmp_path / "chosen"
+    code, out, _ = run("anchors", "choose", pairs, *CHOOSE, "--strategy", "stratified", "--output", str(folder))
+    chosen = AnchorSet.from_pretrained(folder)
+    assert code == 0 and f"saved in {folder}" in out and chosen.fingerprint[:16] in out
+    assert (len(chosen), chosen.views) == (12, ["en", "fr"])
+    assert sorted(int(name[1:]) // 20 for name in chosen.ids) == [0] * 4 + [1] * 4 + [2] * 4
+    code, out, _ = run("anchors", "show", str(folder), "--rows", "2")
+    assert code == 0 and "12 anchors" in out and "views: en (text), fr (text)" in out
+    assert [line.strip() for line in out.splitlines() if line.startswith("  m")] == chosen.ids[:2]
+    assert f"en  {chosen.view('en').samples[0]}" in out
+
+
+def test_anchors_as_json(run: Run, pairs: str, uploads: dict[str, str], anchors: AnchorSet) -> None:
+    code, out, _ = run("anchors", "choose", pairs, *CHOOSE, "--json")
+    chosen = json.loads(out)
+    assert code == 0 and (chosen["num_anchors"], chosen["saved"]) == (12, None)
+    code, out, _ = run("anchors", "show", uploads["en"], "--json")
+    assert json.loads(out)["fingerprint"] == anchors.fingerprint
+
+
+def test_nothing_saved_is_said(run: Run, pairs: str) -> None:
+    assert "nothing saved: --output" in run("anchors", "choose", pairs, *CHOOSE)[1]
+
+
+def test_the_bundled_data_set_has_a_name(run: Run) -> None:
+    code, out, _ = run("anchors", "choose", "debian", "--view", "en", "--view", "it", "--id-column", "package")
+    assert code == 0 and "300 anchors" in out
+
+
+def test_a_data_set_that_cannot_be_read_is_a_sentence(run: Run, hub: Any) -> None:
+    for name in ("no/such/file.csv", "nobody/nothing"):
+        code, out, err = run("anchors", "choose", name, "--view", "en")
+        assert code == 2 and out == "" and f"There is no data set '{name}'" in err
+
+
+def test_anchors_are_pushed_and_shown_from_the_hub(run: Run, pairs: str, hub: Any, repo_id: str) -> None:
+    assert run("anchors", "choose", pairs, *CHOOSE, "--push", repo_id)[0] == 0
+    assert "12 anchors" in run("anchors", "show", repo_id)[1]
+
+
+# -- machines
+
+RUN_ALL = """
+import json, sys
+from hf_relreps import cli
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["hf-relreps", *command]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        assert not stop.code
+"""
+
+
+def test_an_error_is_json_for_machines_and_a_sentence_for_people(run: Run, uploads: dict[str, str]) -> None:
+    code, out, err = run("stitch", uploads["cosine"], uploads["en"], "--json")
+    told = json.loads(out)
+    assert code == 2 and told["error"] == "StitchingError" and told["message"] in err
+
+
+def test_output_that_is_piped_holds_no_bars_and_no_colours(
+    uploads: dict[str, str], pairs: str, tmp_path: Path
+) -> None:
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment.pop("HF_HUB_DISABLE_PROGRESS_BARS", None)
+    commands = [
+        ["anchors", "choose", pairs, *CHOOSE, "--output", str(tmp_path / "anchors")],
+        ["stitch", uploads["fr"], uploads["en"], "--text", "petit chat", "--output", str(tmp_path / "model")],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, json.dumps(commands)], env=environment, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"saved in" in done.stdout and b"\r" not in done.stdout and b"\x1b" not in done.stdout
+
+
+# -- the app
+
+
+def test_without_gradio_the_app_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "hf_relreps.app.page", raising=False)
+    code, _, err = run("app")
+    assert code == 2 and "pip install 'hf_relreps[app]'" in err
+
+
+def test_the_app_is_pushed_as_a_space(run: Run, hub: Any, hub_user: str) -> None:
+    from huggingface_hub import HfApi
+
+    name = f"{hub_user}/cli-app"
+    code, out, _ = run("app", "--push", name)
+    assert (code, out) == (0, f"pushed to the Space {name}\n")
+    HfApi().delete_repo(name, repo_type="space")
+
+
+# -- parts
 
 
 def test_compare_says_that_parts_fit(run: Run, uploads: dict[str, str]) -> None:
@@ -85,6 +255,42 @@ def test_a_folder_that_does_not_exist_is_a_sentence_and_exit_code_2(run: Run, up
     code, _, err = run("stitch", "./no/such/folder", uploads["en"])
     assert code == 2
     assert "no/such/folder" in err and "Traceback" not in err
+
+
+def test_stitch_prints_answers_as_json(run: Run, uploads: dict[str, str]) -> None:
+    texts = ("petit chat ici", "vieux pain")
+    code, out, _ = run("stitch", uploads["fr"], uploads["en"], "--text", texts[0], "--text", texts[1], "--json")
+    found = json.loads(out)
+    assert code == 0 and [answer["sample"] for answer in found["answers"]] == list(texts)
+    assert all(answer["label"] in ("animal", "food", "vehicle") for answer in found["answers"])
+    assert (found["saved"], found["pushed"]) == (None, None)
+
+
+@pytest.fixture(scope="module")
+def image_upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("image")
+    images = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue", "white")]
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    vit = ViTModel(ViTConfig(image_size=16, patch_size=8, **sizes))
+    view = AnchorSet(list("abcd"), {"photo": images}).view("photo")
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
+    names = {"id2label": {0: "warm", 1: "cold"}, "label2id": {"warm": 0, "cold": 1}}
+    RelativeModelForImageClassification.from_encoder(vit, view, processor, **names).eval().save_pretrained(folder)
+    images[0].save(folder / "red.png")
+    return folder
+
+
+def test_stitch_classifies_an_image(run: Run, image_upload: Path) -> None:
+    code, out, err = run("stitch", str(image_upload), str(image_upload), "--image", str(image_upload / "red.png"))
+    assert code == 0 and re.match(r"(warm|cold)  0\.\d\d  .*red\.png\n$", out), err
+
+
+def test_what_the_model_does_not_read_is_refused(run: Run, image_upload: Path, uploads: dict[str, str]) -> None:
+    code, _, err = run("stitch", str(image_upload), str(image_upload), "--text", "a cat")
+    assert code == 2 and "reads images, --text was given" in err
+    code, _, err = run("stitch", str(image_upload), str(image_upload), "--image", "no.png")
+    assert code == 2 and "--image cannot be read" in err and "Traceback" not in err
 
 
 @pytest.fixture

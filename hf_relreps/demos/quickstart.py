@@ -84,7 +84,7 @@ class Settings:
         return f"{self.user}/relative-debian-{recipe.name}"
 
     def training_arguments(self, recipe: Recipe, **arguments: Any) -> TrainingArguments:
-        """What all trainings share: the recipe's seed, a progress bar, nothing saved before the push."""
+        """What all trainings share: the recipe's seed, a progress bar on a terminal, nothing saved before the push."""
         from transformers import TrainingArguments
 
         return TrainingArguments(
@@ -92,7 +92,7 @@ class Settings:
             seed=recipe.seed,
             save_strategy="no",
             logging_strategy="no",
-            disable_tqdm=False,
+            disable_tqdm=not sys.stderr.isatty(),
             dataloader_pin_memory=torch.cuda.is_available(),
             **arguments,
         )
@@ -202,12 +202,15 @@ def train_and_push(settings: Settings, recipe: Recipe, anchors: AnchorSet, train
 
 def show_only_the_bar(trainer: Trainer) -> None:
     """Training keeps its progress bar; the table of losses would drown the story."""
-    from transformers import ProgressCallback
+    from transformers import PrinterCallback, ProgressCallback
 
     class Bar(ProgressCallback):
         def on_log(self, *args: Any, **kwargs: Any) -> None:
             pass
 
+    if trainer.args.disable_tqdm:
+        trainer.remove_callback(PrinterCallback)
+        return
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Bar())
 
@@ -294,6 +297,10 @@ def main(arguments: list[str]) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()  # of loading and saving; training and encoding keep theirs
     logging.getLogger("hf_relreps").setLevel(logging.ERROR)  # long texts are cut on purpose
+    if not sys.stderr.isatty():
+        from datasets import disable_progress_bars
+
+        disable_progress_bars()
     warnings.filterwarnings("ignore", message=".*about to commit a data file.*")  # the anchors, on purpose
     output, encoder, quick, user = arguments
     Path(output).mkdir(parents=True, exist_ok=True)

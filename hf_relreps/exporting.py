@@ -1,0 +1,179 @@
+"""Whole models for places without this library: `torch.export`, ONNX, and int8 on the CPU.
+
+A stitched model is exported like any other: its anchors become constants of the program.
+Shapes: B batch, T tokens, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_relreps.configuration import IMAGE_DECODERS
+from hf_relreps.errors import ConfigurationError, MissingExtraError
+from hf_relreps.modeling import RelativeTaskModel
+from hf_relreps.samples import batches
+from hf_relreps.wrapping import evaluating
+
+
+EXAMPLES = 3  # a batch of one would fix its size in the program
+LONGEST = 1_000_000  # what tokenizers give that know no limit is larger
+
+
+class _Whole(nn.Module):
+    """The model with one tensor as its output."""
+
+    def __init__(self, model: RelativeTaskModel) -> None:
+        super().__init__()
+        self.model = model
+        self.output = output_name(model)
+        self.settings = {"return_loss": False} if self.output == "reconstruction" else {}
+
+    def forward(  # torch.export wants names
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        input_features: Tensor | None = None,
+    ) -> Tensor:
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        inputs |= {"pixel_values": pixel_values, "input_values": input_values, "input_features": input_features}
+        given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        return getattr(self.model(**given, **self.settings), self.output)
+
+
+def output_name(model: RelativeTaskModel) -> str:
+    """What the exported program gives: ``logits`` (B, C), or ``reconstruction`` (B, C, H, W)."""
+    return "reconstruction" if model.config.decoder_type in IMAGE_DECODERS else "logits"
+
+
+@torch.no_grad()
+def export_program(model: RelativeTaskModel) -> torch.export.ExportedProgram:
+    """A whole model as a program of `torch.export`, for batches of any size and texts of any length that it reads.
+
+    The program takes what the model's processor gives, by name, and gives one tensor: see `output_name`. Save it with
+    ``torch.export.save``; it runs without this library.
+
+    Args:
+        model: A whole model, stitched or not, with its processor and its anchors: the first of these are the example
+            that the program is traced with.
+
+    Raises:
+        ConfigurationError: If the model reads nodes: their graph would be fixed in the program.
+
+    Example:
+        ```python
+        program = export_program(stitch("me/relative-fr", "me/relative-en"))
+        logits = program.module()(**tokenizer(["un jeu de cartes"], return_tensors="pt"))
+        torch.export.save(program, "french.pt2")
+        ```
+    """
+    inputs = _example(model)
+    with evaluating(model):
+        whole = _Whole(model).eval()
+        assert model.encoder.projection.frame  # now: in the program it is a constant, not a factorisation
+        sizes = {name: _sizes(tensor, model) for name, tensor in inputs.items()}
+        return torch.export.export(whole, (), kwargs=inputs, dynamic_shapes=sizes, strict=False)
+
+
+def export_onnx(model: RelativeTaskModel, file: str | Path) -> Path:
+    """A whole model as an ONNX file, as `export_program` makes it; its output is called as `output_name` says.
+
+    Args:
+        model: As for `export_program`.
+        file: Where to; large weights come to lie in a file beside it.
+
+    Raises:
+        ConfigurationError: If the model reads nodes.
+        MissingExtraError: If onnx and onnxscript are not installed.
+
+    Example:
+        ```python
+        session = onnxruntime.InferenceSession(export_onnx(model, "french.onnx"))
+        logits = session.run(["logits"], dict(tokenizer(["un jeu de cartes"], return_tensors="np")))[0]
+        ```
+    """
+    if find_spec("onnx") is None or find_spec("onnxscript") is None:
+        raise MissingExtraError("ONNX needs packages of its own. Install them: pip install 'hf_relreps[onnx]'.")
+    program, inputs = export_program(model), _example(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself
+        made: Any = torch.onnx.export(
+            program,
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=[output_name(model)],
+            dynamic_shapes={name: _sizes(tensor, model) for name, tensor in inputs.items()},
+            verbose=False,
+        )
+    made.save(str(file))
+    return Path(file)
+
+
+@torch.no_grad()
+def quantized(model: RelativeTaskModel) -> RelativeTaskModel:
+    """A copy whose linear layers compute in int8 on the CPU, with its anchors encoded anew by its own encoder.
+
+    Attention and linear layers take a quarter of the memory; answers differ a little. The copy is for use, not for
+    `save_pretrained`: upload the model it was made from.
+
+    Args:
+        model: A whole model with its processor and its anchors; it stays as it is.
+
+    Raises:
+        ConfigurationError: If the model reads nodes.
+
+    Example:
+        ```python
+        small = quantized(stitch("me/relative-fr", "me/relative-en"))
+        pipeline("text-classification", model=small, tokenizer=small.processor)
+        ```
+    """
+    _refuse_nodes(model)
+    copied = copy.deepcopy(model).cpu().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself
+        small: Any = torch.ao.quantization.quantize_dynamic(copied, {nn.Linear}, dtype=torch.qint8, inplace=True)
+    small._carries(model._anchors, model._processor)
+    small.encoder.encode_anchors(model.anchors.view(model.config.anchor_view), model.processor)
+    return small
+
+
+def _example(model: RelativeTaskModel) -> dict[str, Tensor]:
+    """What the processor makes of the first anchors."""
+    _refuse_nodes(model)
+    samples = list(model.anchors.view(model.config.anchor_view).samples[:EXAMPLES])
+    samples += samples[:1] * (EXAMPLES - len(samples))
+    ((_, inputs),) = batches(samples, model.processor, EXAMPLES, model.config.max_length)
+    names = inspect.signature(_Whole.forward).parameters
+    return {name: tensor.to(model.device) for name, tensor in inputs.items() if name in names}
+
+
+def _sizes(tensor: Tensor, model: RelativeTaskModel) -> dict[int, Any]:
+    """Which sizes of an input may change: the batch, and the length of texts."""
+    sizes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if model.config.modality == "text" and tensor.ndim == 2:
+        longest = min(getattr(model.processor, "model_max_length", LONGEST), _positions(model), LONGEST)
+        sizes[1] = torch.export.Dim("tokens", max=int(longest))
+    return sizes
+
+
+def _positions(model: RelativeTaskModel) -> int:
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
+
+
+def _refuse_nodes(model: RelativeTaskModel) -> None:
+    if model.config.modality == "node":
+        raise ConfigurationError(
+            "The model reads nodes of a graph, which would be fixed in the program. Export models of texts, images or "
+            "sounds."
+        )
