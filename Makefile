@@ -1,11 +1,13 @@
 # Every target sets up what it needs in .venv, once: a stamp file remembers it until pyproject.toml or the pins change.
 # PYTHON     the Python to build .venv with (3.11 or newer)
 # ARGS       arguments of the quickstart, for example ARGS="--encoder distilbert-base-uncased"
+# NOTEBOOKS  the notebooks to run, all if left out
 # PYTEST     arguments of pytest, for example PYTEST="-k stitch"
 # PIP_FLAGS  arguments of pip, for example an index that serves CPU builds of torch
 
 PYTHON ?= python3
 ARGS ?=
+NOTEBOOKS ?=
 PYTEST ?=
 PIP_FLAGS ?=
 
@@ -16,14 +18,17 @@ PINS := constraints/dev.txt
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint $(PINS) $(PIP_FLAGS)
 # Two test processes, one thread each: more threads than cores make both slower.
 RUN_TESTS := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
-SOURCES := hf_relreps tests benchmarks
+SOURCES := hf_relreps tests benchmarks notebooks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: quickstart test test-all nightly audit quality style build clean help
+.PHONY: quickstart notebooks test test-all nightly audit quality style build clean help
 
 quickstart: $(VENV)/.demo-installed  ## train four encoders, push them, pull parts of them and stitch (ARGS="...")
 	@$(BIN)/hf-relreps quickstart $(ARGS)
+
+notebooks: $(VENV)/.test-installed  ## run the notebooks and write their outputs (NOTEBOOKS="..." names some)
+	@$(BIN)/python notebooks/run.py $(NOTEBOOKS)
 
 test: quality  ## all checks and all tests that need neither network nor patience
 	$(RUN_TESTS) $(PYTEST)

@@ -135,7 +135,7 @@ def _agreed_names(own_names: Mapping[str, tuple[str, ...]], labels: Sequence[Any
         raise EvaluationError(
             f"The labels are numbers without names, and decoders number their classes in different ways: {first!r} as "
             f"{_short(told[first])}, {differing[0]!r} as {_short(told[differing[0]])}. Name the labels: "
-            'dataset.castcolumn_of("label", ClassLabel(names=[...])).'
+            'dataset.cast_column("label", ClassLabel(names=[...])).'
         )
     return told[first]
 

@@ -1,43 +1,21 @@
-"""Pictures in one style, readable on light and on dark pages."""
+"""Tables of numbers side by side, as heat maps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_relreps.errors import MissingExtraError
+from hf_relreps.evaluation.plots.style import EMPTY, FRAME, PAPER, drawing, finished, wrapped
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PAPER, INK, FRAME, EMPTY = "#f4f4f1", "#2b2b2b", "#e4572e", "#dcdcd6"
 COLOURS = "YlGnBu"
-STYLE = {
-    # An opaque neutral ground: a transparent one swallows dark text on a dark page.
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "savefig.dpi": 160,
-    "hatch.color": "#c2c2ba",
-}
 # In letters: names above the first are slanted, above the second numbered or upright, above the third shortened.
 LONGEST_FLAT, LONGEST_SLANTED, LONGEST_NAME = 6, 16, 40
 TURNS: dict[str, dict[str, Any]] = {
@@ -73,10 +51,9 @@ def heat_maps(
         notes: What stands below the panels, one after the other.
         greater_is_better: ``False`` turns the colours round, so that dark is good either way.
     """
-    plt = _pyplot()
     names = _Names.of(rows, columns)
     low, high = _limits(list(panels.values()), greater_is_better)
-    with plt.rc_context(STYLE):
+    with drawing() as plt:
         figure, axes = plt.subplots(
             1, len(panels), figsize=names.size(len(panels)), sharey=True, squeeze=False, layout="constrained"
         )
@@ -89,16 +66,8 @@ def heat_maps(
         axes[0, 0].set_ylabel(row_label)
         figure.colorbar(image, ax=axes, label=colour_label, shrink=0.9, aspect=25, pad=0.02)
         if notes:
-            figure.supxlabel(_wrap(notes, width=int(12 * figure.get_figwidth())), fontsize=9)
-    # Closed for pyplot, so that a notebook shows the figure once: as the value of its cell.
-    plt.close(figure)
-    return figure
-
-
-def save(figure: Figure, path: str | Path) -> Figure:
-    """Write the figure to a file, its format told by the suffix, and give it back."""
-    figure.savefig(Path(path), dpi=STYLE["savefig.dpi"], facecolor=figure.get_facecolor())
-    return figure
+            figure.supxlabel(wrapped(notes, width=int(12 * figure.get_figwidth())), fontsize=9)
+    return finished(figure)
 
 
 def _heat_map(ax: Axes, values: np.ndarray, framed: np.ndarray, colours: Any, low: float, high: float) -> Any:
@@ -181,30 +150,9 @@ def _short_number(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 100 else f"{value:.3g}"
 
 
-def _wrap(parts: Sequence[str], width: int) -> str:
-    """Parts with a dot between them, broken into lines only between parts."""
-    lines = [parts[0]]
-    for part in parts[1:]:
-        if len(lines[-1]) + len(part) + 5 <= width:
-            lines[-1] += f"  ·  {part}"
-        else:
-            lines.append(part)
-    return "\n".join(lines)
-
-
 def _shorten(name: str) -> str:
     """The name, or its two ends: repository ids of one owner differ at the end, ids of several at the start."""
     if len(name) <= LONGEST_NAME:
         return name
     head = LONGEST_NAME // 3
     return f"{name[:head]}…{name[head + 1 - LONGEST_NAME :]}"
-
-
-def _pyplot() -> ModuleType:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingExtraError(
-            'Pictures need matplotlib, which is not installed. Run: pip install "hf_relreps[plots]"'
-        ) from error
-    return plt
