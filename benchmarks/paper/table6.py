@@ -1,0 +1,224 @@
+"""Table 6: stitching across architectures, images.
+
+Five encoders stay frozen: EfficientNet-Lite 0, 1 and 2 with their ImageNet weights (1280 wide, images of 64 pixels a
+side), and a small convolutional net and a small vision transformer (64 wide) that are trained here on 8,000 other
+images as ordinary classifiers, each anew and from its own seed for each seed of the table. Each encoder gets a decoder
+(LayerNorm and two layers, seeds all distinct) from 1,200 train images, 300 of which, as many of each class, are the
+anchors; each decoder reads every encoder: 20 stitched pairs. Score: weighted F1 on 500 test images. Absolute control:
+decoders of the same form on absolute embeddings, between encoders of equal width. "Labelled anchors only": the same,
+trained on the labels of the anchors alone.
+
+What differs from the paper: it has RexNet and three ViTs with ImageNet weights of timm, 768 anchors drawn uniformly,
+CIFAR-100 (20 coarse classes) and ImageNet. Here are Fashion-MNIST and CIFAR-10, fewer images, and two encoders that
+know nothing but the data set, so that they differ from the others by more than their architecture.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from transformers import set_seed
+
+from benchmarks.assets.images import lite_features
+from benchmarks.modalities.image_data import Pixels, pixels_of
+from benchmarks.modalities.images import ARCHITECTURES, POOLINGS, RATE
+from benchmarks.modalities.report import console, train
+from benchmarks.paper import image_sets
+from benchmarks.paper.frozen import (
+    ABSOLUTE,
+    PROJECTIONS,
+    Comparison,
+    Space,
+    Task,
+    own_and_stitched,
+    percent,
+    row_of,
+    share,
+    stitched_in_short,
+    tasks_of,
+)
+from benchmarks.paper.options import Options
+from benchmarks.paper.tables import markdown
+from hf_relreps.encoders.images import image_processor
+from hf_relreps.pooling import pool
+from hf_relreps.selection import select
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SEEDS = 3
+ANCHORS = 300
+NAMES = ("fashion_mnist", "cifar10")
+TITLES = {"fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "mnist": "MNIST", "digits": "digits"}
+LITES = (0, 1, 2)
+OWN = {"cnn": "CNN", "vit": "ViT"}
+SCRATCH_ROWS, TRAIN_ROWS, TEST_ROWS = 8_000, 1_200, 500
+EPOCHS = {"fashion_mnist": 2, "cifar10": 4}
+# Weighted F1 in per cent, encoder (row) with decoder (column), CIFAR-100 with 20 coarse classes.
+PAPER_NAMES = ("RexNet", "ViT-base", "ViT-ResNet", "ViT-small")
+PAPER: dict[str, tuple[tuple[float | None, ...], ...]] = {
+    "absolute": (
+        (82.06, None, None, None),
+        (None, 93.15, 4.69, None),
+        (None, 6.21, 91.41, None),
+        (None, None, None, 90.07),
+    ),
+    "relative": (
+        (80.22, 76.81, 79.79, 75.35),
+        (54.98, 91.94, 84.46, 81.23),
+        (53.33, 81.42, 90.77, 78.35),
+        (59.82, 84.29, 84.66, 88.85),
+    ),
+}
+
+
+class Classifier(nn.Module):
+    """An ordinary classifier: pooling, one layer."""
+
+    def __init__(self, architecture: str, image_size: int, classes: int) -> None:
+        super().__init__()
+        self.encoder, self.pooling = ARCHITECTURES[architecture](image_size), POOLINGS[architecture]
+        self.output = nn.LazyLinear(classes)
+        self(torch.zeros(2, 3, image_size, image_size))  # so that the layer knows its width
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """Absolute embeddings (B, D)."""
+        return pool(self.encoder(pixel_values), None, self.pooling)
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Loss and logits (B, C)."""
+        logits_BC = self.output(self.embed(pixel_values))
+        loss = {} if labels is None else {"loss": nn.functional.cross_entropy(logits_BC, labels)}
+        return loss | {"logits": logits_BC}
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Every data set; quick: little of one, with the two encoders that need no weights, and Lite 0 where it is."""
+    rows = [row for name in names(options) for row in measured(name, options)]
+    return {"anchors": ANCHORS, "metric": "weighted F1", "encoders": list(rows[0]["encoders"]), "rows": rows}
+
+
+def names(options: Options) -> tuple[str, ...]:
+    """Of the data sets."""
+    return image_sets.names(options)[:1] if options.quick else NAMES
+
+
+def measured(name: str, options: Options) -> list[dict[str, Any]]:
+    """Rows of one data set."""
+    scratch, rows, test = parts(name, options)
+    labels, test_labels = np.array(rows["label"][:]), np.array(test["label"][:])
+    lites = LITES if not options.quick else (0,) if options.assets else ()
+    features = {
+        f"Lite{version}": [
+            lite_features(version, part["image"][:], options.cache, options.assets) for part in (rows, test)
+        ]
+        for version in lites
+    }
+    comparison = Comparison()
+    for seed in track(range(options.seeds), name, console=console):
+        features |= own_features(name, scratch, rows, test, options, seed)
+        anchors = select(len(rows), min(ANCHORS, len(rows)), "stratified", seed, labels=labels.tolist())
+        spaces = {
+            encoder: Space(train_ND, train_ND[anchors], test_MD, torch.as_tensor(labels))
+            for encoder, (train_ND, test_MD) in features.items()
+        }
+        task = Task(test_labels, rows.features["label"].num_classes, 20, labels[anchors])
+        comparison.add(spaces, task, seed)
+    return comparison.rows(task.chance, task=name, train=len(rows), test=len(test), encoders=list(features))
+
+
+def parts(name: str, options: Options) -> tuple[Dataset, Dataset, Dataset]:
+    """What the two small encoders are trained on, what decoders are trained on, what is tested."""
+    scratch, train_rows, test_rows = (800, 500, 250) if options.quick else (SCRATCH_ROWS, TRAIN_ROWS, TEST_ROWS)
+    rows = image_sets.load(name, "train", train_rows + scratch, options)
+    test = image_sets.load(name, "test", test_rows, options)
+    return rows.select(range(train_rows, len(rows))), rows.select(range(train_rows)), test
+
+
+def own_features(
+    name: str, scratch: Dataset, rows: Dataset, test: Dataset, options: Options, seed: int
+) -> dict[str, list[Tensor]]:
+    """Features of a convolutional net and a transformer that are trained first."""
+    size = image_sets.SIZES[name]
+    pixels = {id(part): pixels_of(part, image_processor(size)) for part in (scratch, rows, test)}
+    samples = Pixels(pixels[id(scratch)], torch.as_tensor(scratch["label"][:]))
+    found = {}
+    for i, architecture in enumerate(OWN):
+        own_seed = 100 * seed + 10 + i
+        set_seed(own_seed)
+        model = train(
+            Classifier(architecture, size, scratch.features["label"].num_classes),
+            samples,
+            own_seed,
+            options.cache / "trainer",
+            num_train_epochs=EPOCHS.get(name, 6),
+            per_device_train_batch_size=32,
+            learning_rate=RATE,
+            warmup_steps=0.1,
+            lr_scheduler_type="cosine",
+            weight_decay=0.01,
+        )
+        with torch.inference_mode():
+            found[OWN[architecture]] = [
+                torch.cat([model.embed(x_BCHW) for x_BCHW in pixels[id(part)].split(250)]).clone()
+                for part in (rows, test)
+            ]
+    return found
+
+
+def render(results: dict[str, Any]) -> str:
+    """Own and stitched of each data set, every pair, and the paper's pairs."""
+    tasks, found = tasks_of(results), [own_and_stitched(results, TITLES)]
+    for task in tasks:
+        found.append(
+            f"Every pair of {TITLES[task]}, encoder by decoder; absolute, cosine, default:\n\n" + _pairs(results, task)
+        )
+    found.append("The paper's pairs, absolute and relative (CIFAR-100, 20 classes):\n\n" + _paper_pairs())
+    return "\n\n".join([*found, _remark(results, tasks)])
+
+
+def _pairs(results: dict[str, Any], task: str) -> str:
+    """Three figures in each cell."""
+    rows = [row_of(results, task, kind) for kind in (ABSOLUTE, *PROJECTIONS)]
+    names = rows[0]["encoders"]
+    lines = [
+        (f"**{name}**", *(" / ".join(percent(row["pairs"][i][j]) for row in rows) for j in range(len(names))))
+        for i, name in enumerate(names)
+    ]
+    return markdown(("encoder \\ decoder", *names), lines)
+
+
+def _paper_pairs() -> str:
+    lines = []
+    for i, name in enumerate(PAPER_NAMES):
+        cells = zip(PAPER["absolute"][i], PAPER["relative"][i], strict=True)
+        lines.append((f"**{name}**", *(f"{'-' if a is None else f'{a:.2f}'} / {r:.2f}" for a, r in cells)))
+    return markdown(("encoder \\ decoder", *PAPER_NAMES), lines)
+
+
+def paper_means() -> tuple[float, float]:
+    """The paper's mean of own pairs and of stitched ones, relative, in per cent."""
+    scores = np.array(PAPER["relative"], dtype=float)
+    own = np.eye(len(scores), dtype=bool)
+    return float(scores[own].mean()), float(scores[~own].mean())
+
+
+def _remark(results: dict[str, Any], tasks: list[str]) -> str:
+    own, stitched = paper_means()
+    lines = [f"Over all pairs, the paper's stitched F1 is {100 * stitched / own:.0f} % of own."]
+    for task in tasks:
+        shares = [f"{100 * share(row_of(results, task, kind)):.0f} %" for kind in PROJECTIONS]
+        lines.append(f"Here, on {TITLES[task]}, it is {shares[0]} with cosines and {shares[1]} with the default.")
+    return " ".join(lines)
+
+
+def headline(results: dict[str, Any]) -> tuple[str, str, str]:
+    """Means over pairs of the last data set, which is nearest to the paper's."""
+    task = results["rows"][-1]["task"]
+    paper = f"CIFAR-100, stitched: absolute 5.45, relative {paper_means()[1]:.1f}"
+    return paper, *stitched_in_short(results, task, TITLES[task])

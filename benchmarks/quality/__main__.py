@@ -1,0 +1,94 @@
+"""How much of its own score a model keeps when its parts are stitched: one command for each setting and each study.
+
+For example ``python -m benchmarks.quality words`` needs nothing but the package; ``text``, ``glosses`` and ``images``
+need encoders out of packages, which `benchmarks.assets` names; ``--quick`` takes little of everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from benchmarks.modalities.report import _rounded, console, timed
+from benchmarks.quality.settings import SETTINGS, TRAINED
+
+
+RESULTS = Path(__file__).parents[1] / "results" / "quality"
+STUDIES = ("bootstrapping", "anchors", "prediction")
+TEXT_ENCODERS = ("minilm", "use", "me5", "mpnet")
+QUICK_ROWS = 400  # of each split
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run settings and studies."""
+    arguments = _arguments(words)
+    quiet()
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    for name in arguments.what:
+        with timed(name):
+            if name in STUDIES:
+                found = importlib.import_module(f"benchmarks.quality.{name}").run(arguments)
+            else:
+                found = setting(name, arguments)
+        _write(arguments, name, found)
+
+
+def _arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "benchmarks.quality", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("what", nargs="+", choices=[*SETTINGS, *STUDIES], metavar="what", help=_choices())
+    parser.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
+    parser.add_argument("--seeds", type=int, default=3, help="of anchors and decoders (3)")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/quality"), help="what encoders say, kept there")
+    parser.add_argument("--assets", type=Path, help="folder of packages; see benchmarks/assets")
+    parser.add_argument("--data", type=Path, help="folder with trec.parquet and planetoid/")
+    parser.add_argument("--encoders", nargs="+", default=TEXT_ENCODERS, choices=TEXT_ENCODERS, help="of the texts")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes")
+    return parser.parse_args(words)
+
+
+def _choices() -> str:
+    return f"settings: {', '.join(SETTINGS)}\nstudies: {', '.join(STUDIES)}"
+
+
+def quiet() -> None:
+    """Only what the benchmark itself says."""
+    from datasets import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    disable_progress_bars()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("hf_relreps").setLevel(logging.ERROR)
+
+
+def setting(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The main table of one setting."""
+    from benchmarks.quality.table import SIZES, run, show
+
+    spaces = SETTINGS[name](arguments)
+    if arguments.quick:
+        spaces = spaces.some(QUICK_ROWS)
+    found = run(spaces, 1 if arguments.quick else arguments.seeds, (100,) if arguments.quick else SIZES)
+    if name in TRAINED:
+        found["end_to_end"] = TRAINED[name](arguments.cache)
+    show(name, found)
+    return found
+
+
+def _write(arguments: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
+    if arguments.quick:
+        return
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / f"{name}.json"
+    path.write_text(json.dumps(_rounded(found), ensure_ascii=False) + "\n", "utf-8")
+    console.print(f"Written: {path}")
+
+
+if __name__ == "__main__":
+    main()
