@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.modalities.report import _rounded, console, timed
+from benchmarks.quality.report import write
 from benchmarks.quality.settings import SETTINGS, TRAINED
 
 
@@ -26,6 +27,9 @@ QUICK_ROWS = 400  # of each split
 def main(words: list[str] | None = None) -> None:
     """Run settings and studies."""
     arguments = _arguments(words)
+    if arguments.report:
+        write(arguments.output)
+        return
     quiet()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     for name in arguments.what:
@@ -41,7 +45,8 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "benchmarks.quality", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", nargs="+", choices=[*SETTINGS, *STUDIES], metavar="what", help=_choices())
+    parser.add_argument("what", nargs="*", default=[], metavar="what", help=_choices())
+    parser.add_argument("--report", action="store_true", help="measure nothing, write docs/quality.md")
     parser.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
     parser.add_argument("--seeds", type=int, default=3, help="of anchors and decoders (3)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/quality"), help="what encoders say, kept there")
@@ -49,7 +54,11 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder with trec.parquet and planetoid/")
     parser.add_argument("--encoders", nargs="+", default=TEXT_ENCODERS, choices=TEXT_ENCODERS, help="of the texts")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes")
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    unknown = [name for name in arguments.what if name not in (*SETTINGS, *STUDIES)]
+    if unknown or not (arguments.what or arguments.report):
+        parser.error(f"found {', '.join(unknown) or 'nothing to measure'}, expected some of:\n{_choices()}")
+    return arguments
 
 
 def _choices() -> str:
