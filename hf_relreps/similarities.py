@@ -24,16 +24,16 @@ from torch.nn.functional import normalize
 
 RBF_GAMMA = 1.5  # flat between 0.5 and 2 for text and images when stitched
 SHORT, LONG = 1e-12, 1e15  # lengths between which the squares keep float32's precision
+MANY = 1024  # rows from which on it pays to look whether all lengths lie between
 
 
 def unit(x_BD: Tensor) -> Tensor:
     """Each row over its length, also where the dtype cannot hold the square of that length; zero rows stay zero."""
     tiny = torch.finfo(x_BD.dtype).tiny
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # then nothing may depend on values
-    learns = torch.is_grad_enabled() and x_BD.requires_grad  # then compiled or not makes no difference
-    if x_BD.dtype == torch.float32 and x_BD.device.type == "cpu" and not traced and not learns:
+    if not traced and x_BD.dtype == torch.float32 and x_BD.device.type == "cpu" and len(x_BD) >= MANY:
         length_B1 = torch.linalg.vector_norm(x_BD, dim=-1, keepdim=True)
-        if length_B1.numel() and length_B1.amin() > SHORT and length_B1.amax() < LONG:  # float32 holds the squares
+        if length_B1.amin() > SHORT and length_B1.amax() < LONG:  # float32 holds the squares
             return x_BD * length_B1.reciprocal()
     if x_BD.dtype == torch.float32 and x_BD.device.type != "mps":  # one pass: float64 holds the squares
         length_B1 = torch.linalg.vector_norm(x_BD, dim=-1, keepdim=True, dtype=torch.float64)
