@@ -20,7 +20,7 @@ from hf_relreps.base_models import BUILDING
 from hf_relreps.configuration import LABEL_FIELDS, RelativeConfig
 from hf_relreps.errors import ConfigurationError, SampleError, StitchingError
 from hf_relreps.heads import ClassifierHead, Placement, built_head
-from hf_relreps.image_decoders import IMAGE_DECODERS
+from hf_relreps.image_decoders import DRAWING_MODULES
 from hf_relreps.ridge import RIDGE, class_weights, fit_ridge, sharpness, sharpness_of_several
 from hf_relreps.uploads import RelativeUpload
 
@@ -140,7 +140,7 @@ class RelativeDecoder(RelativeUpload):
         else:
             self.norm = WideLayerNorm(config.relative_size, eps=eps)
         self.dropout = nn.Dropout(config.decoder_dropout)
-        draw = IMAGE_DECODERS.get(config.decoder_type)
+        draw = DRAWING_MODULES.get(config.decoder_type)
         self.image = draw(config, inputs) if draw else None
         self.hidden = nn.Linear(inputs, hidden) if config.decoder_type == "mlp" else None
         self.output = None if self.image else nn.Linear(hidden if self.hidden else inputs, outputs)

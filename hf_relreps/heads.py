@@ -25,9 +25,10 @@ from transformers.utils import ModelOutput
 
 from hf_relreps.configuration import RelativeConfig
 from hf_relreps.errors import ConfigurationError, StitchingError
+from hf_relreps.precision import WideBuffers
 
 
-AUTO_CLASSES: dict[str, Any] = {
+AUTO_CLASSIFIERS: dict[str, Any] = {
     "text": AutoModelForSequenceClassification,
     "image": AutoModelForImageClassification,
     "audio": AutoModelForAudioClassification,
@@ -131,7 +132,7 @@ def vector_argument(classifier: PreTrainedModel) -> str:
     )
 
 
-class Placement(nn.Module):
+class Placement(WideBuffers):
     """From relative representations (B, R) to embeddings (B, E) of another space: ``shift_E + r_BR @ points_RE``.
 
     The numbers of a relative representation weigh points of that space, such as the places of the anchors there.
@@ -158,16 +159,6 @@ class Placement(nn.Module):
             r_BR = r_BR.to(torch.promote_types(r_BR.dtype, self.points_RE.dtype))
             return r_BR @ self.points_RE.to(r_BR.dtype) + self.shift_E.to(r_BR.dtype)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Move with the model, but never below float32."""
-        before = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            moved = self._buffers[name]
-            if moved is not None and moved.dtype.itemsize < torch.float32.itemsize:
-                self._buffers[name] = buffer.to(moved.device, torch.float32)
-        return self
-
 
 def built_head(config: RelativeConfig) -> ClassifierHead:
     """The head that a configuration describes, with random weights, to be filled by a load."""
@@ -178,7 +169,7 @@ def built_head(config: RelativeConfig) -> ClassifierHead:
             f"{config.head_size}. Make such a decoder with "
             "hf_relreps.translation.decoder_from_classifier(classifier, anchors.view(name))."
         )
-    auto_class = AUTO_CLASSES[str(config.head_modality)]
+    auto_class = AUTO_CLASSIFIERS[str(config.head_modality)]
     head_config: Any = config.head_config
     if type(head_config) not in auto_class._model_mapping:
         raise ConfigurationError(

@@ -79,7 +79,7 @@ class VariationalImageDecoder(nn.Module):
         return Drawing(self.image(sample_BZ).images, divergence_B.mean())
 
 
-IMAGE_DECODERS: dict[str, type[ImageDecoder] | type[VariationalImageDecoder]] = {
+DRAWING_MODULES: dict[str, type[ImageDecoder] | type[VariationalImageDecoder]] = {
     "image": ImageDecoder,
     "variational": VariationalImageDecoder,
 }

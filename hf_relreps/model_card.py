@@ -20,6 +20,8 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 from transformers.modelcard import extract_hyperparameters_from_trainer
 from transformers.utils import logging
 
+from hf_relreps.configuration import IMAGE_DECODERS
+
 
 logger = logging.get_logger(__name__)
 
@@ -77,7 +79,6 @@ FEATURES = {
     "node": "graph-ml",
 }
 DRAWING = "image-to-image"  # the task of the decoders below
-IMAGE_DECODERS = ("image", "variational")
 MODELS = {"graph-ml": "RelativeModelForNodeClassification", DRAWING: "RelativeModelForImageReconstruction"}
 BEGIN = re.compile(r"<!-- hf_relreps:begin (\w+) -->\n")
 END = re.compile(r"<!-- hf_relreps:end (\w+) -->")
@@ -263,10 +264,10 @@ def _merge_metadata(card: RepoCard, old: RepoCard) -> None:
     new, kept = card.data, old.data.__dict__
     theirs = [tag for tag in _texts(kept.get("tags")) if not tag.startswith((ANCHORS_TAG, PART_TAG, VIEW_TAG))]
     for name in ("language", "datasets", "metrics"):
-        both = _union(_texts(kept.get(name)), _listed(new.get(name)))
+        both = _union(_texts(kept.get(name)), listed(new.get(name)))
         if both:
             new[name] = both
-    new["tags"] = _union(_listed(new.get("tags")), theirs)
+    new["tags"] = _union(listed(new.get("tags")), theirs)
     if kept.get("license"):
         new["license"] = kept["license"]
     if isinstance(new, ModelCardData):
@@ -550,7 +551,8 @@ def _languages(views: Iterable[Any]) -> list[str]:
     return [str(view) for view in views if re.fullmatch(r"[a-z]{2}", str(view))]
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """A field of metadata that may be missing, one value or several."""
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_relreps.configuration import RelativeConfig
 from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError
+from hf_relreps.precision import WideBuffers
 from hf_relreps.similarities import KERNELS, OF_UNITS, SIMILARITIES, mean_squared_distance, unit
 
 
@@ -148,7 +149,7 @@ def _ridge_inverse(kernel_AA: Tensor, ridge: float) -> Tensor:
         ) from error
 
 
-class RelativeProjection(nn.Module):
+class RelativeProjection(WideBuffers):
     """Holds the anchors' embeddings and turns absolute embeddings (B, D) into relative representations (B, R).
 
     The arithmetic is float32 or better whatever the dtype of the model, also under autocast. The anchors' frame is
@@ -221,11 +222,7 @@ class RelativeProjection(nn.Module):
         self.forget_frame()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Move with the model, but never below float32: half precision anchors would spoil the change of basis."""
-        before_AD = self.anchors_AD
         super()._apply(fn, recurse)
-        if self.anchors_AD.dtype.itemsize < torch.float32.itemsize:
-            self.anchors_AD = before_AD.to(self.anchors_AD.device, torch.float32)
         self.forget_frame()
         return self
 

@@ -36,7 +36,7 @@ from hf_relreps.anchors import AnchorSet
 from hf_relreps.base_models import BUILDING
 from hf_relreps.configuration import FORMAT_VERSION, RelativeConfig, refuse_immense
 from hf_relreps.errors import AnchorError, AnchorIntegrityError, RelrepsError, UploadError, UploadIntegrityError
-from hf_relreps.model_card import PICTURE_FILE, CardFacts, merged, model_card
+from hf_relreps.model_card import PICTURE_FILE, CardFacts, listed, merged, model_card
 from hf_relreps.publishing import CARD_FILE, card_on_hub, full_name, publish
 from hf_relreps.sources import Source
 
@@ -420,10 +420,10 @@ class RelativeUpload(PreTrainedModel):
         known = replace(self._training_facts, metrics={}) if results else self._training_facts
         told = CardFacts(
             license=trainers.get("license"),
-            languages=_listed(trainers.get("language")),
-            datasets=_listed(trainers.get("datasets")),
+            languages=listed(trainers.get("language")),
+            datasets=listed(trainers.get("datasets")),
             results=results,
-            tags=_listed(trainers.get("tags")),
+            tags=listed(trainers.get("tags")),
         )
         self._training_facts = told.with_defaults(known)
         self.write_card(output_dir, self._card_repo_id, self._kept_card)
@@ -534,10 +534,6 @@ def _refuse_not_finite(model: PreTrainedModel, name: str) -> None:
                 f"{name} holds weights that are infinite or not a number; the first is in {key}. Its training "
                 "diverged, or the file was damaged before it was pushed: take an earlier revision."
             )
-
-
-def _listed(value: Any) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
 def _refuse_missing(missing_keys: set[str], name: str) -> None:

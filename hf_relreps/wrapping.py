@@ -20,11 +20,7 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_relreps.anchors import AnchorView
-from hf_relreps.base_models import (
-    BUILDING,
-    add_adapters,
-    without_wrapper,
-)
+from hf_relreps.base_models import BUILDING, add_adapters, without_wrapper
 from hf_relreps.configuration import (
     BELOW_HEADS,
     DECODER_FIELDS,
@@ -116,9 +112,7 @@ def kept(module: ModelT) -> ModelT:
 
 def built(config: RelativeConfig) -> PreTrainedModel:
     """The wrapped model with random weights, to be filled by a load."""
-    idle = config.pooling != "pooler" and _can_do_without_pooler(MODEL_MAPPING[type(config.encoder_config)])  # type: ignore[index]
-    choices = {"add_pooling_layer": False} if idle else {}
-    model = AutoModel.from_config(config.encoder_config, trust_remote_code=False, **choices)
+    model = AutoModel.from_config(config.encoder_config, trust_remote_code=False, **_pooler_argument(config))
     backbone = without_idle_pooler(tower_of(model, config.tower), config)
     if config.encoder_adapters:
         add_adapters(backbone, config.encoder_adapters)
@@ -137,11 +131,9 @@ def fetched_base(config: RelativeConfig, **hub_arguments: Any) -> tuple[PreTrain
     source = Source.of(name, **hub_arguments | {"revision": config.base_model_revision}).pinned()
     encoder_config: Any = copy.deepcopy(config.encoder_config)
     encoder_config.dtype = None  # as stored, so that its digest does not depend on how it will be used
-    idle = config.pooling != "pooler" and _can_do_without_pooler(MODEL_MAPPING[type(encoder_config)])
-    choices = {"add_pooling_layer": False} if idle else {}
     with BUILDING:
         base = AutoModel.from_pretrained(
-            source.name, config=encoder_config, trust_remote_code=False, **choices, **source.arguments
+            source.name, config=encoder_config, trust_remote_code=False, **_pooler_argument(config), **source.arguments
         )
     return without_idle_pooler(tower_of(base, config.tower), config), source.commit or ""
 
@@ -188,6 +180,13 @@ def without_idle_pooler(backbone: PreTrainedModel, config: RelativeConfig) -> Pr
 
 def _can_do_without_pooler(model_class: Any) -> bool:
     return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+
+
+def _pooler_argument(config: RelativeConfig) -> dict[str, bool]:
+    """What tells `AutoModel` to build no pooler that nobody would read."""
+    model_class = MODEL_MAPPING[type(config.encoder_config)]  # type: ignore[index]
+    idle = config.pooling != "pooler" and _can_do_without_pooler(model_class)
+    return {"add_pooling_layer": False} if idle else {}
 
 
 def loaded(encoder: str | Path | PreTrainedModel, processor: Any) -> tuple[PreTrainedModel, Any, str | None]:

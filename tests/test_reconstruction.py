@@ -27,7 +27,7 @@ from hf_relreps import (
 )
 from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
 from hf_relreps.errors import ConfigurationError, EvaluationError, SampleError, StitchingError
-from hf_relreps.image_decoders import IMAGE_DECODERS, Drawing, reconstruction_loss
+from hf_relreps.image_decoders import DRAWING_MODULES, Drawing, reconstruction_loss
 from tests.training import tiny_trainer
 
 
@@ -181,7 +181,7 @@ def test_the_loss_is_the_likelihood_of_a_gaussian_with_the_best_variance():
 def test_the_divergence_is_that_of_a_gaussian_from_the_standard_one_and_counts_in_training_only():
     config = RelativeConfig(num_anchors=20, decoder_type="variational", image_size=SIZE, **SHAPE)
     torch.manual_seed(0)
-    drawing = IMAGE_DECODERS["variational"](config, 20).train()
+    drawing = DRAWING_MODULES["variational"](config, 20).train()
     h_BR = torch.randn(6, 20)
     deviation = (drawing.log_variance(h_BR) / 2).exp()
     standard = torch.distributions.Normal(0.0, 1.0)
@@ -317,7 +317,7 @@ class AbsoluteAutoencoder(nn.Module):
         self.encoder = make_encoder(seed)
         torch.manual_seed(seed)
         self.bottleneck = nn.Linear(128, 100)
-        self.decoder = IMAGE_DECODERS["image"](RelativeConfig(image_size=SIZE, **SHAPE), 100)
+        self.decoder = DRAWING_MODULES["image"](RelativeConfig(image_size=SIZE, **SHAPE), 100)
 
     def draw(self, pixel_values: torch.Tensor, decoder: nn.Module) -> Drawing:
         return decoder(self.bottleneck(self.encoder(pixel_values).pooler_output))

@@ -21,7 +21,7 @@ from hf_relreps.base_models import BUILDING, digest
 from hf_relreps.configuration import LABEL_FIELDS
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import AnchorError, SampleError, StitchingError
-from hf_relreps.heads import AUTO_CLASSES, READS, ClassifierHead, encoder_name, vector_argument
+from hf_relreps.heads import AUTO_CLASSIFIERS, READS, ClassifierHead, encoder_name, vector_argument
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.pooling import POOLINGS, pool, readable, spread
 from hf_relreps.samples import batches, to_device
@@ -218,14 +218,14 @@ def is_classifier(model: Any) -> bool:
     """Whether this is a classifier as one of the Auto classes gives it, with or without adapters around it."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     return not isinstance(model, RelativeUpload) and any(
-        type(model) in _classes(auto_class, model.config) for auto_class in AUTO_CLASSES.values()
+        type(model) in _classes(auto_class, model.config) for auto_class in AUTO_CLASSIFIERS.values()
     )
 
 
 def names_classifier(config: Mapping[str, Any]) -> bool:
     """Whether an upload's configuration says that it holds a classifier."""
     model_type, architectures = config.get("model_type"), config.get("architectures")
-    classifiers = [auto._model_mapping._model_mapping.get(model_type) for auto in AUTO_CLASSES.values()]
+    classifiers = [auto._model_mapping._model_mapping.get(model_type) for auto in AUTO_CLASSIFIERS.values()]
     names = {name for found in classifiers for name in (found if isinstance(found, tuple | list) else [found])}
     return isinstance(architectures, list) and any(isinstance(name, str) and name in names for name in architectures)
 
@@ -237,12 +237,12 @@ def _classes(auto_class: Any, config: Any) -> tuple[Any, ...]:
 
 def _loaded(classifier: Any, modality: str, processor: Any) -> tuple[PreTrainedModel, Any, str | None]:
     """The classifier, its processor, and the Hub id it came from."""
-    if modality not in AUTO_CLASSES:
+    if modality not in AUTO_CLASSIFIERS:
         raise AnchorError(
             f"The view holds {modality}s, of which transformers has no classifiers. Give a view of "
-            f"{', '.join(f'{name}s' for name in AUTO_CLASSES)}."
+            f"{', '.join(f'{name}s' for name in AUTO_CLASSIFIERS)}."
         )
-    auto_class = AUTO_CLASSES[modality]
+    auto_class = AUTO_CLASSIFIERS[modality]
     if isinstance(classifier, PreTrainedModel) or hasattr(classifier, "peft_config"):
         name = getattr(classifier.config, "_name_or_path", "")
         model: Any = classifier
