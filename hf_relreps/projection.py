@@ -14,7 +14,7 @@ from torch import Tensor
 from hf_relreps.configuration import RelativeConfig
 from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError
 from hf_relreps.precision import WideBuffers
-from hf_relreps.similarities import KERNELS, OF_UNITS, SIMILARITIES, mean_squared_distance, unit
+from hf_relreps.similarities import KERNELS, OF_COSINE, SIMILARITIES, cosine_to, mean_squared_distance, unit
 
 
 ROWS_PER_CHUNK = 2048  # samples projected at a time where no gradient is asked for: what fits into a processor's cache
@@ -53,7 +53,7 @@ def frame_of(anchors_AD: Tensor, config: RelativeConfig) -> Frame:
     precise_AD = anchors_AD.cpu().double() if anchors_AD.device.type == "mps" else anchors_AD.double()
     shift_D, scale = _fit_transform(precise_AD, config)
     precise_AD = _transform(precise_AD, shift_D, scale)
-    units_AD = unit(precise_AD) if set(config.similarities) & set(OF_UNITS) else None
+    units_AD = unit(precise_AD) if set(config.similarities) & set(OF_COSINE) else None
     spread = mean_squared_distance(units_AD) if units_AD is not None and "rbf" in config.similarities else None
     frame = Frame(shift_D, scale, precise_AD, units_AD, spread, ())
     if config.basis_ridge is not None:
@@ -69,17 +69,27 @@ def _like(tensor: Tensor, frame: Frame) -> Frame:
     return Frame._make([*moved, tuple(basis_AA.to(tensor) for basis_AA in bases_AA)])
 
 
-def project(x_BD: Tensor, frame: Frame, config: RelativeConfig) -> Tensor:
+def project(x_BD: Tensor, frame: Frame, config: RelativeConfig, out_BR: Tensor | None = None) -> Tensor:
     """Relative representations (B, R): each row depends on its own sample and the anchors only.
 
     With a change of basis, ``r = K(x, A) (K(A, A) + ridge I)^-1``: the ridge coefficients of the sample in the
     anchors' span, which undoes how alike the anchors are to one another.
+
+    Args:
+        x_BD: Absolute embeddings.
+        frame: Of their encoder's anchors.
+        config: Settings of the projection.
+        out_BR: Where to write them, without gradients.
     """
     x_BD = _transform(x_BD, frame.shift_D, frame.scale)
-    r_BR = _alike(x_BD, frame, config)
+    one = out_BR if len(config.similarities) == 1 else None
     if frame.bases_AA:
-        r_BR = [r_BA @ basis_AA for r_BA, basis_AA in zip(r_BR, frame.bases_AA, strict=True)]
-    return r_BR[0] if len(r_BR) == 1 else torch.cat(r_BR, dim=-1)
+        pairs = zip(_alike(x_BD, frame, config), frame.bases_AA, strict=True)
+        r_BR = [torch.matmul(r_BA, basis_AA, out=one) for r_BA, basis_AA in pairs]
+    else:
+        r_BR = _alike(x_BD, frame, config, one)
+    joined = r_BR[0] if len(r_BR) == 1 else torch.cat(r_BR, dim=-1)
+    return joined if out_BR is None or joined is out_BR else out_BR.copy_(joined)
 
 
 def project_in_chunks(x_ND: Tensor, frame: Frame, config: RelativeConfig) -> Tensor:
@@ -87,18 +97,19 @@ def project_in_chunks(x_ND: Tensor, frame: Frame, config: RelativeConfig) -> Ten
     if len(x_ND) <= ROWS_PER_CHUNK:
         return project(x_ND, frame, config)
     r_NR = x_ND.new_empty(len(x_ND), config.relative_size)
-    for x_BD, r_BR in zip(x_ND.split(ROWS_PER_CHUNK), r_NR.split(ROWS_PER_CHUNK), strict=True):
-        r_BR.copy_(project(x_BD, frame, config))
+    with torch.no_grad():
+        for x_BD, r_BR in zip(x_ND.split(ROWS_PER_CHUNK), r_NR.split(ROWS_PER_CHUNK), strict=True):
+            project(x_BD, frame, config, r_BR)
     return r_NR
 
 
-def _alike(x_BD: Tensor, frame: Frame, config: RelativeConfig) -> list[Tensor]:
-    """How alike transformed samples are to the anchors, (B, A) for each similarity."""
-    unit_BD = x_BD if frame.units_AD is None else unit(x_BD)
+def _alike(x_BD: Tensor, frame: Frame, config: RelativeConfig, out_BA: Tensor | None = None) -> list[Tensor]:
+    """How alike transformed samples are to the anchors, (B, A) for each similarity; `out_BA` is room for the first."""
+    cosine_BA = x_BD if frame.units_AD is None else cosine_to(x_BD, frame.units_AD, out_BA)
     extra = {"rbf": (config.rbf_gamma, frame.spread)}
     return [
-        OF_UNITS[name](unit_BD, frame.units_AD, *extra.get(name, ()))
-        if name in OF_UNITS
+        OF_COSINE[name](cosine_BA, *extra.get(name, ()))
+        if name in OF_COSINE
         else SIMILARITIES[name](x_BD, frame.anchors_AD)
         for name in config.similarities
     ]

@@ -30,11 +30,6 @@ MANY = 1024  # rows from which on it pays to look whether all lengths lie betwee
 def unit(x_BD: Tensor) -> Tensor:
     """Each row over its length, also where the dtype cannot hold the square of that length; zero rows stay zero."""
     tiny = torch.finfo(x_BD.dtype).tiny
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # then nothing may depend on values
-    if not traced and x_BD.dtype == torch.float32 and x_BD.device.type == "cpu" and len(x_BD) >= MANY:
-        length_B1 = torch.linalg.vector_norm(x_BD, dim=-1, keepdim=True)
-        if length_B1.amin() > SHORT and length_B1.amax() < LONG:  # float32 holds the squares
-            return x_BD * length_B1.reciprocal()
     if x_BD.dtype == torch.float32 and x_BD.device.type != "mps":  # one pass: float64 holds the squares
         length_B1 = torch.linalg.vector_norm(x_BD, dim=-1, keepdim=True, dtype=torch.float64)
         return x_BD / length_B1.to(x_BD.dtype).clamp_min(tiny)
@@ -44,23 +39,32 @@ def unit(x_BD: Tensor) -> Tensor:
 
 def cosine(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
     """Cosine of the angle to each anchor, in [-1, 1] (the paper's similarity, equation 1)."""
-    return cosine_of_units(unit(x_BD), unit(anchors_AD))
+    return cosine_to(x_BD, unit(anchors_AD))
 
 
-def cosine_of_units(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
-    """`cosine` of rows of length one."""
-    return x_BD @ anchors_AD.T
+def cosine_to(x_BD: Tensor, units_AD: Tensor, out_BA: Tensor | None = None) -> Tensor:
+    """`cosine` to anchors of length one, without gradients into `out_BA` if there is one.
+
+    Of many samples the product is divided by their lengths, not the samples: that is one pass less over memory.
+    """
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # then nothing may depend on values
+    if not traced and x_BD.dtype == torch.float32 and x_BD.device.type == "cpu" and len(x_BD) >= MANY:
+        length_B1 = torch.linalg.vector_norm(x_BD, dim=-1, keepdim=True)
+        if length_B1.amin() > SHORT and length_B1.amax() < LONG:  # float32 holds the squares
+            product_BA = torch.matmul(x_BD, units_AD.T, out=out_BA)
+            return product_BA / length_B1 if product_BA.requires_grad else product_BA.div_(length_B1)
+    return torch.matmul(unit(x_BD), units_AD.T, out=out_BA)
 
 
 def angular(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
     """One minus the angle to each anchor in units of pi, in [0, 1]."""
-    return angular_of_units(unit(x_BD), unit(anchors_AD))
+    return angular_of(cosine(x_BD, anchors_AD))
 
 
-def angular_of_units(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
-    """`angular` of rows of length one."""
-    limit = 1 - torch.finfo(x_BD.dtype).eps  # arccos has no gradient at the ends
-    return 1 - (x_BD @ anchors_AD.T).clamp(-limit, limit).arccos() / math.pi
+def angular_of(cosine_BA: Tensor) -> Tensor:
+    """`angular` of cosines."""
+    limit = 1 - torch.finfo(cosine_BA.dtype).eps  # arccos has no gradient at the ends
+    return 1 - cosine_BA.clamp(-limit, limit).arccos() / math.pi
 
 
 def inner(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
@@ -91,14 +95,14 @@ def rbf(x_BD: Tensor, anchors_AD: Tensor, gamma: float = RBF_GAMMA) -> Tensor:
     ``s`` is the mean squared distance over pairs of distinct anchors, so the width of the Gaussian comes from the
     anchors alone: it exists for one sample and for an encoder never seen in training.
     """
-    unit_AD = unit(anchors_AD)
-    return rbf_of_units(unit(x_BD), unit_AD, gamma, mean_squared_distance(unit_AD))
+    units_AD = unit(anchors_AD)
+    return rbf_of(cosine_to(x_BD, units_AD), gamma, mean_squared_distance(units_AD))
 
 
-def rbf_of_units(x_BD: Tensor, anchors_AD: Tensor, gamma: float, spread: Tensor) -> Tensor:
-    """`rbf` of rows of length one; `spread` is the anchors' `mean_squared_distance`."""
-    cosine_BA = (x_BD @ anchors_AD.T).clamp_max(1)
-    return torch.exp((cosine_BA - 1) * (2 * gamma / spread))  # of unit vectors d^2 is 2 - 2 cosine
+def rbf_of(cosine_BA: Tensor, gamma: float, spread: Tensor) -> Tensor:
+    """`rbf` of cosines; `spread` is the anchors' `mean_squared_distance`."""
+    # Of unit vectors d^2 is 2 - 2 cosine. In place, for this is a large matrix that is read and written at each step.
+    return (cosine_BA.clamp_max(1).sub_(1) * (2 * gamma / spread)).exp_()
 
 
 def mean_squared_distance(unit_AD: Tensor) -> Tensor:
@@ -120,11 +124,11 @@ SIMILARITIES: dict[str, Callable[..., Tensor]] = {
     "linf": linf,
 }
 
-# Those that read directions only: given unit vectors, the anchors' need not be computed for each batch.
-OF_UNITS: dict[str, Callable[..., Tensor]] = {
-    "cosine": cosine_of_units,
-    "angular": angular_of_units,
-    "rbf": rbf_of_units,
+# Those that read directions only, as functions of the cosine: one product serves them all.
+OF_COSINE: dict[str, Callable[..., Tensor]] = {
+    "cosine": lambda cosine_BA: cosine_BA,
+    "angular": angular_of,
+    "rbf": rbf_of,
 }
 
 # Those whose matrix of the anchors among themselves is positive semi-definite, so that a change of basis exists.

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_relreps.similarities import KERNELS, SIMILARITIES, mean_squared_distance, unit
+from hf_relreps.similarities import KERNELS, MANY, SIMILARITIES, cosine, mean_squared_distance, rbf, unit
 
 
 ALL = list(SIMILARITIES)
@@ -237,3 +237,20 @@ def test_a_larger_gamma_makes_rbf_sharper():
     x_BD, anchors_AD = gaussian(5, 8), gaussian(6, 8, 1)
     blunt_BA, sharp_BA = (SIMILARITIES["rbf"](x_BD, anchors_AD, gamma=gamma) for gamma in (0.5, 2.0))
     torch.testing.assert_close(sharp_BA, blunt_BA**4)
+
+
+@pytest.mark.parametrize("length", [1, 1e-20, 1e20])
+def test_many_samples_have_the_same_cosines_as_few_whatever_their_length(length):
+    x_BD, anchors_AD = length * gaussian(MANY + 1, 8), gaussian(5, 8, 1)
+    few_BA = torch.cat([cosine(part_BD.float(), anchors_AD.float()) for part_BD in x_BD.split(10)])
+    torch.testing.assert_close(cosine(x_BD.float(), anchors_AD.float()), few_BA, rtol=0, atol=1e-6)
+    torch.testing.assert_close(few_BA.double(), cosine(x_BD, anchors_AD), rtol=0, atol=1e-6)
+
+
+def test_many_samples_pass_the_same_gradients_to_samples_and_anchors_as_few():
+    found = []
+    for rows in (MANY + 1, 10):
+        x_BD, anchors_AD = gaussian(MANY + 1, 8).float().requires_grad_(), gaussian(5, 8, 1).float().requires_grad_()
+        sum(rbf(part_BD, anchors_AD).square().sum() for part_BD in x_BD.split(rows)).backward()
+        found.append((x_BD.grad, anchors_AD.grad))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
