@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,8 @@ pytest.importorskip("ipykernel")
 FOLDER = Path(__file__).parents[1] / "notebooks"
 FILES = sorted(FOLDER.glob("[0-9]*.ipynb"))
 LARGEST = 500_000  # bytes of a file with its pictures
+TEXT = ("text/plain", "text/html", "text/markdown")  # kinds of output that a reader can read
+PLACE = re.compile(r"(?<![\w.:/<])/\w[\w.-]*(/|\b)|\b[A-Za-z]:\\")  # an absolute path, of this machine or any other
 DEBIAN = {"TRAIN_ROWS = 4366": "TRAIN_ROWS = 240", "EPOCHS = 3": "EPOCHS = 1"}
 TESTED = {"TEST_ROWS = 1256": "TEST_ROWS = 60"}
 # What stands in the cell of constants -> what a test puts there.
@@ -114,7 +117,19 @@ def test_a_committed_notebook_holds_the_outputs_of_one_run_and_fits_a_page(path,
     for cell in cells:
         for output in cell.outputs:
             assert output.output_type != "error"
-            assert not re.search(r"/home/|/root/|/tmp/|site-packages", str(output.get("text", "")))
+            readable = [data for kind, data in output.get("data", {}).items() if kind in TEXT]
+            place = PLACE.search("\n".join([output.get("text", ""), *readable]))
+            assert not place, f"{path.name} shows {place}, a place on the machine that it ran on"
+
+
+PLACES = {"home": Path.home(), "temporary": tempfile.gettempdir(), "python": sys.prefix, "checkout": FOLDER.parent}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
+def test_a_place_on_a_machine_is_told_from_other_text(place):
+    for text in (f"saved to {place}", f"{{'file': '{place}'}}", f"saved\n{place}", f"at={place}"):
+        assert PLACE.search(text)
+    assert not PLACE.search("stitched/own 0.97, and/or, https://huggingface.co/me/relative-en, me/anchors, </td>, 1/2")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -284,9 +284,14 @@ def test_another_projection_is_refused_and_mended(make_bert, tokenizer, english,
     assert torch.equal(logits_of(mended, tokenizer, texts["fr"]), logits_of(fresh, tokenizer, texts["fr"]))
 
 
-def test_a_setting_that_neither_projection_uses_does_not_matter(make_bert, tokenizer, make_model, english):
-    encoder = anchored(make_bert, tokenizer, 1, english.anchors, similarity="cosine", rbf_gamma=9.0, shrinkage=0.9)
-    stitch(encoder, make_model(0, similarity="cosine"))
+def test_a_setting_that_neither_projection_uses_does_not_matter(make_bert, tokenizer, make_model, english, texts):
+    decoder = make_model(0, similarity="cosine").decoder
+    told, untold = (
+        stitch(anchored(make_bert, tokenizer, 1, english.anchors, similarity="cosine", **unused), decoder)
+        for unused in ({"rbf_gamma": 9.0, "shrinkage": 0.9}, {})
+    )
+    assert told.config.rbf_gamma == 9.0 and untold.config.rbf_gamma != 9.0
+    assert torch.equal(logits_of(told, tokenizer, texts["fr"]), logits_of(untold, tokenizer, texts["fr"]))
 
 
 def test_whitening_with_another_shrinkage_is_refused(make_bert, tokenizer, make_model, english):
