@@ -21,7 +21,6 @@ Shapes: N samples, Q queries, A anchors, D and E absolute sizes.
 from __future__ import annotations
 
 import argparse
-import json
 from itertools import product
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.assets.text_encoders import text_features
+from benchmarks.reporting import markdown, write
 from hf_relreps import RelativeConfig
 from hf_relreps.demos.debian import load_debian_descriptions
 from hf_relreps.projection import RelativeProjection
@@ -114,12 +114,12 @@ def table(found: dict) -> str:
     """What `measure` found, as Markdown."""
     ways = [(k, way) for k in SIZES for way in (*PROJECTIONS, "ridge map")]
     heads = ["query", "index", "absolute", *(f"{way}, {k}" for k, way in ways)]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    lines = []
     for row in found["rows"]:
         cells = [row["query"], row["index"], "-" if row["absolute"] is None else f"{row['absolute']:.3f}"]
         cells += [_spread(row["by anchors"][k][way]) for k, way in ways]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"chance {found['chance']:.3f}, {found['documents']} documents"])
+        lines.append(cells)
+    return f"{markdown(heads, lines)}\n\nchance {found['chance']:.3f}, {found['documents']} documents"
 
 
 def _spread(values: list[float]) -> str:
@@ -140,8 +140,7 @@ def main() -> None:
     with torch.inference_mode():
         found = measure(arguments)
     print(table(found))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    write(arguments.output / "results.json", found)
 
 
 if __name__ == "__main__":

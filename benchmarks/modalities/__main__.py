@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 from pathlib import Path
 
-from transformers.utils import logging as transformers_logging
+from benchmarks.reporting import quiet
 
 
 MODALITIES = ("images", "reconstruction", "graphs", "audio")
@@ -35,9 +34,7 @@ def main(words: list[str] | None = None) -> None:
     choice = argparse.ArgumentParser("benchmarks.modalities", description=__doc__, add_help=False)
     choice.add_argument("modality", choices=MODALITIES)
     chosen, rest = choice.parse_known_args(words)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("hf_relreps").setLevel(logging.ERROR)
+    quiet()
     parser = parser_of(chosen.modality)
     arguments = parser.parse_args(rest)
     if arguments.seeds < 2:

@@ -31,7 +31,8 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.modalities.report import Row, console, record, show, timed, train, write
+from benchmarks.modalities.report import Row, record, show, train
+from benchmarks.reporting import console, timed, write
 from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForAudioClassification
 from hf_relreps.demos.speech import ACCENTS, SAMPLING_RATE, WORDS, load_spoken_words
 from hf_relreps.evaluation import stitching_matrix

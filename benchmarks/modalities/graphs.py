@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from benchmarks.modalities.report import Row, console, record, show, timed, train, write
+from benchmarks.modalities.report import Row, record, show, train
+from benchmarks.reporting import console, timed, write
 from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForNodeClassification
 from hf_relreps.demos.graphs import NAMES, load_planetoid
 from hf_relreps.encoders.graphs import GraphEncoder, GraphEncoderConfig

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel, ViTConfig, ViTModel, set_seed
 
 from benchmarks.modalities import image_data
-from benchmarks.modalities.report import Row, console, record, show, timed, train, write
+from benchmarks.modalities.report import Row, record, show, train
+from benchmarks.reporting import console, timed, write
 from hf_relreps import AnchorCallback, AnchorSet, RelativeDecoder, RelativeModel, RelativeModelForImageClassification
 from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor, load_efficientnet_lite
 from hf_relreps.evaluation import StitchingMatrix, stitching_matrix

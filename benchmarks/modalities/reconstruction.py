@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from benchmarks.modalities import image_data
-from benchmarks.modalities.report import Row, record, show, timed, train, write
+from benchmarks.modalities.report import Row, record, show, train
+from benchmarks.reporting import timed, write
 from hf_relreps import AnchorCallback, AnchorSet, RelativeConfig, RelativeDecoder, RelativeModelForImageReconstruction
 from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
 from hf_relreps.evaluation import StitchingMatrix
-from hf_relreps.image_decoders import IMAGE_DECODERS
+from hf_relreps.image_decoders import DRAWING_MODULES
 
 
 KINDS = {"image": "AE", "variational": "VAE"}
@@ -90,7 +91,7 @@ class AbsoluteAutoencoder(nn.Module):
             flat = encoder.eval()(torch.zeros(1, config.num_channels, side, side)).pooler_output.shape[-1]
         self.encoder = encoder
         self.bottleneck = nn.Linear(flat, width)
-        self.decoder = IMAGE_DECODERS[config.decoder_type](config, width)
+        self.decoder = DRAWING_MODULES[config.decoder_type](config, width)
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Absolute embeddings (B, width)."""

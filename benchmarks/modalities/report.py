@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from benchmarks.reporting import console
 
 
 if TYPE_CHECKING:
     from hf_relreps.evaluation import StitchingMatrix
-
-# As wide as the tables where output is piped, and not narrower in a small window.
-console = Console(highlight=False, soft_wrap=True, width=max(120, Console().width))
 
 
 @dataclass(frozen=True)
@@ -80,28 +75,6 @@ def show(title: str, rows: Sequence[Row], digits: int = 3) -> None:
 def record(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Rows as plain Python, for JSON."""
     return [dataclasses.asdict(row) | {"ratio": row.ratio} for row in rows]
-
-
-def write(path: Path, results: dict[str, Any]) -> None:
-    """As JSON with figures of five digits, which is what a comparison of two runs needs."""
-    path.write_text(json.dumps(_rounded(results), indent=1, ensure_ascii=False) + "\n", "utf-8")
-    console.print(f"\nWritten: {path.parent}")
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
-    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-@contextmanager
-def timed(what: str) -> Iterator[None]:
-    """Say what begins, and how long it took."""
-    started = time.monotonic()
-    yield
-    console.print(f"{what}: {time.monotonic() - started:.0f} s")
 
 
 def train(

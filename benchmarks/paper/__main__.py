@@ -8,19 +8,15 @@ debian_descriptions.parquet, trec.parquet and planetoid/; ASSETS one with packag
 from __future__ import annotations
 
 import argparse
-import logging
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.constants import HF_HOME
-from transformers.utils import logging as transformers_logging
 
-from benchmarks.modalities.report import console, write
 from benchmarks.paper import report
 from benchmarks.paper.options import RESULTS, Options
-from benchmarks.speed.report import machine
+from benchmarks.reporting import console, machine, quiet, write
 
 
 def main(words: list[str] | None = None) -> None:
@@ -42,12 +38,11 @@ def main(words: list[str] | None = None) -> None:
     unknown = [name for name in arguments.tables if name not in report.NAMES]
     if unknown or not (arguments.tables or arguments.report):
         parser.error(f"expected tables out of {', '.join(report.NAMES)}; found {', '.join(unknown) or 'none'}")
-    _quiet()
+    quiet()
     for name in () if arguments.report else arguments.tables:
         results = measure(name, arguments)
         console.print(f"\n{report.module_of(name).render(results)}\n", markup=False)
         if not arguments.quick:
-            RESULTS.mkdir(parents=True, exist_ok=True)
             write(RESULTS / f"{name}.json", results)
     if not arguments.quick:
         report.write()
@@ -75,14 +70,6 @@ def _command(name: str, options: Options) -> str:
     words += ["--data DATA"] if options.data else []
     words += ["--assets ASSETS"] if options.assets else []
     return " ".join(words)
-
-
-def _quiet() -> None:
-    """Progress and figures are what is printed."""
-    warnings.simplefilter("ignore")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("hf_relreps").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ from rich.progress import track
 from torch import Tensor, nn
 from transformers import set_seed
 
-from benchmarks.modalities.report import console
 from benchmarks.paper.frozen import ABSOLUTE, METRIC, PROJECTIONS, Space, absolute_scores, relative_scores
 from benchmarks.paper.options import Options
 from benchmarks.paper.subjects import Subject, subjects
-from benchmarks.paper.tables import cell, markdown, spread
+from benchmarks.paper.tables import cell, spread
+from benchmarks.reporting import console, markdown
 from hf_relreps import RelativeConfig
 from hf_relreps.evaluation.scores import SCORES
 from hf_relreps.projection import frame_of, project_in_chunks

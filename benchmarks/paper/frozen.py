@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from benchmarks.paper.tables import cell, markdown, spread
+from benchmarks.paper.tables import cell, spread
+from benchmarks.reporting import markdown
 from hf_relreps import RelativeConfig, RelativeDecoder
 from hf_relreps.evaluation.scores import SCORES, SINGLE, chance
 from hf_relreps.projection import frame_of, project_in_chunks

@@ -26,10 +26,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from benchmarks.modalities.report import console
 from benchmarks.paper.graphs import ANCHORS, Split, trained
 from benchmarks.paper.options import Options
-from benchmarks.paper.tables import markdown
+from benchmarks.reporting import console, markdown
 from hf_relreps import RelativeConfig, latent_similarity
 from hf_relreps.projection import frame_of, project
 

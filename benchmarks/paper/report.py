@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.paper.options import RESULTS
-from benchmarks.paper.tables import markdown
+from benchmarks.reporting import markdown, versions
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "reproduction.md"
@@ -73,8 +73,7 @@ def _section(module: ModuleType, results: dict[str, Any]) -> str:
 
 def _run(facts: dict[str, Any]) -> str:
     machine = facts["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
         f"`{facts['command']}`: {facts['seconds'] / 60:.1f} minutes, {facts['seeds']} seeds, {machine['threads']} "
-        f"thread{'s' * (machine['threads'] > 1)} of {machine['processor']}. *Python {machine['python']}, {versions}.*"
+        f"thread{'s' * (machine['threads'] > 1)} of {machine['processor']}. *{versions(machine)}.*"
     )

@@ -26,9 +26,9 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.assets.word_vectors import WordSpace, counted, load_from_hub, load_glove, load_spacy, shared_words
-from benchmarks.modalities.report import console
 from benchmarks.paper.options import Options
-from benchmarks.paper.tables import cell, markdown, spread
+from benchmarks.paper.tables import cell, spread
+from benchmarks.reporting import console, markdown
 from hf_relreps import RelativeConfig, latent_similarity
 from hf_relreps.demos.debian import load_debian_descriptions
 from hf_relreps.projection import frame_of, project_in_chunks

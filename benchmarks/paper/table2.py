@@ -25,10 +25,10 @@ from transformers import set_seed
 
 from benchmarks.assets.features import kept
 from benchmarks.assets.images import lite_features
-from benchmarks.modalities.report import console
 from benchmarks.paper import graphs, image_sets
 from benchmarks.paper.options import Options
-from benchmarks.paper.tables import cell, markdown, spread
+from benchmarks.paper.tables import cell, spread
+from benchmarks.reporting import console, markdown
 from hf_relreps import RelativeConfig
 from hf_relreps.encoders.images import image_processor
 from hf_relreps.evaluation.scores import SCORES

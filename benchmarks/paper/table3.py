@@ -21,10 +21,10 @@ import numpy as np
 
 from benchmarks.modalities.image_data import pixels_of
 from benchmarks.modalities.reconstruction import ABSOLUTE, KINDS, Outcome, Setting, draw, outcome_of
-from benchmarks.modalities.report import timed
 from benchmarks.paper import image_sets
 from benchmarks.paper.options import Options
-from benchmarks.paper.tables import cell, markdown, spread
+from benchmarks.paper.tables import cell, spread
+from benchmarks.reporting import markdown, timed
 from hf_relreps import AnchorSet
 from hf_relreps.encoders.images import image_processor
 

@@ -30,7 +30,7 @@ from transformers import DataCollatorWithPadding, set_seed
 
 from benchmarks.assets.text_encoders import encode_texts
 from benchmarks.assets.texts import LANGUAGES, load_debian, load_emoji, load_udhr
-from benchmarks.modalities.report import console, train
+from benchmarks.modalities.report import train
 from benchmarks.paper.frozen import (
     ABSOLUTE,
     PROJECTIONS,
@@ -42,7 +42,7 @@ from benchmarks.paper.frozen import (
     summary,
 )
 from benchmarks.paper.options import Options
-from benchmarks.paper.tables import markdown
+from benchmarks.reporting import console, markdown
 from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForSequenceClassification
 from hf_relreps.demos.build_debian_descriptions import split_of
 from hf_relreps.demos.debian import LANGUAGES as BUNDLED_LANGUAGES

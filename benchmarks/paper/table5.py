@@ -26,7 +26,6 @@ from rich.progress import track
 
 from benchmarks.assets.text_encoders import WIDTHS, text_features
 from benchmarks.assets.texts import ENGLISH, HUB, load_english, load_english_from_hub
-from benchmarks.modalities.report import console
 from benchmarks.paper.frozen import (
     ABSOLUTE,
     LABELLED,
@@ -41,7 +40,7 @@ from benchmarks.paper.frozen import (
     tasks_of,
 )
 from benchmarks.paper.options import Options
-from benchmarks.paper.tables import markdown
+from benchmarks.reporting import console, markdown
 from hf_relreps.selection import select
 
 

@@ -26,7 +26,7 @@ from transformers import set_seed
 from benchmarks.assets.images import lite_features
 from benchmarks.modalities.image_data import Pixels, pixels_of
 from benchmarks.modalities.images import ARCHITECTURES, POOLINGS, RATE
-from benchmarks.modalities.report import console, train
+from benchmarks.modalities.report import train
 from benchmarks.paper import image_sets
 from benchmarks.paper.frozen import (
     ABSOLUTE,
@@ -42,7 +42,7 @@ from benchmarks.paper.frozen import (
     tasks_of,
 )
 from benchmarks.paper.options import Options
-from benchmarks.paper.tables import markdown
+from benchmarks.reporting import console, markdown
 from hf_relreps.encoders.images import image_processor
 from hf_relreps.pooling import pool
 from hf_relreps.selection import select

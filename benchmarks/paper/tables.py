@@ -1,8 +1,8 @@
-"""Figures with their spread, and Markdown made of them."""
+"""Figures with their spread, and cells of tables made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,3 @@ def cell(figure: dict[str, Any] | float | None, digits: int = 3, scale: float = 
         return f"{scale * figure:.{digits}f}"
     text = f"{scale * figure['mean']:.{digits}f}"
     return text if figure["n"] < 2 else f"{text} ± {scale * figure['std']:.{digits}f}"
-
-
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import logging
 from pathlib import Path
 from typing import Any
 
-from benchmarks.modalities.report import _rounded, console, timed
-from benchmarks.quality.report import write
+from benchmarks.quality import report
 from benchmarks.quality.settings import SETTINGS, TRAINED
+from benchmarks.reporting import quiet, timed, write
 
 
 RESULTS = Path(__file__).parents[1] / "results" / "quality"
@@ -28,7 +26,7 @@ def main(words: list[str] | None = None) -> None:
     """Run settings and studies."""
     arguments = _arguments(words)
     if arguments.report:
-        write(arguments.output)
+        report.write(arguments.output)
         return
     quiet()
     arguments.cache.mkdir(parents=True, exist_ok=True)
@@ -38,7 +36,8 @@ def main(words: list[str] | None = None) -> None:
                 found = importlib.import_module(f"benchmarks.quality.{name}").run(arguments)
             else:
                 found = setting(name, arguments)
-        _write(arguments, name, found)
+        if not arguments.quick:
+            write(arguments.output / f"{name}.json", found, indent=None)
 
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
@@ -65,17 +64,6 @@ def _choices() -> str:
     return f"settings: {', '.join(SETTINGS)}\nstudies: {', '.join(STUDIES)}"
 
 
-def quiet() -> None:
-    """Only what the benchmark itself says."""
-    from datasets import disable_progress_bars
-    from transformers.utils import logging as transformers_logging
-
-    disable_progress_bars()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("hf_relreps").setLevel(logging.ERROR)
-
-
 def setting(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """The main table of one setting."""
     from benchmarks.quality.table import SIZES, run, show
@@ -88,15 +76,6 @@ def setting(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         found["end_to_end"] = TRAINED[name](arguments.cache)
     show(name, found)
     return found
-
-
-def _write(arguments: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
-    if arguments.quick:
-        return
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / f"{name}.json"
-    path.write_text(json.dumps(_rounded(found), ensure_ascii=False) + "\n", "utf-8")
-    console.print(f"Written: {path}")
 
 
 if __name__ == "__main__":

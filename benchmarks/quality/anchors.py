@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.modalities.report import console
 from benchmarks.quality.bootstrapping import ON, stitched_with
 from benchmarks.quality.settings import SETTINGS
 from benchmarks.quality.spaces import Spaces
 from benchmarks.quality.stitched import choose, config_of, f1, fit_ridge, relative
+from benchmarks.reporting import console
 from hf_relreps.bootstrapping import mismatched
 from hf_relreps.similarities import unit
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from benchmarks.modalities.report import console
 from benchmarks.quality.settings import SETTINGS
 from benchmarks.quality.spaces import Spaces
 from benchmarks.quality.stitched import config_of, f1, fit_ridge, relative
+from benchmarks.reporting import console
 from hf_relreps.bootstrapping import bootstrap
 
 

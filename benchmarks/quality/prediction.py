@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.modalities.report import console
 from benchmarks.quality.settings import SETTINGS
 from benchmarks.quality.stitched import Cell
+from benchmarks.reporting import console
 
 
 FAIR = 0.3  # own scores below it make ratios of noise

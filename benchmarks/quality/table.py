@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.modalities.report import console
 from benchmarks.quality.spaces import Spaces
 from benchmarks.quality.stitched import (
     DECODERS,
@@ -23,6 +22,7 @@ from benchmarks.quality.stitched import (
     guess,
     labelled_anchors,
 )
+from benchmarks.reporting import console
 
 
 SIZES = (300, 768)

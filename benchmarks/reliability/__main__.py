@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import sys
 import time
-import warnings
 
-from transformers.utils import logging as transformers_logging
+from benchmarks.reporting import quiet
 
 
 COUNTS = {"fuzz": 10_000, "kill": 40, "ranks": 4, "numbers": 3_000, "load": 10_000}
@@ -39,14 +37,6 @@ def main(words: list[str] | None = None) -> None:
     report = module.run(arguments.count or COUNTS[arguments.what], arguments.seed)
     print(f"{report}\nseconds: {time.monotonic() - start:.0f}")  # noqa: T201
     sys.exit(1 if report.lost else 0)
-
-
-def quiet() -> None:
-    """Nothing but the counts is printed."""
-    warnings.simplefilter("ignore")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("hf_relreps").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -115,8 +115,8 @@ class _Worker:
 def work(seed: int, first: int, count: int) -> None:
     """Try `count` cases, one line of JSON for each."""
     from benchmarks.reliability import guard
-    from benchmarks.reliability.__main__ import quiet
     from benchmarks.reliability.mutations import sound_uploads, spoil
+    from benchmarks.reporting import quiet
 
     quiet()
     answers = os.fdopen(os.dup(1), "w")

@@ -179,7 +179,7 @@ def service_loop(predictions: int, names: Sequence[str]) -> dict[str, Any]:
 
 def main(what: str, *arguments: str) -> dict[str, Any]:
     """What one process does, as JSON."""
-    from benchmarks.reliability.__main__ import quiet
+    from benchmarks.reporting import quiet
 
     quiet()
     torch.set_num_threads(1)

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import logging
 import os
 import sys
-import time
 from pathlib import Path
 
-from rich.console import Console
-
-from benchmarks.speed.report import ITEMS, machine, table, write
+from benchmarks.reporting import console, machine, quiet, timed, write
+from benchmarks.speed import report
+from benchmarks.speed.report import ITEMS
 
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
@@ -29,9 +26,8 @@ def measure(name: str, quick: bool, output: Path) -> None:
     before = os.getloadavg()[0]
     found = importlib.import_module(f"benchmarks.speed.{name}").run(quick)
     found["machine"] = machine() | {"load": [round(before, 1), round(os.getloadavg()[0], 1)], "quick": quick}
-    output.mkdir(parents=True, exist_ok=True)
-    (output / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    Console(highlight=False, width=150).print("\n".join(table(found["rows"])), markup=False)
+    write(output / f"{name}.json", found)
+    console.print("\n".join(report.table(found["rows"])), markup=False)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -49,17 +45,12 @@ def main(words: list[str] | None = None) -> None:
         parser.error(f"there is no item {', '.join(unknown)}; there are {', '.join(ITEMS)}")
     if not WAITING.items() <= os.environ.items():  # read once, when torch is loaded
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.speed", *sys.argv[1:]], os.environ | WAITING)
-    logging.getLogger("hf_relreps").setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet()
     for name in () if arguments.report else (arguments.items or ITEMS):
-        started = time.monotonic()
-        measure(name, arguments.quick, arguments.output)
-        Console(highlight=False).print(f"{name}: {time.monotonic() - started:.0f} s\n")
+        with timed(name):
+            measure(name, arguments.quick, arguments.output)
     if not arguments.quick:
-        write(arguments.output)
+        report.write(arguments.output)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from benchmarks.reporting import markdown, versions
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "speed.md"
@@ -18,45 +17,13 @@ ITEMS = (
     *("inference", "finetuning", "schedules", "frozen", "matrix", "projection", "encoding", "selection", "imports"),
     "growth",
 )
-LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn", "latentis", "faiss-cpu")
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    import torch
-
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processor": _processor(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Markdown: a ratio by wall time and by processor time, with quartiles and range over the pairs."""
     if not rows:
         return []
-    lines = [
-        "| what | wall: median (quartiles; range) | processor: median (quartiles) | pairs | goal |",
-        "|---|---|---|---|---|",
-    ]
+    lines = []
     for row in rows:
         wall, processor = row["wall"], row["processor"]
         cells = [
@@ -66,8 +33,9 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
             str(row["pairs"]),
             row["goal"],
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(cells)
+    heads = ("what", "wall: median (quartiles; range)", "processor: median (quartiles)", "pairs", "goal")
+    return [markdown(heads, lines)]
 
 
 def _span(ends: Sequence[float]) -> str:
@@ -76,10 +44,7 @@ def _span(ends: Sequence[float]) -> str:
 
 def plain(rows: Sequence[dict[str, Any]], heads: dict[str, str]) -> list[str]:
     """Markdown of rows of numbers."""
-    lines = [f"| {' | '.join(heads.values())} |", f"|{'---|' * len(heads)}"]
-    for row in rows:
-        lines.append(f"| {' | '.join(_number(row.get(name)) for name in heads)} |")
-    return lines
+    return [markdown(list(heads.values()), [[_number(row.get(name)) for name in heads] for row in rows])]
 
 
 def _number(value: Any) -> str:
@@ -166,9 +131,8 @@ def _growth(found: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _machine(facts: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     load = " to ".join(map(str, facts["load"]))
     return (
         f"*{facts['cores']} cores of {facts['processor']}, {facts['threads']} threads, load {load}; "
-        f"Python {facts['python']}, {versions}.*"
+        f"{versions(facts)}.*"
     )

@@ -8,7 +8,6 @@ import os
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 
@@ -17,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is built here, none 
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
+from benchmarks.reporting import quiet  # noqa: E402
 from benchmarks.supported_models.inputs import NUM_ANCHORS, NUM_SAMPLES  # noqa: E402
 from benchmarks.supported_models.probe import Row  # noqa: E402
 from benchmarks.supported_models.report import counts, render  # noqa: E402
@@ -36,9 +36,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300, help="time for one type")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of supported_models.md and .json")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet()
     types = arguments.types or list(MODEL_TYPES)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

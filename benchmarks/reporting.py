@@ -1,0 +1,101 @@
+"""What all benchmarks share: what they print, the machine they ran on, and their figures as JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+# As wide as the tables where output is piped, and not narrower in a small window.
+console = Console(highlight=False, soft_wrap=True, width=max(120, Console().width))
+
+LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn", "latentis", "faiss-cpu")
+
+
+def quiet() -> None:
+    """Only what the benchmark itself says."""
+    from datasets import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    warnings.simplefilter("ignore")
+    disable_progress_bars()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("hf_relreps").setLevel(logging.ERROR)
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Say how long it took."""
+    started = time.monotonic()
+    yield
+    console.print(f"{what}: {time.monotonic() - started:.0f} s")
+
+
+def machine() -> dict[str, Any]:
+    """What figures were measured on."""
+    import torch
+
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions(facts: dict[str, Any]) -> str:
+    """The versions of what `machine` gave, as text."""
+    return f"Python {facts['python']}, {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}"
+
+
+def write(path: Path, results: dict[str, Any], indent: int | None = 1) -> None:
+    """As JSON with figures of five digits, which is what a comparison of two runs needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_rounded(results), indent=indent, ensure_ascii=False) + "\n", "utf-8")
+    console.print(f"\nWritten: {path}")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; numbers that are not whole have three digits after the point."""
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *(f"| {' | '.join(map(_cell, row))} |" for row in rows)])
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
