@@ -39,9 +39,11 @@ LOCAL_HUB = None if REAL_HUB else _load_local_hub().LocalHub(port=0)
 os.environ.update({"HF_HOME": CACHE.name} if REAL_HUB else LOCAL_HUB.environment(CACHE.name))
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from huggingface_hub import HfApi  # noqa: E402
+from PIL import Image  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast  # noqa: E402
 
@@ -138,6 +140,13 @@ def _sentences(view: str) -> list[str]:
 def texts() -> dict[str, list[str]]:
     """60 distinct texts in each of the views ``en`` and ``fr``; row i means the same in both."""
     return {view: _sentences(view) for view in NOUNS}
+
+
+@pytest.fixture(scope="session")
+def images() -> list[Image.Image]:
+    """Eight pictures of noise, 16 x 16."""
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(8)]
 
 
 @pytest.fixture(scope="session")

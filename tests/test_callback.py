@@ -192,6 +192,15 @@ def test_a_checkpoints_anchors_are_its_own_encoders(
     assert all(gap < 1e-5 for _, gap in after.at_evaluation)
 
 
+BACK_TO_BEST = {
+    **dict.fromkeys(("save_strategy", "eval_strategy"), "steps"),
+    **dict.fromkeys(("save_steps", "eval_steps"), 2),
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "eval_loss",
+    "greater_is_better": True,  # the first is best: so there is something to go back to
+}
+
+
 def test_the_best_checkpoint_is_loaded_with_its_anchors(make_model, dataset, tokenizer, tmp_path):
     model = make_model(0)
     trainer = tiny_trainer(
@@ -202,13 +211,7 @@ def test_the_best_checkpoint_is_loaded_with_its_anchors(make_model, dataset, tok
         AnchorCallback(refresh_every=3),
         eval_rows=dataset[:8],
         max_steps=6,
-        save_strategy="steps",
-        save_steps=2,
-        eval_strategy="steps",
-        eval_steps=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=True,  # the first is best: so there is something to go back to
+        **BACK_TO_BEST,
     )
     trainer.train()
     assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-2")
@@ -251,13 +254,7 @@ def test_a_run_that_stops_early_ends_with_exact_anchors(make_model, dataset, tok
         EarlyStoppingCallback(1),
         eval_rows=dataset[:8],
         max_steps=50,
-        eval_strategy="steps",
-        eval_steps=2,
-        save_strategy="steps",
-        save_steps=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=True,
+        **BACK_TO_BEST,
     )
     trainer.train()
     assert trainer.state.global_step < 50

@@ -31,6 +31,17 @@ def relative(n, k=12, seed=0):
     return torch.rand(n, k, generator=torch.Generator().manual_seed(seed))
 
 
+def learnt(r_BR, labels_B, **settings):
+    """Share of the training labels that a decoder gives after a short training."""
+    decoder = make(decoder_noise=0.0, decoder_dropout=0.0, **settings).train()
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        decoder(r_BR, labels_B).loss.backward()
+        optimizer.step()
+    return (decoder.eval()(r_BR).logits.argmax(1) == labels_B).float().mean()
+
+
 TYPES = ["mlp", "linear"]
 
 
@@ -115,15 +126,8 @@ def test_dropout_is_before_the_last_layer_and_in_training_only():
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_it_learns(kind):
-    decoder = make(decoder_type=kind, decoder_noise=0.0, decoder_dropout=0.0).train()
     r_BR = relative(60)
-    labels = r_BR[:, :3].argmax(1)
-    optimizer = torch.optim.Adam(decoder.parameters(), lr=0.01)
-    for _ in range(150):
-        optimizer.zero_grad()
-        decoder(r_BR, labels).loss.backward()
-        optimizer.step()
-    assert (decoder.eval()(r_BR).logits.argmax(1) == labels).float().mean() > 0.95
+    assert learnt(r_BR, r_BR[:, :3].argmax(1), decoder_type=kind) > 0.95
 
 
 # -- losses
@@ -250,15 +254,8 @@ def test_a_sum_does_not_let_a_large_space_drown_the_others():
 
 
 def test_a_sum_of_spaces_learns():
-    decoder = make(decoder_aggregation="sum", decoder_noise=0.0, decoder_dropout=0.0, **SPACES).train()
     r_BR = relative(60, 18)
-    labels = r_BR[:, [0, 7, 14]].argmax(1)
-    optimizer = torch.optim.Adam(decoder.parameters(), lr=0.01)
-    for _ in range(100):
-        optimizer.zero_grad()
-        decoder(r_BR, labels).loss.backward()
-        optimizer.step()
-    assert (decoder.eval()(r_BR).logits.argmax(1) == labels).float().mean() > 0.95
+    assert learnt(r_BR, r_BR[:, [0, 7, 14]].argmax(1), decoder_aggregation="sum", **SPACES) > 0.95
 
 
 # -- a ridge in closed form

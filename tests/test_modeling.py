@@ -3,10 +3,8 @@
 import copy
 import pickle
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import (
     AutoModel,
     BertForSequenceClassification,
@@ -52,12 +50,6 @@ def bert_folder(make_bert, tokenizer, tmp_path):
     make_bert(3).save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
     return tmp_path / "bert"
-
-
-@pytest.fixture(scope="module")
-def images():
-    rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(8)]
 
 
 @pytest.fixture(scope="module")

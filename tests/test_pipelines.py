@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -47,12 +46,6 @@ def folder(model, tmp_path):
 @pytest.fixture
 def inputs(tokenizer):
     return tokenizer(["small cat here", "old bus"], return_tensors="pt", padding=True)
-
-
-@pytest.fixture(scope="module")
-def images():
-    rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(6)]
 
 
 @pytest.fixture(scope="module")
