@@ -3,26 +3,51 @@
 # ARGS       arguments of the quickstart, for example ARGS="--encoder distilbert-base-uncased"
 # NOTEBOOKS  the notebooks to run, all if left out
 # PYTEST     arguments of pytest, for example PYTEST="-k stitch"
-# PIP_FLAGS  arguments of pip, for example an index that serves CPU builds of torch
+# PIP_FLAGS  arguments of uv, for example an index that serves CPU builds of torch; pip knows the same ones
+# TORCH      the torch of test-oldest, that of constraints/dev.txt if left out
 
 PYTHON ?= python3
 ARGS ?=
 NOTEBOOKS ?=
 PYTEST ?=
 PIP_FLAGS ?=
+TORCH ?= $(shell sed -n 's/^torch==//p' $(PINS))
 
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := constraints/dev.txt
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
 # -qq: pip's warnings are about the machine's indices, its errors still show.
-PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint $(PINS) $(PIP_FLAGS)
+PIP := -m pip install -qq --disable-pip-version-check
+# $(call install,environment,what): uv installs in seconds what takes pip minutes. It reads none of pip's settings, so those
+# of the environment are handed on; where it fails all the same, as where an index stands in a file of pip's, pip is asked.
+install = $(BIN)/python -m uv pip install -q --python $(1)/bin/python $(2) $(PIP_FLAGS) || $(1)/bin/python $(PIP) $(2) $(PIP_FLAGS)
+INSTALL = $(call install,$(VENV),--constraint $(PINS) $(1))
+export UV_INDEX_STRATEGY ?= unsafe-best-match
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(shell echo $(PIP_FIND_LINKS) | tr ' ' ',')
+endif
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_EXTRA_INDEX_URL
+export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
+endif
 # Two test processes, one thread each: more threads than cores make both slower.
-RUN_TESTS := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
-SOURCES := hf_relreps tests benchmarks notebooks
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+RUN_TESTS := $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile
+# What speaks to the libraries below: the Auto classes, Trainer, pipelines, datasets, the Hub, the command line.
+RANGE_TESTS := $(addprefix tests/test_,$(addsuffix .py,\
+  anchors callback classification configuration hub_pull hub_push metrics modeling pipelines stitching))
+# The tests call gradient checkpointing by the name that transformers 5.23 gave it.
+OLDEST_KNOWS := 'not gradient_checkpointing'
+RANGE_RUNS := $(shell sed -n '/^hypothesis=\|^pytest/p' $(PINS))
+SOURCES := hf_relreps tests benchmarks examples notebooks docs/conf.py docs/errors_page.py docs/examples.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: quickstart notebooks test test-all nightly audit quality style build clean help
+.PHONY: quickstart notebooks test test-all nightly audit quality style docs build clean help
 
 quickstart: $(VENV)/.demo-installed  ## train four encoders, push them, pull parts of them and stitch (ARGS="...")
 	@$(BIN)/hf-relreps quickstart $(ARGS)
@@ -40,7 +65,7 @@ nightly: $(VENV)/.test-installed  ## long versions of the reliability tests: fuz
 	for item in fuzz kill ranks numbers load; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability $$item || exit 1; done
 
 audit: $(VENV)/.test-installed  ## known vulnerabilities in the pinned versions; asks the advisory service
-	@$(PIP_INSTALL) pip-audit
+	@$(call INSTALL,pip-audit)
 	$(BIN)/pip-audit --requirement $(PINS) --no-deps --disable-pip
 
 quality: $(VENV)/.test-installed  ## lint, format, types, floors, spelling; changes nothing
@@ -54,11 +79,24 @@ style: $(VENV)/.test-installed  ## mend what ruff can mend
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
+test-oldest: $(OLDEST)/.installed  ## the tests that speak to other libraries, with the oldest versions of these
+	$(TEST_ENVIRONMENT) $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -k $(OLDEST_KNOWS) $(RANGE_TESTS) $(PYTEST)
+
+test-newest: $(NEWEST)/.installed  ## the same with the newest versions that the index has
+	$(TEST_ENVIRONMENT) $(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(RANGE_TESTS) $(PYTEST)
+
+docs: $(VENV)/.test-installed  ## the documentation as pages that need no network, in build/docs
+	@$(BIN)/sphinx-build -q -E -W --keep-going docs build/docs
+	@echo "Open build/docs/index.html"
+
 build: $(VENV)/.test-installed  ## sdist and wheel in dist/
-	$(BIN)/python -m build
+	$(BIN)/python -m build --installer uv
+
+test-wheel: $(VENV)/.test-installed  ## build, install into an empty environment, run the README's first example there
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m slow tests/test_packaging.py $(PYTEST)
 
 clean:  ## remove .venv and everything that can be made again
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis quickstart_output
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis quickstart_output
 	find hf_relreps tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
@@ -69,14 +107,21 @@ $(VENV)/.created:
 	  echo "make: found $$($(PYTHON) --version 2>&1), expected Python 3.11 or newer. Try: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Setting up $(VENV) ($$($(PYTHON) --version))"
 	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python $(PIP) --constraint $(PINS) uv $(PIP_FLAGS)
 	@touch $@
 
 $(VENV)/.demo-installed: $(VENV)/.created pyproject.toml $(PINS)
 	@echo "Installing hf_relreps[demo] into $(VENV): minutes the first time (torch, transformers, datasets)"
-	@$(PIP_INSTALL) --editable '.[demo]'
+	@$(call INSTALL,--editable '.[demo]')
 	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.created pyproject.toml $(PINS)
-	@echo "Installing hf_relreps[test,quality] into $(VENV): minutes the first time (torch, transformers, datasets)"
-	@$(PIP_INSTALL) --editable '.[test,quality]'
+	@echo "Installing hf_relreps[dev] into $(VENV): minutes the first time (torch, transformers, datasets)"
+	@$(call INSTALL,--editable '.[dev]')
+	@touch $@
+
+$(OLDEST)/.installed $(NEWEST)/.installed: %/.installed: $(VENV)/.created pyproject.toml $(PINS) constraints/oldest.txt
+	@echo "Installing hf_relreps[demo] into $*"
+	@$(PYTHON) -m venv --clear $*
+	@$(call install,$*,$(if $(filter $(OLDEST),$*),--constraint constraints/oldest.txt) torch==$(TORCH) $(RANGE_RUNS) --editable '.[demo]')
 	@touch $@

@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from hf_relreps.configuration import RelativeConfig
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.demos.debian import load_debian_descriptions
 from hf_relreps.demos.tiny import small_bert, wordpiece_tokenizer
+from hf_relreps.errors import MissingExtraError
 from hf_relreps.evaluation import StitchingMatrix, stitching_matrix
 from hf_relreps.model_card import CardFacts
 from hf_relreps.modeling import RelativeModel
@@ -99,7 +101,16 @@ class Settings:
 
 
 def launch(output: Path, hub_user: str | None = None, encoder: str | None = None, quick: bool = False) -> int:
-    """Run the quickstart against the real Hub as `hub_user`, or against one on this machine; the exit code."""
+    """Run the quickstart against the real Hub as `hub_user`, or against one on this machine; the exit code.
+
+    Raises:
+        MissingExtraError: If what the extra ``demo`` installs is not there.
+    """
+    missing = [name for name in ("matplotlib", "starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"The quickstart needs {', '.join(missing)}. Install what it needs: pip install 'hf_relreps[demo]'."
+        )
     command = [
         sys.executable,
         "-m",
