@@ -75,7 +75,19 @@ class AnchorCallback(TrainerCallback):
 
     Example:
         ```python
-        trainer = Trainer(model, args, train_dataset=..., callbacks=[AnchorCallback(anchors.view("en"), tokenizer)])
+        model = classifier_of("en", seed=3)
+        rows = train.map(lambda row: model.processor(row["en"], truncation=True))
+        args = TrainingArguments("out", max_steps=2, report_to="none")
+        callback = AnchorCallback(anchors.view("en"))
+        Trainer(model, args, train_dataset=rows, processing_class=model.processor, callbacks=[callback]).train()
+        ```
+
+        ```python
+        >>> [step for step, drift in callback.drift_]
+        [0, 2]
+        >>> model.encoder.check_anchors() < 1e-3  # they are those of the trained encoder
+        True
+
         ```
     """
 
@@ -102,6 +114,7 @@ class AnchorCallback(TrainerCallback):
         self.ema = ema
         self.batch_size = batch_size
         self.drift_: list[tuple[int, float]] = []
+        self._encoder: RelativeModel | None = None  # the one that the parts were read for
         self._exact_at: int | None = None
         self._logged = 0  # how many entries of drift_ went into a log
         self._parts: list[list[Batch]] = []  # of this rank's share of the anchors
@@ -132,13 +145,8 @@ class AnchorCallback(TrainerCallback):
                 "does not hold: it will not end where an uninterrupted run ends.",
                 state.global_step,
             )
-        view = self.anchors_view or encoder.anchors.view(encoder.config.anchor_view)
-        _refuse_other_view(view, encoder)
-        processor = self.processor or encoder._processor or kwargs.get("processing_class") or encoder.processor
-        encoder._carries(view.anchors, processor)
-        parts = self.refresh_parts or parts_within_budget(len(view), samples_per_step(args))
-        self._parts = self._in_parts(view, processor, encoder.config, 1 if view.modality == "node" else parts)
-        self._exact_at, self.drift_ = None, []
+        parts = self.refresh_parts or parts_within_budget(encoder.config.num_anchors, samples_per_step(args))
+        self._begin(encoder, kwargs.get("processing_class"), parts)
         if state.global_step == 0:
             self._refresh(encoder, state.global_step, exact=True)
         self._logged = len(self.drift_)
@@ -198,6 +206,38 @@ class AnchorCallback(TrainerCallback):
             token=args.hub_token,
             revision=args.hub_revision,
         )
+
+    def refresh(self, model: nn.Module, step: int | None = None) -> None:
+        """Refresh the anchors in a training loop of your own, with `accelerate` or without.
+
+        Call it on every process: after each step, and without `step` before an evaluation, a save and at the end, as
+        `examples/train_with_accelerate.py` does.
+
+        Args:
+            model: What is trained, as ``accelerator.prepare`` gave it back.
+            step: How many steps were made: the part that is due then is refreshed, on the schedule of the constructor
+                (all anchors at once unless `refresh_parts` is given). Without it all are, exactly.
+
+        Raises:
+            AnchorError: If the view is not one of the anchor set that the model was built on.
+        """
+        encoder = _encoder_of(model)
+        if self._encoder is not encoder:
+            self._begin(encoder, None, self.refresh_parts or 1)
+        if step is None:
+            self._exact_at = None
+            self._refresh(encoder, self.drift_[-1][0] if self.drift_ else 0, exact=True)
+        elif step % self.refresh_every == 0:
+            self._refresh(encoder, step, exact=False)
+
+    def _begin(self, encoder: RelativeModel, processing_class: Any, parts: int) -> None:
+        """Read the anchors and forget what an earlier run left."""
+        view = self.anchors_view or encoder.anchors.view(encoder.config.anchor_view)
+        _refuse_other_view(view, encoder)
+        processor = self.processor or encoder._processor or processing_class or encoder.processor
+        encoder._carries(view.anchors, processor)
+        self._parts = self._in_parts(view, processor, encoder.config, 1 if view.modality == "node" else parts)
+        self._encoder, self._exact_at, self.drift_ = encoder, None, []
 
     def _in_parts(self, view: AnchorView, processor: Any, config: RelativeConfig, parts: int) -> list[list[Batch]]:
         """This rank's share of the anchors in parts of about the same size: lists of batches, some may be empty."""
@@ -280,6 +320,16 @@ def last_complete_checkpoint(output_dir: str | Path | None) -> str | None:
 
     A run that was killed while it saved leaves a folder that the Trainer would choose and cannot resume from. So, from
     the first start as from any later one: ``trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))``.
+
+    Example:
+        ```python
+        from hf_relreps.callback import last_complete_checkpoint
+
+        rows = [{"relative_embeds": torch.rand(40), "labels": 0}] * 4
+        args = TrainingArguments("runs", max_steps=2, save_steps=1, report_to="none")
+        trainer = Trainer(decoder, args, train_dataset=rows)
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint("runs"))  # None at first: from the beginning
+        ```
     """
     return next((str(folder) for folder in _checkpoints(output_dir) if _flaw(folder) is None), None)
 
