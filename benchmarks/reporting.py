@@ -23,16 +23,29 @@ console = Console(highlight=False, soft_wrap=True, width=max(120, Console().widt
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn", "latentis", "faiss-cpu")
 
 
-def quiet() -> None:
-    """Only what the benchmark itself says."""
-    from datasets import disable_progress_bars
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Only what the benchmark itself says; afterwards loggers, bars and warnings are as they were."""
+    import datasets
     from transformers.utils import logging as transformers_logging
 
-    warnings.simplefilter("ignore")
-    disable_progress_bars()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("hf_relreps").setLevel(logging.ERROR)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("hf_relreps", "transformers"))}
+    reading, loading = not datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
+    try:
+        for logger in levels:
+            logger.setLevel(logging.ERROR)
+        datasets.disable_progress_bars()
+        transformers_logging.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+        if reading:
+            datasets.enable_progress_bars()
+        if loading:
+            transformers_logging.enable_progress_bar()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from sklearn.metrics import f1_score
 from torch import Tensor
 from transformers import (
@@ -36,8 +36,8 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.utils import logging
 
+from benchmarks.reporting import quiet
 from hf_relreps import AnchorSet, RelativeDecoder, RelativeModel, stitch
 from hf_relreps.demos.debian import SECTIONS, load_debian_descriptions
 from hf_relreps.demos.tiny import wordpiece_tokenizer
@@ -65,15 +65,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--quick", action="store_true", help="one seed, one number of anchors, little training")
     arguments = parser.parse_args()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    disable_progress_bars()
     if arguments.quick:
         arguments.seeds, arguments.anchors, arguments.epochs = 1, [100], 1
     scores: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for seed in range(arguments.seeds):
-        for way, k, found in measured(seed, arguments.anchors, arguments.epochs):
-            scores[way, k].append(found)
+    with quiet():
+        for seed in range(arguments.seeds):
+            for way, k, found in measured(seed, arguments.anchors, arguments.epochs):
+                scores[way, k].append(found)
     text = table(scores, arguments.anchors)
     print(text)
     if not arguments.quick:

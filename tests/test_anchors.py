@@ -410,14 +410,17 @@ TABLE_CHANGES = {
 }
 
 
+def assert_refused(anchors, folder, edit, change, message):
+    anchors.save_pretrained(folder)
+    edit(folder, change)
+    with pytest.raises(AnchorIntegrityError, match=message) as caught:
+        AnchorSet.from_pretrained(folder)
+    assert str(folder) in str(caught.value)
+
+
 @pytest.mark.parametrize("name", TABLE_CHANGES)
 def test_a_changed_table_is_refused(pair, tmp_path, name):
-    change, message = TABLE_CHANGES[name]
-    pair.save_pretrained(tmp_path)
-    edit_table(tmp_path, change)
-    with pytest.raises(AnchorIntegrityError, match=message) as caught:
-        AnchorSet.from_pretrained(tmp_path)
-    assert str(tmp_path) in str(caught.value)
+    assert_refused(pair, tmp_path, edit_table, *TABLE_CHANGES[name])
 
 
 def test_a_table_in_which_nothing_but_the_compression_changed_is_read(pair, tmp_path):
@@ -464,12 +467,7 @@ RECORD_CHANGES = {
 
 @pytest.mark.parametrize("name", RECORD_CHANGES)
 def test_a_changed_record_is_refused(pair, tmp_path, name):
-    change, message = RECORD_CHANGES[name]
-    pair.save_pretrained(tmp_path)
-    edit_record(tmp_path, change)
-    with pytest.raises(AnchorIntegrityError, match=message) as caught:
-        AnchorSet.from_pretrained(tmp_path)
-    assert str(tmp_path) in str(caught.value)
+    assert_refused(pair, tmp_path, edit_record, *RECORD_CHANGES[name])
 
 
 def test_a_record_that_names_fewer_views_reads_only_those(pair, tmp_path):

@@ -349,8 +349,8 @@ HEADS = {
 }  # fmt: skip
 
 
-def classifier_of(config, seed=0):
-    set_seed(seed)
+def classifier_of(config):
+    set_seed(0)
     kind = type(config)
     auto_classes = (
         AutoModelForSequenceClassification,

@@ -21,12 +21,12 @@ LAYOUT = {
 }
 
 
-def files_of(repo_id, revision=None):
-    return set(HfApi().list_repo_files(repo_id, revision=revision)) - {".gitattributes"}
+def files_of(repo_id):
+    return set(HfApi().list_repo_files(repo_id)) - {".gitattributes"}
 
 
-def titles_of(repo_id, revision=None):
-    return [commit.title for commit in HfApi().list_repo_commits(repo_id, revision=revision)]
+def titles_of(repo_id):
+    return [commit.title for commit in HfApi().list_repo_commits(repo_id)]
 
 
 def card_of(repo_id, revision=None):

@@ -25,9 +25,9 @@ def clusters(n, of, d, noise, seed=0):
     return unit(gaussian(of, d, seed + 1))[which] + noise * gaussian(n, d, seed + 2), which
 
 
-def needs(n, seed=0):
+def needs(n):
     """What any strategy may ask for."""
-    return {"labels": [f"class {i % 4}" for i in range(n)], "embeddings_ND": gaussian(n, 6, seed)}
+    return {"labels": [f"class {i % 4}" for i in range(n)], "embeddings_ND": gaussian(n, 6)}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

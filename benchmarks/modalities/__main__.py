@@ -34,13 +34,13 @@ def main(words: list[str] | None = None) -> None:
     choice = argparse.ArgumentParser("benchmarks.modalities", description=__doc__, add_help=False)
     choice.add_argument("modality", choices=MODALITIES)
     chosen, rest = choice.parse_known_args(words)
-    quiet()
     parser = parser_of(chosen.modality)
     arguments = parser.parse_args(rest)
     if arguments.seeds < 2:
         parser.error(f"--seeds {arguments.seeds}: stitching needs two encoders of each kind or more")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    importlib.import_module(f"benchmarks.modalities.{chosen.modality}").run(arguments)
+    with quiet():
+        importlib.import_module(f"benchmarks.modalities.{chosen.modality}").run(arguments)
 
 
 if __name__ == "__main__":

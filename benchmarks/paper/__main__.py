@@ -38,9 +38,9 @@ def main(words: list[str] | None = None) -> None:
     unknown = [name for name in arguments.tables if name not in report.NAMES]
     if unknown or not (arguments.tables or arguments.report):
         parser.error(f"expected tables out of {', '.join(report.NAMES)}; found {', '.join(unknown) or 'none'}")
-    quiet()
     for name in () if arguments.report else arguments.tables:
-        results = measure(name, arguments)
+        with quiet():
+            results = measure(name, arguments)
         console.print(f"\n{report.module_of(name).render(results)}\n", markup=False)
         if not arguments.quick:
             write(RESULTS / f"{name}.json", results)

@@ -31,10 +31,10 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, help=f"how many; otherwise {told}")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
     arguments = parser.parse_args(words)
-    quiet()
     start = time.monotonic()
-    module = importlib.import_module(f"benchmarks.reliability.{arguments.what}")
-    report = module.run(arguments.count or COUNTS[arguments.what], arguments.seed)
+    with quiet():
+        module = importlib.import_module(f"benchmarks.reliability.{arguments.what}")
+        report = module.run(arguments.count or COUNTS[arguments.what], arguments.seed)
     print(f"{report}\nseconds: {time.monotonic() - start:.0f}")  # noqa: T201
     sys.exit(1 if report.lost else 0)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.report import Report
+from benchmarks.reporting import quiet
 
 
 MORE_MEMORY = 3 << 30  # the address space that a case may ask for beyond what is there
@@ -112,13 +113,12 @@ class _Worker:
 # -- the worker
 
 
+@quiet()
 def work(seed: int, first: int, count: int) -> None:
     """Try `count` cases, one line of JSON for each."""
     from benchmarks.reliability import guard
     from benchmarks.reliability.mutations import sound_uploads, spoil
-    from benchmarks.reporting import quiet
 
-    quiet()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes elsewhere
     with tempfile.TemporaryDirectory(prefix="relreps-fuzz-") as name:

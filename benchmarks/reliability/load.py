@@ -23,6 +23,7 @@ import torch
 from transformers import PreTrainedModel, set_seed
 
 from benchmarks.reliability.report import Report
+from benchmarks.reporting import quiet
 from hf_relreps import AnchorSet, RelativeModelForSequenceClassification, stitch
 from hf_relreps.demos.tiny import small_bert, word_tokenizer
 
@@ -177,11 +178,9 @@ def service_loop(predictions: int, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+@quiet()
 def main(what: str, *arguments: str) -> dict[str, Any]:
     """What one process does, as JSON."""
-    from benchmarks.reporting import quiet
-
-    quiet()
     torch.set_num_threads(1)
     if what == "push":
         return push(*arguments)

@@ -45,9 +45,8 @@ def main(words: list[str] | None = None) -> None:
         parser.error(f"there is no item {', '.join(unknown)}; there are {', '.join(ITEMS)}")
     if not WAITING.items() <= os.environ.items():  # read once, when torch is loaded
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.speed", *sys.argv[1:]], os.environ | WAITING)
-    quiet()
     for name in () if arguments.report else (arguments.items or ITEMS):
-        with timed(name):
+        with quiet(), timed(name):
             measure(name, arguments.quick, arguments.output)
     if not arguments.quick:
         report.write(arguments.output)

@@ -36,10 +36,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300, help="time for one type")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of supported_models.md and .json")
     arguments = parser.parse_args()
-    quiet()
     types = arguments.types or list(MODEL_TYPES)
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with quiet(), tempfile.TemporaryDirectory() as folder:
         rows = sweep(types, Path(folder), arguments.jobs, arguments.seconds, report=_print)
     record = {
         "command": f"python -m benchmarks.supported_models --jobs {arguments.jobs}",
