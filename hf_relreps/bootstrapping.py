@@ -3,15 +3,19 @@
 A sample is described by its similarities to the known anchors, which both encoders share; two samples of like
 descriptions are taken for the same meaning and become anchors themselves, a few at first and more with each round
 (compare "Bootstrapping Parallel Anchors for Relative Representations", ICLR 2023 Tiny Papers; the local scaling is
-that of "Word Translation without Parallel Data", ICLR 2018, section 2.3).
+that of "Word Translation without Parallel Data", ICLR 2018, section 2.3). A second start takes for the first pairs
+those of the assignment under which the similarities within both pools agree best, the known pairs held ("Fast
+Approximate Quadratic Programming for Graph Matching", 2015, and "Seeded Graph Matching", 2019); the better of both
+counts. Known pairs that were held out test what was found.
 
-Shapes: N samples of the left pool, M of the right one, D absolute sizes, S known pairs, A anchors, P pairs.
+Shapes: N samples of the left pool, M of the right one, D absolute sizes, S known pairs, A anchors, P pairs, H pairs
+held out.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -26,16 +30,33 @@ from hf_relreps.similarities import unit
 NEIGHBOURS = 10  # that the local scaling looks at
 FIRST, GROWTH = 10, 1.15  # new pairs of the first round, and how much more of them each round takes
 SETTLING = 8  # rounds at most with all pairs, as long as more samples find each other
-RESTARTS, KEPT = 6, 0.7  # other starts where the first leads nowhere, each from this share of the known pairs
+LARGEST = 1000  # rows of a pool that are assigned, as the cost grows with their third power
+STEPS, STILL = 30, 1e-3  # of the assignment at most, and the step that is too small to go on
+SOFTNESS, BALANCING = 0.05, 30  # of its start, and how often the rows and columns of that are balanced
 FEWEST = 5  # known pairs
-LEAST_GAIN = 0.15  # of the share of samples that find each other, over what mixed-up pairs reach: docs/quality.md
+HELD_OUT = 1 / 3  # of the known pairs, which test what the others find
+# Of the share of samples that find each other, over what mixed-up pairs reach: so much says that the match is right,
+# so little that it is wrong; between them the pairs that were held out decide (docs/quality.md).
+SURE_GAIN, LEAST_GAIN, LEAST_HELD_OUT_RANK = 0.3, 0.15, 0.95
 LEAST_RANK = 0.9  # share of other anchors that a right pair is more alike than
 LEAST_RIGHT = 1 / 3  # of the anchors, for the others to be told wrong by them
 MOST_ROUNDS = 8
 
 
 class Encodes(Protocol):
-    """Anything that gives embeddings (N, D) of samples: a `RelativeModel`, a sentence-transformers model, ..."""
+    """Anything that gives embeddings (N, D) of samples: a `RelativeModel`, a sentence-transformers model, ...
+
+    Example:
+        ```python
+        >>> class Turned:  # stands for another model: the same space, in which no coordinate means what it meant
+        ...     def encode(self, samples):
+        ...         return english.encoder.encode(samples).flip(-1)
+        >>> x_ND, y_ND = (some.encode(test["en"]) for some in (english.encoder, Turned()))
+        >>> print(round(float(latent_similarity(x_ND, y_ND).cka), 3))
+        1.0
+
+        ```
+    """
 
     def encode(self, samples: Any) -> Any:
         """Embeddings (N, D) of N samples."""
@@ -71,17 +92,22 @@ class BootstrapReport:
         mutual: Share of the smaller pool whose samples are each other's nearest in the end.
         mutual_by_chance: The same after known pairs that were mixed up on purpose. Where both are alike, nothing was
             found.
+        held_out: Number of known pairs that were left out once, to be found among the pools.
+        rank: Share of the others that these were more alike than; a half by chance.
     """
 
     known: int
     found: int
     mutual: float
     mutual_by_chance: float
+    held_out: int
+    rank: float
 
     @property
     def trusted(self) -> bool:
         """Whether the pools can be believed to have been matched."""
-        return self.mutual >= self.mutual_by_chance + LEAST_GAIN
+        gain = self.mutual - self.mutual_by_chance
+        return gain >= SURE_GAIN or (gain >= LEAST_GAIN and self.rank >= LEAST_HELD_OUT_RANK)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -90,7 +116,8 @@ class BootstrapReport:
     def __str__(self) -> str:
         return (
             f"{self.known} known pairs and {self.found} found; {self.mutual:.2f} of the samples find each other, "
-            f"{self.mutual_by_chance:.2f} with mixed-up pairs"
+            f"{self.mutual_by_chance:.2f} with mixed-up pairs; {self.held_out} known pairs that were held "
+            f"out are more alike than {self.rank:.2f} of the others"
         )
 
 
@@ -105,7 +132,7 @@ def bootstrap(
         seeds_left_SD: Of the known pairs by the first encoder.
         seeds_right_SD: Of the same by the second.
         k: Number of pairs to find.
-        seed: Of the other starts.
+        seed: Of the pairs that are held out, and of the rows that are assigned where a pool is large.
 
     Raises:
         AnchorError: If there are fewer than five known pairs.
@@ -113,14 +140,18 @@ def bootstrap(
     known = len(seeds_left_SD)
     if known < FEWEST:
         raise AnchorError(
-            f"Found {known} known pairs, expected {FEWEST} or more: with fewer, similarities to them tell nothing. "
-            "Add pairs; 25 to 50 are enough for most encoders."
+            f"Found {known} known pairs, expected {FEWEST} or more: with fewer, similarities to them tell nothing, "
+            "and without any no pools were matched where it was tried (docs/quality.md). Add pairs; 25 to 50 are "
+            "enough for most encoders."
         )
-    rng = np.random.default_rng(seed)
+    spaces = left_ND, right_MD, seeds_left_SD, seeds_right_SD
     by_chance = grow(left_ND, right_MD, seeds_left_SD, seeds_right_SD.roll(known // 2, 0), k).mutual
-    enough = by_chance + LEAST_GAIN
-    pairs = _best_start(left_ND, right_MD, seeds_left_SD, seeds_right_SD, k, enough, rng)
-    return pairs, BootstrapReport(known, len(pairs.left_P), pairs.mutual, by_chance)
+    starts = {False: None, True: assign(*spaces, seed)}
+    ways = [(grow(*spaces, k, first), assigned) for assigned, first in starts.items()]
+    pairs, assigned = max(ways, key=lambda way: way[0].mutual)
+    rank_H = held_out_ranks(*spaces, k, assigned, seed)
+    report = BootstrapReport(known, len(pairs.left_P), pairs.mutual, by_chance, len(rank_H), float(rank_H.mean()))
+    return pairs, report
 
 
 def refuse_unmatched(report: BootstrapReport) -> None:
@@ -128,43 +159,69 @@ def refuse_unmatched(report: BootstrapReport) -> None:
     if not report.trusted:
         raise AnchorError(
             f"The pools cannot be matched: {report.mutual:.2f} of their samples find each other, and with mixed-up "
-            f"pairs it is {report.mutual_by_chance:.2f}; expected {LEAST_GAIN} more than that. Give more known pairs "
-            f"than {report.known} (25 to 50 are enough for most encoders), or pools that hold the same meanings."
+            f"pairs it is {report.mutual_by_chance:.2f}; expected {SURE_GAIN} more, or {LEAST_GAIN} more and "
+            f"held-out pairs more alike than {LEAST_HELD_OUT_RANK} of the others (found {report.rank:.2f}). "
+            f"Give more known pairs than {report.known} (25 to 50 are enough for most encoders), or pools that hold "
+            "the same meanings."
         )
 
 
-def _best_start(
-    left_ND: Tensor, right_MD: Tensor, left_SD: Tensor, right_SD: Tensor, k: int, enough: float, rng: Any
-) -> Pairs:
-    """From all known pairs; where that leads nowhere, from some of them: which ones decides if the first pairs fit."""
-    best = grow(left_ND, right_MD, left_SD, right_SD, k)
-    for _ in range(RESTARTS):
-        if best.mutual >= enough:
-            break
-        start = torch.as_tensor(rng.permutation(len(left_SD))[: max(FEWEST, round(KEPT * len(left_SD)))])
-        other = grow(left_ND, right_MD, left_SD, right_SD, k, start)
-        best = max(best, other, key=lambda pairs: pairs.mutual)
-    return best
+def held_out_ranks(
+    left_ND: Tensor,
+    right_MD: Tensor,
+    left_SD: Tensor,
+    right_SD: Tensor,
+    k: int,
+    assigned: bool = False,
+    seed: int = 42,
+) -> Tensor:
+    """For each of H known pairs that lie hidden in the pools: share of the others that it is more alike than.
+
+    The other known pairs grow as all would.
+    """
+    count = max(1, int(HELD_OUT * len(left_SD)))
+    order_S = torch.as_tensor(np.random.default_rng(seed).permutation(len(left_SD)))
+    held_H, rest_S = order_S[:count], order_S[count:]
+    pools = torch.cat([left_SD[held_H], left_ND]), torch.cat([right_SD[held_H], right_MD])
+    known = left_SD[rest_S], right_SD[rest_S]
+    pairs = grow(*pools, *known, k, assign(*pools, *known, seed) if assigned else None)
+    scaled_NM = _scaled(_alike(*pools, *_with(pairs, *pools, *known)))
+    own_H = scaled_NM.diagonal()[:count]
+    of_row_H = (own_H[:, None] > scaled_NM[:count]).float().sum(1) / (scaled_NM.shape[1] - 1)
+    of_column_H = (own_H > scaled_NM[:, :count]).float().sum(0) / (len(scaled_NM) - 1)
+    return (of_row_H + of_column_H) / 2
 
 
 def grow(
-    left_ND: Tensor, right_MD: Tensor, left_SD: Tensor, right_SD: Tensor, k: int, start: Tensor | None = None
+    left_ND: Tensor,
+    right_MD: Tensor,
+    left_SD: Tensor,
+    right_SD: Tensor,
+    k: int,
+    first: Pairs | None = None,
+    scaled: Callable[[Tensor], Tensor] | None = None,
 ) -> Pairs:
     """At most k pairs of rows from S known ones, by matching in rounds; the known ones stay anchors throughout.
 
-    With `start` the first round uses only these of the known pairs.
+    With `first` the first round uses these pairs of rows beside the known ones. `scaled` makes similarities (N, M)
+    comparable among rows and columns, in place of the local scaling.
     """
-    some = slice(None) if start is None else start
-    anchors = left_SD[some], right_SD[some]
+    pools, known = (left_ND, right_MD), (left_SD, right_SD)
+    anchors = known if first is None else _with(first.first(k), *pools, *known)
     mutual = 0.0
     for wanted, is_last in _rounds(k):
-        pairs = match(left_ND, right_MD, *anchors)
+        pairs = nearest((scaled or _scaled)(_alike(*pools, *anchors)))
         if is_last and pairs.mutual <= mutual:
             break
         mutual = pairs.mutual
         kept = pairs.first(wanted)
-        anchors = torch.cat([left_SD, left_ND[kept.left_P]]), torch.cat([right_SD, right_MD[kept.right_P]])
+        anchors = _with(kept, *pools, *known)
     return kept._replace(mutual=mutual)
+
+
+def _with(pairs: Pairs, left_ND: Tensor, right_MD: Tensor, left_SD: Tensor, right_SD: Tensor) -> tuple[Tensor, Tensor]:
+    """The known anchors and the pairs of rows, as anchors of both sides."""
+    return torch.cat([left_SD, left_ND[pairs.left_P]]), torch.cat([right_SD, right_MD[pairs.right_P]])
 
 
 def _rounds(k: int) -> Iterator[tuple[int, bool]]:
@@ -180,13 +237,21 @@ def _rounds(k: int) -> Iterator[tuple[int, bool]]:
 
 def match(left_ND: Tensor, right_MD: Tensor, anchors_left_AD: Tensor, anchors_right_AD: Tensor) -> Pairs:
     """Rows that are each other's nearest by how alike they are to the anchors, the largest margins first."""
-    scaled_NM = _scaled(profiles(left_ND, anchors_left_AD) @ profiles(right_MD, anchors_right_AD).T)
+    return nearest(_scaled(_alike(left_ND, right_MD, anchors_left_AD, anchors_right_AD)))
+
+
+def nearest(scaled_NM: Tensor) -> Pairs:
+    """Rows and columns that are each other's nearest, the largest margins first."""
     best_N, best_M = _best(scaled_NM), _best(scaled_NM.T)
     left_P = torch.nonzero(best_M.row[best_N.row] == torch.arange(len(scaled_NM))).flatten()
     right_P = best_N.row[left_P]
     margin_P = torch.minimum(best_N.margin[left_P], best_M.margin[right_P])
     order_P = margin_P.argsort(descending=True, stable=True)
     return Pairs(left_P[order_P], right_P[order_P], margin_P[order_P], len(left_P) / min(scaled_NM.shape))
+
+
+def _alike(left_ND: Tensor, right_MD: Tensor, anchors_left_AD: Tensor, anchors_right_AD: Tensor) -> Tensor:
+    return profiles(left_ND, anchors_left_AD) @ profiles(right_MD, anchors_right_AD).T
 
 
 def profiles(x_ND: Tensor, anchors_AD: Tensor) -> Tensor:
@@ -209,6 +274,74 @@ def _scaled(similarity_NM: Tensor) -> Tensor:
 def _near(similarity_NM: Tensor) -> Tensor:
     count = min(NEIGHBOURS, similarity_NM.shape[1])
     return similarity_NM.contiguous().topk(count, dim=1, sorted=False).values.mean(1)
+
+
+def assign(
+    left_ND: Tensor,
+    right_MD: Tensor,
+    left_SD: Tensor,
+    right_SD: Tensor,
+    seed: int = 42,
+    start_NM: Tensor | None = None,
+) -> Pairs:
+    """Rows of the pools, each once, so that similarities within both pools and to the known pairs agree best.
+
+    Of a large pool only some rows are assigned. `mutual` is not measured. It starts from how alike rows are to the
+    known pairs, unless `start_NM` tells how alike they are.
+    """
+    rows = _some(len(left_ND), seed), _some(len(right_MD), seed + 1)
+    pools = left_ND[rows[0]], right_MD[rows[1]]
+    alike_NM = _alike(*pools, left_SD, right_SD) if start_NM is None else start_NM[rows[0]][:, rows[1]]
+    within, to_known = zip(_kernels(pools[0], left_SD), _kernels(pools[1], right_SD), strict=True)
+    share_NM = _assigned(*within, to_known[0] @ to_known[1].T, _balanced(alike_NM))
+    left_P, right_P = _assignment(share_NM)
+    share_P = share_NM[left_P, right_P]
+    order_P = share_P.argsort(descending=True, stable=True)
+    return Pairs(rows[0][left_P[order_P]], rows[1][right_P[order_P]], share_P[order_P], 0.0)
+
+
+def _some(count: int, seed: int) -> Tensor:
+    return torch.as_tensor(np.random.default_rng(seed).permutation(count)[:LARGEST])
+
+
+def _kernels(x_ND: Tensor, known_SD: Tensor) -> tuple[Tensor, Tensor]:
+    """Centred cosines to the pool (N, N) and to the known samples (N, S)."""
+    mean_D = x_ND.mean(0)
+    unit_ND = unit(x_ND - mean_D)
+    return unit_ND @ unit_ND.T, unit_ND @ unit(known_SD - mean_D).T
+
+
+def _assigned(left_NN: Tensor, right_MM: Tensor, known_NM: Tensor, share_NM: Tensor) -> Tensor:
+    """Frank-Wolfe steps that raise trace(left share right share^T) + 2 trace(known^T share), from a soft start."""
+    seen_NM = left_NN @ share_NM @ right_MM
+    for _ in range(STEPS):
+        left_P, right_P = _assignment(seen_NM + known_NM)
+        step_NM = -share_NM
+        step_NM[left_P, right_P] += 1
+        change_NM = left_NN[:, left_P] @ right_MM[right_P] - seen_NM
+        square = float((change_NM * step_NM).sum())
+        linear = 2 * float(((seen_NM + known_NM) * step_NM).sum())
+        size = min(1.0, -linear / (2 * square)) if square < 0 else 1.0
+        share_NM, seen_NM = share_NM + size * step_NM, seen_NM + size * change_NM
+        if size * float(step_NM.norm()) < STILL * len(left_P) ** 0.5:
+            break
+    return share_NM
+
+
+def _assignment(gain_NM: Tensor) -> tuple[Tensor, Tensor]:
+    from scipy.optimize import linear_sum_assignment
+
+    left_P, right_P = linear_sum_assignment(gain_NM.numpy(force=True), maximize=True)
+    return torch.as_tensor(left_P), torch.as_tensor(right_P)
+
+
+def _balanced(similarity_NM: Tensor) -> Tensor:
+    """Shares whose rows and columns sum to nearly one (Sinkhorn's iteration)."""
+    share_NM = ((similarity_NM - similarity_NM.max()) / SOFTNESS).exp().clamp_min(1e-30)
+    for _ in range(BALANCING):
+        share_NM = share_NM / share_NM.sum(1, keepdim=True)
+        share_NM = share_NM / share_NM.sum(0, keepdim=True)
+    return share_NM
 
 
 class _Best(NamedTuple):

@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from hf_relreps import AnchorSet, RelativeModel
-from hf_relreps.bootstrapping import bootstrap, grow, match, mismatched, profiles
+from hf_relreps.bootstrapping import (
+    BootstrapReport,
+    assign,
+    bootstrap,
+    grow,
+    held_out_ranks,
+    match,
+    mismatched,
+    profiles,
+)
 from hf_relreps.errors import AnchorError
 
 
@@ -52,6 +61,55 @@ def test_match_finds_each_row_of_a_rotated_copy_and_orders_by_margin():
     assert (pairs.margin_P.diff() <= 0).all()
 
 
+def agreeing(pairs, order):
+    """Share of the pairs that are right when the right pool is in another order."""
+    return float((order[pairs.right_P] == pairs.left_P).float().mean())
+
+
+def test_pools_are_assigned_whole_where_their_similarities_agree_and_pairs_are_told_from_strangers():
+    left_ND, right_ND = two_spaces(206)
+    order = shuffled(200)
+    pools, known = (left_ND[6:], right_ND[6:][order]), (left_ND[:6], right_ND[:6])
+    pairs = assign(*pools, *known)
+    assert agreeing(pairs, order) > 0.95
+    assert sorted(pairs.left_P.tolist()) == sorted(pairs.right_P.tolist()) == list(range(200))
+    assert (pairs.margin_P.diff() <= 0).all()
+    strangers = assign(pools[0], torch.randn(150, 40, generator=torch.Generator().manual_seed(5)), *known)
+    assert len(strangers.left_P) == 150
+
+
+def test_of_large_pools_some_rows_are_assigned(monkeypatch):
+    monkeypatch.setattr("hf_relreps.bootstrapping.LARGEST", 50)
+    left_ND, right_ND = two_spaces(206)
+    pairs = assign(left_ND[6:], right_ND[6:], left_ND[:6], right_ND[:6])
+    assert len(pairs.left_P) == 50 and int(pairs.left_P.max()) >= 50
+
+
+def test_the_assignment_helps_where_nearest_neighbours_lead_nowhere():
+    z_ND, order = meanings(155, seed=3), shuffled(150)
+    left_ND, right_ND = seen_by(z_ND, 24, 4, noise=0.3), seen_by(z_ND, 40, 5, noise=0.3)
+    spaces = left_ND[5:], right_ND[5:][order], left_ND[:5], right_ND[:5]
+    pairs, _ = bootstrap(*spaces, 80)
+    assert agreeing(grow(*spaces, 80), order) < 0.3 < 0.8 < agreeing(pairs, order)
+
+
+def test_held_out_pairs_are_found_again_unless_the_pairs_are_wrong():
+    left_ND, right_ND = two_spaces(320)
+    spaces = left_ND[20:], right_ND[20:][shuffled(300)], left_ND[:20]
+    right_H = held_out_ranks(*spaces, right_ND[:20], 100)
+    wrong_H = held_out_ranks(*spaces, right_ND[:20].roll(7, 0), 100)
+    assert len(right_H) == len(wrong_H) == 6
+    assert right_H.min() > 0.97 and wrong_H.mean() < 0.8
+
+
+@pytest.mark.parametrize(
+    ("mutual", "rank", "trusted"), [(0.9, 0.5, True), (0.6, 0.97, True), (0.6, 0.9, False), (0.45, 1.0, False)]
+)
+def test_trust_needs_more_mutual_samples_than_chance_and_between_the_limits_held_out_pairs(mutual, rank, trusted):
+    report = BootstrapReport(25, 275, mutual, 0.4, 8, rank)
+    assert report.trusted is report.to_dict()["trusted"] is trusted
+
+
 def test_few_known_pairs_become_many():
     left_ND, right_ND = two_spaces(320)
     order = shuffled(300)
@@ -61,6 +119,7 @@ def test_few_known_pairs_become_many():
     assert report.trusted
     assert report.mutual > 2 * report.mutual_by_chance
     assert "20 known pairs and 100 found; " in str(report)
+    assert "6 known pairs that were held out are more alike than " in str(report)
 
 
 def test_pools_that_share_only_half_of_their_meanings_are_matched():
