@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 TEXT_WIDTH = 96  # of the samples that are shown
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+LOUD = ("transformers", "huggingface_hub", "hf_relreps.samples")  # samples: long anchors are cut on purpose
 PIPELINES = {"text": "text-classification", "image": "image-classification"}
 
 app = typer.Typer(
@@ -83,7 +86,7 @@ def quickstart(
 
     Examples:
     hf-relreps quickstart
-    hf-relreps quickstart --quick --output /tmp/look
+    hf-relreps quickstart --quick --output look
     hf-relreps quickstart --encoder distilbert-base-multilingual-cased --hub-user me
     """
     from hf_relreps.demos.quickstart import launch
@@ -205,16 +208,33 @@ def stitch(
 
 
 @app.command()
-def compare(encoder: Encoder, decoder: Decoder, as_json: AsJson = False) -> None:
+def compare(
+    encoder: Encoder,
+    decoder: Decoder,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="Unlabelled samples, 100 or more: a data set or a file whose columns are the two views."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of that data set.")] = "test",
+    own_accuracy: Annotated[
+        float | None, typer.Option(help="How often the decoder is right behind its own encoder, if known: 0.91.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Say whether an encoder and a decoder fit, and why not. The exit code is 1 if they do not.
+
+    With pairs, samples that are neither anchors nor training data, it also says how much of its own score the decoder
+    is expected to keep; the decoder's upload must hold its own encoder.
 
     Examples:
     hf-relreps compare me/relative-fr me/relative-en
     hf-relreps compare me/relative-fr me/relative-en --json | jq .fits
+    hf-relreps compare me/relative-fr me/relative-en --pairs parallel.csv --own-accuracy 0.91
     """
     from hf_relreps.stitching import compatibility
 
-    report = compatibility(encoder, decoder)
+    told = {} if pairs is None else {"own_encoder": decoder, "pairs": _parallel(pairs, split, encoder, decoder)}
+    report = compatibility(encoder, decoder, own_accuracy=own_accuracy, **told)  # type: ignore[arg-type]
     _print_json(report.to_dict()) if as_json else typer.echo(str(report))
     raise typer.Exit(0 if report.fits else 1)
 
@@ -326,6 +346,21 @@ def _load(name: str, split: str) -> Dataset:
         ) from error
 
 
+def _parallel(name: str, split: str, *uploads: str) -> tuple[list[Any], ...]:
+    """The column of each upload's own view."""
+    from hf_relreps.sources import Source
+
+    rows = _load(name, split)
+    views = [str((Source.of(upload).json("config.json") or {}).get("anchor_view")) for upload in uploads]
+    missing = [view for view in views if view not in rows.column_names]
+    if missing:
+        raise SampleError(
+            f"{name} has the columns {', '.join(rows.column_names)}; the uploads read the views {', '.join(views)}. "
+            "Name its columns as the views."
+        )
+    return tuple(rows[view][:] for view in views)
+
+
 def _told(anchors: AnchorSet, rows: int) -> str:
     """What a person wants to know of anchors, with the first of them."""
     summary = anchors.summary(rows)
@@ -377,22 +412,37 @@ def _print_json(content: Any) -> None:
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
-def _be_quiet() -> None:
-    """Warnings would drown the answer; bars of downloads show on a terminal only."""
-    import logging
-
-    from huggingface_hub.utils import disable_progress_bars
-    from huggingface_hub.utils import logging as hub_logging
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Warnings would drown the answer; bars of downloads show on a terminal only. Afterwards all is as it was."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    hub_logging.set_verbosity_error()
-    logging.getLogger("hf_relreps.samples").setLevel(logging.ERROR)  # long anchors are cut on purpose
-    os.environ.setdefault("DATASETS_VERBOSITY", "error")
+    levels = {logger: logger.level for logger in map(logging.getLogger, LOUD)}
+    loading, downloads = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    settings = {"DATASETS_VERBOSITY": "error"}
     if not sys.stderr.isatty():
-        disable_progress_bars()
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        settings["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    settings = {name: value for name, value in settings.items() if name not in os.environ}
+    try:
+        os.environ.update(settings)  # read when a command imports datasets
+        for logger in levels:
+            logger.setLevel(logging.ERROR)
+        transformers_logging.disable_progress_bar()  # and with them those of downloads
+        if downloads and sys.stderr.isatty():
+            enable_progress_bars()
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+        if loading:
+            transformers_logging.enable_progress_bar()
+        if downloads:
+            enable_progress_bars()
+        else:
+            disable_progress_bars()
+        for name in settings:
+            os.environ.pop(name, None)
 
 
 def _explain(error: Exception) -> None:
@@ -406,9 +456,9 @@ def main() -> None:
     """The entry point: an error that the user can mend is a sentence and exit code 2, not a traceback."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    _be_quiet()
     try:
-        app()
+        with _quiet():
+            app()
     except (RelrepsError, HfHubHTTPError, HFValidationError, OSError) as error:
         _explain(error)
         sys.exit(2)

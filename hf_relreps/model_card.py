@@ -102,7 +102,17 @@ class CardFacts:
         training_log: One row for each evaluation during training.
         stitching: ``StitchingMatrix.to_dict()``.
         picture: A PNG of that matrix: ``StitchingMatrix.plot(path)``.
+        expected: ``compatibility(..., pairs=...).to_dict()`` of a stitched model's parts.
         tags: More tags.
+
+    Example:
+        ```python
+        >>> from hf_relreps.model_card import CardFacts
+        >>> english.card_facts = CardFacts(license="mit", metrics={"accuracy": 0.91}, evaluated_on="me/parallel-texts")
+        >>> english.make_card("me/relative-en").data.license
+        'mit'
+
+        ```
     """
 
     description: str = ""
@@ -116,6 +126,7 @@ class CardFacts:
     training_log: Sequence[Mapping[str, Any]] = ()
     stitching: Mapping[str, Any] | None = None
     picture: str | Path | None = None
+    expected: Mapping[str, Any] | None = None
     tags: Sequence[str] = ()
 
     def with_defaults(self, other: CardFacts) -> CardFacts:
@@ -476,11 +487,13 @@ def _results(facts: CardFacts, task: str) -> str:
 
 
 def _stitching(facts: CardFacts) -> str:
-    matrix = facts.stitching
+    matrix, expected = facts.stitching, _expected(facts.expected or {})
     if not matrix:
-        return f"![Stitching matrix]({PICTURE_FILE})" if facts.picture else ""
+        picture = f"![Stitching matrix]({PICTURE_FILE})" if facts.picture else ""
+        return "\n\n".join(filter(None, [expected, picture]))
     unit = f"{matrix['metric']} on {matrix['n']:,} samples"
-    parts = [f"Every encoder (row) with every decoder (column), without training: {unit}. Bold: trained together."]
+    parts = [expected] if expected else []
+    parts.append(f"Every encoder (row) with every decoder (column), without training: {unit}. Bold: trained together.")
     parts.append(_matrix_table(matrix, matrix["scores"]))
     if matrix.get("absolute"):
         parts += [f"The absolute control, {matrix['control']}:", _matrix_table(matrix, matrix["absolute"])]
@@ -490,6 +503,17 @@ def _stitching(facts: CardFacts) -> str:
     if facts.picture:
         parts.append(f"![Stitching matrix]({PICTURE_FILE})")
     return "\n\n".join(parts)
+
+
+def _expected(report: Mapping[str, Any]) -> str:
+    """What was told of a stitched model before anybody measured it."""
+    ratio, error, pairs = (report.get(name) for name in ("expected_ratio", "expected_error", "num_pairs"))
+    if ratio is None or error is None:
+        return ""
+    return (
+        f"Expected, not measured: it keeps {100 * ratio:.0f} % of the macro-F1 that its decoder has behind its own "
+        f"encoder, ± {100 * error:.0f} (mean error of such predictions), told from {pairs:,} unlabelled pairs."
+    )
 
 
 def _matrix_table(matrix: Mapping[str, Any], scores: Sequence[Sequence[Any]]) -> str:

@@ -36,6 +36,7 @@ from hf_relreps.errors import (
 )
 from hf_relreps.modeling import RelativeModel, RelativeTaskModel
 from hf_relreps.nodes import RelativeModelForNodeClassification
+from hf_relreps.prediction import Prediction, predicted
 from hf_relreps.reconstruction import RelativeModelForImageReconstruction
 from hf_relreps.sources import Source
 from hf_relreps.translation import decoder_from_classifier
@@ -94,6 +95,18 @@ def stitch(
         StitchingError: If the parts do not share anchors, their order, or the projection; with both sides' values. Or
             if the head of an ordinary classifier cannot be used alone.
         UploadError: If an upload lacks the part that it is asked for.
+
+    Example:
+        ```python
+        >>> model = stitch("me/relative-fr", "me/relative-en")
+        >>> bert, tokenizer = french.encoder.backbone, french.processor  # any AutoModel
+        >>> model = stitch(bert, "me/relative-en", view="fr", processor=tokenizer)
+        >>> _ = model.push_to_hub("me/french-by-english")
+        >>> answers = pipeline("text-classification", model="me/french-by-english")("un jeu de cartes")
+        >>> answers[0]["label"] in names.values()
+        True
+
+        ```
     """
     _refuse_decoder(encoder)
     if _is_ordinary(decoder, asked=anchors is not None or method is not None):
@@ -284,7 +297,16 @@ def _same_anchors(encoder: RelativeConfig, decoder: RelativeConfig) -> bool:
 
 @dataclass(frozen=True)
 class Fact:
-    """One line of a report: what each side says, and whether that lets them fit."""
+    """One line of a report: what each side says, and whether that lets them fit.
+
+    Example:
+        ```python
+        >>> from hf_relreps.stitching import Fact
+        >>> Fact("view", encoder="fr", decoder="en", fits=True).fits
+        True
+
+        ```
+    """
 
     name: str
     encoder: str
@@ -300,17 +322,39 @@ class CompatibilityReport:
         facts: What each side says.
         expected_agreement: Share of held-out pairs on which the decoder gives the same class through either encoder;
             ``None`` if no pairs were given. A lower estimate of stitched over own: with the default projection it lies
-            0.12 to 0.18 below in text and images, 0.34 in graphs (`docs/quality.md`). It tells good stitches from
-            failed ones, not good ones from one another.
+            0.12 to 0.18 below in text and images, 0.34 in graphs (`docs/quality.md`).
+        prediction: How much of the decoder's own macro-F1 the stitched model is expected to keep, and how wrong that
+            may be; ``None`` if no pairs were given.
+
+    Example:
+        ```python
+        >>> report = compatibility("me/relative-fr", "me/relative-en")
+        >>> report.fits, report.verdict
+        (True, 'fits: stitch(encoder, decoder)')
+        >>> report.to_dict()["facts"]["number of anchors"]
+        ['40', '40', True]
+
+        ```
     """
 
     facts: list[Fact] = field(default_factory=list)
     expected_agreement: float | None = None
+    prediction: Prediction | None = None
 
     @property
     def fits(self) -> bool:
         """Whether `stitch` takes the two."""
         return all(fact.fits for fact in self.facts)
+
+    @property
+    def expected_ratio(self) -> float | None:
+        """Expected macro-F1 of the stitched model over the decoder's own; ``None`` if it cannot be told."""
+        return self.prediction.ratio if self.prediction else None
+
+    @property
+    def expected_error(self) -> float | None:
+        """Mean error of such predictions where they were measured; ``None`` if there is none."""
+        return self.prediction.error if self.prediction else None
 
     @property
     def verdict(self) -> str:
@@ -325,6 +369,9 @@ class CompatibilityReport:
             "fits": self.fits,
             "verdict": self.verdict,
             "expected_agreement": self.expected_agreement,
+            "expected_ratio": self.expected_ratio,
+            "expected_error": self.expected_error,
+            "num_pairs": self.prediction.num_pairs if self.prediction else None,
             "facts": {fact.name: [fact.encoder, fact.decoder, fact.fits] for fact in self.facts},
         }
 
@@ -337,6 +384,8 @@ class CompatibilityReport:
         ]
         if self.expected_agreement is not None:
             lines.append(f"expected agreement with the decoder's own encoder: {self.expected_agreement:.2f}")
+        if self.prediction is not None:
+            lines.append(f"expected: {self.prediction}")
         return "\n".join([*lines, f"verdict: {self.verdict}"])
 
 
@@ -346,20 +395,39 @@ def compatibility(
     *,
     own_encoder: Part | None = None,
     pairs: tuple[Sequence[Any], Sequence[Any]] | None = None,
+    own_accuracy: float | None = None,
 ) -> CompatibilityReport:
     """Look before you stitch: facts, a verdict, and with unlabelled pairs the expected quality.
+
+    How well the expected quality is met was measured on stitches that work and on some that do not: `docs/quality.md`.
 
     Args:
         encoder: A relative model, its encoder, or the name of either.
         decoder: A relative model, its decoder, or the name of either.
         own_encoder: The encoder that the decoder was trained with, to compare with.
         pairs: Samples for `encoder`, and samples of the same meanings for `own_encoder`: neither anchors nor
-            training data.
+            training data. A hundred or more tell how much of its own score the decoder keeps.
+        own_accuracy: How often the decoder is right behind its own encoder, as its card may say: with it the
+            prediction is better.
 
     Raises:
-        EvaluationError: If pairs come without `own_encoder`, their numbers differ, or the decoder gives no classes.
+        EvaluationError: If pairs come without `own_encoder`, their numbers differ, the decoder gives no classes, or
+            `own_accuracy` comes without pairs or is no share.
         StitchingError: If the encoder is not relative.
+
+    Example:
+        ```python
+        >>> report = compatibility(french, english, own_encoder=english, pairs=(test["fr"], test["en"]))
+        >>> print(report)
+                           encoder           decoder
+        anchors            ...
+        verdict: fits: stitch(encoder, decoder)
+        >>> 0 <= report.expected_agreement <= 1
+        True
+
+        ```
     """
+    _check_accuracy(own_accuracy, pairs)
     encoder, decoder = resolve_encoder(encoder), resolve_decoder(decoder)
     left, right = encoder.config, decoder.config
     settings = left.projection | right.projection
@@ -379,7 +447,23 @@ def compatibility(
     report = CompatibilityReport(facts)
     if pairs is None or not report.fits:
         return report
-    return CompatibilityReport(facts, _agreement(encoder, decoder, own_encoder, pairs))
+    own_NC, stitched_NC = _answers(encoder, decoder, own_encoder, pairs)
+    choices = (_choices(own_NC, right), _choices(stitched_NC, right))
+    agreement = float((choices[0] == choices[1]).float().mean())
+    kinds = {
+        "one_class_each": right.problem_type != "multi_label_classification",
+        "of_nodes": left.modality == "node",
+    }
+    return CompatibilityReport(facts, agreement, predicted(own_NC, stitched_NC, own_accuracy, **kinds))
+
+
+def _check_accuracy(own_accuracy: float | None, pairs: Any) -> None:
+    if own_accuracy is None:
+        return
+    if pairs is None:
+        raise EvaluationError("own_accuracy= is for a prediction, which needs pairs=. Give both or neither.")
+    if not 0 < own_accuracy <= 1:
+        raise EvaluationError(f"own_accuracy is {own_accuracy}, expected a share above 0 and up to 1: 91 % is 0.91.")
 
 
 def _stale(encoder: RelativeModel) -> list[Fact]:
@@ -391,12 +475,13 @@ def _stale(encoder: RelativeModel) -> list[Fact]:
     return []
 
 
-def _agreement(
+def _answers(
     encoder: RelativeModel,
     decoder: RelativeDecoder,
     own_encoder: Part | None,
     pairs: tuple[Sequence[Any], Sequence[Any]],
-) -> float:
+) -> tuple[Tensor, Tensor]:
+    """Logits of the decoder behind its own encoder and behind the other (N, C)."""
     if decoder.config.decoder_type in IMAGE_DECODERS:
         raise EvaluationError(
             "The decoder draws images, which have no classes to agree on. Leave pairs out, and compare what the "
@@ -417,12 +502,12 @@ def _agreement(
         )
     own = resolve_encoder(own_encoder)
     check_compatible(own.config, decoder.config)
-    choices = []
     with torch.no_grad(), evaluating(decoder):
-        for side, samples in zip((encoder, own), pairs, strict=True):
-            r_NR = side.projection(side.encode(samples).to(side.device))
-            choices.append(_choices(decoder(r_NR.to(decoder.device)).logits, decoder.config))
-    return float((choices[0] == choices[1]).float().mean())
+        r_NR, own_NR = (
+            side.projection(side.encode(samples).to(side.device))
+            for side, samples in zip((encoder, own), pairs, strict=True)
+        )
+        return decoder(own_NR.to(decoder.device)).logits, decoder(r_NR.to(decoder.device)).logits
 
 
 def _choices(logits_NC: Tensor, config: RelativeConfig) -> Tensor:

@@ -9,7 +9,6 @@ the tests marked ``any_hub`` against the real Hub.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import sys
 import tempfile
@@ -80,15 +79,6 @@ def _each_test_starts_with_a_sound_hub() -> Iterator[None]:
     if LOCAL_HUB is not None:
         LOCAL_HUB.faults.clear()
         LOCAL_HUB.requests.clear()
-
-
-@pytest.fixture(autouse=True)
-def _each_test_starts_with_the_same_loggers() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("hf_relreps", "hf_relreps.samples")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

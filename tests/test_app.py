@@ -19,6 +19,7 @@ from hf_relreps import (
     RelativeModelForImageReconstruction,
     RelativeModelForSequenceClassification,
     app,
+    compatibility,
 )
 from hf_relreps.app.pairs import Answer, Pair, load_pair, refuse_folder
 from hf_relreps.app.render import answers_html, error_html, report_html
@@ -166,6 +167,13 @@ def test_the_report_marks_what_differs(uploads: dict[str, str]) -> None:
     shown = report_html(Pair.load(uploads["cosine"], uploads["en"]).report)
     assert '<tr class="differs"><td>similarity</td>' in shown and "Does not fit" in shown
     assert 'class="rr-verdict yes"' in report_html(Pair.load(uploads["fr"], uploads["en"]).report)
+
+
+def test_the_report_says_what_is_expected_of_the_stitch(uploads: dict[str, str], texts: dict[str, list[str]]) -> None:
+    pairs = (texts["fr"] * 2, texts["en"] * 2)
+    report = compatibility(uploads["fr"], uploads["en"], own_encoder=uploads["en"], pairs=pairs)
+    assert f"Expected: keeps {100 * (report.expected_ratio or 0):.0f} %" in report_html(report)
+    assert "Expected" not in report_html(compatibility(uploads["fr"], uploads["en"]))
 
 
 def test_without_gradio_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled
 from PIL import Image
 from transformers import AutoModelForSequenceClassification, ViTConfig, ViTImageProcessorPil, ViTModel
+from transformers.utils import logging as transformers_logging
 
 from hf_relreps import (
     AnchorSet,
@@ -98,7 +101,7 @@ def test_a_command_that_does_not_exist_is_a_usage_error(run: Run) -> None:
 
 
 def test_an_interrupted_command_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*parts: Any) -> None:
+    def interrupted(*parts: Any, **told: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hf_relreps.stitching.compatibility", interrupted)
@@ -198,6 +201,27 @@ def test_output_that_is_piped_holds_no_bars_and_no_colours(
     assert b"saved in" in done.stdout and b"\r" not in done.stdout and b"\x1b" not in done.stdout
 
 
+def state() -> list[Any]:
+    names = ("transformers", "huggingface_hub", "hf_relreps", "hf_relreps.samples")
+    bars = [transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()]
+    return [*(logging.getLogger(name).level for name in names), *bars, dict(os.environ)]
+
+
+def test_a_command_leaves_loggers_bars_and_environment_as_they_were(
+    run: Run, uploads: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within = []
+    monkeypatch.setattr("hf_relreps.stitching.compatibility", lambda *parts, **told: within.append(state()) or 1 / 0)
+    monkeypatch.setattr(logging.getLogger("transformers"), "level", logging.DEBUG)
+    before = state()
+    with pytest.raises(ZeroDivisionError):
+        run("compare", uploads["fr"], uploads["en"])
+    assert state() == before
+    assert within[0][0] == logging.ERROR and within[0] != before
+    assert run("anchors", "show", uploads["en"])[0] == 0
+    assert state() == before
+
+
 # -- the app
 
 
@@ -235,6 +259,22 @@ def test_compare_says_what_differs_and_fails(run: Run, uploads: dict[str, str]) 
 def test_compare_prints_json_for_machines(run: Run, uploads: dict[str, str]) -> None:
     _, out, _ = run("compare", uploads["fr"], uploads["en"], "--json")
     assert json.loads(out)["fits"] is True
+
+
+def test_compare_says_what_is_kept_where_there_are_pairs(
+    run: Run, uploads: dict[str, str], texts: dict[str, list[str]], tmp_path: Path
+) -> None:
+    from datasets import Dataset
+
+    file = tmp_path / "parallel.csv"
+    Dataset.from_dict({name: (texts[name] * 2)[:110] for name in ("en", "fr")}).to_csv(file)
+    code, out, _ = run("compare", uploads["fr"], uploads["en"], "--pairs", str(file), "--own-accuracy", "0.7")
+    assert code == 0
+    assert "% of the decoder's own macro-F1" in out and "(110 pairs)" in out
+    Dataset.from_dict({"english": texts["en"]}).to_csv(file)
+    code, _, err = run("compare", uploads["fr"], uploads["en"], "--pairs", str(file))
+    assert code == 2
+    assert "has the columns english; the uploads read the views fr, en. Name its columns as the views." in err
 
 
 def test_stitch_saves_a_model_that_loads(run: Run, uploads: dict[str, str], tmp_path: Path) -> None:

@@ -111,6 +111,20 @@ def test_a_model_that_no_pipeline_runs_is_loaded_by_its_class(settings, task, na
     assert f'model = {name}.from_pretrained("me/x")' in code_blocks(card.text)[0]
 
 
+def test_a_card_says_what_was_expected_of_a_stitch_and_how_wrong_that_may_be():
+    anchors = {"num_anchors": 1, "fingerprint": "a"}
+    report = {"expected_ratio": 0.962, "expected_error": 0.04, "num_pairs": 1300}
+
+    def text(facts):
+        return model_card("me/x", RelativeConfig().to_dict(), None, anchors, facts).text
+
+    told = "it keeps 96 % of the macro-F1 that its decoder has behind its own encoder, ± 4 (mean error of such"
+    assert told in text(CardFacts(expected=report))
+    both = text(CardFacts(expected=report, stitching=MATRIX.to_dict()))
+    assert both.index(told) < both.index("Every encoder (row)")
+    assert "## Stitching" not in text(CardFacts(expected=report | {"expected_ratio": None}))
+
+
 def test_a_card_names_anchors_training_results_and_the_stitching_matrix(tmp_path, make_model):
     MATRIX.plot(tmp_path / "matrix.png")
     model = make_model(0)

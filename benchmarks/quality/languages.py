@@ -1,8 +1,8 @@
 """Debian descriptions in English, French and Italian: small BERTs from scratch, no two from the same seed.
 
-Once trained end to end as relative models, and once as ordinary classifiers that stay frozen afterwards. Both have
-seen the training labels, so a few labelled anchors are enough here. Encoders that never saw a label are beside them:
-latent semantic analysis, a factorisation of the counts of words, fitted for each language alone.
+They are trained end to end as relative models and have seen the training labels, so a few labelled anchors are enough
+here. Encoders that never saw a label are beside them: latent semantic analysis, a factorisation of the counts of
+words, fitted for each language alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import BertForSequenceClassification, set_seed
+from transformers import set_seed
 
 from benchmarks.modalities.report import train
 from benchmarks.quality.spaces import Spaces, cached
@@ -38,12 +38,9 @@ WIDTH = 256  # of latent semantic analysis
 
 def load(arguments: Namespace) -> Spaces:
     """Encoders trained end to end with the default projection; their absolute embeddings."""
-    return _spaces("languages", end_to_end, arguments)
-
-
-def load_frozen(arguments: Namespace) -> Spaces:
-    """Encoders of ordinary classifiers."""
-    return _spaces("languages, frozen", ordinary, arguments)
+    rows = load_debian_descriptions()
+    x = {encoder: end_to_end(encoder, rows, arguments.cache) for encoder in ENCODERS}
+    return Spaces.of_splits("languages", x, np.array(rows["label"][:]), np.array(rows["split"][:]))
 
 
 def load_words(arguments: Namespace) -> Spaces:
@@ -54,12 +51,6 @@ def load_words(arguments: Namespace) -> Spaces:
         for language in WORDS
     }
     return Spaces.of_splits("languages, words", x, np.array(rows["label"][:]), np.array(rows["split"][:]))
-
-
-def _spaces(name: str, embed: Any, arguments: Namespace) -> Spaces:
-    rows = load_debian_descriptions()
-    x = {encoder: embed(encoder, rows, arguments.cache) for encoder in ENCODERS}
-    return Spaces.of_splits(name, x, np.array(rows["label"][:]), np.array(rows["split"][:]))
 
 
 def end_to_end(name: str, rows: Dataset, folder: Path) -> Tensor:
@@ -82,11 +73,6 @@ def end_to_end_matrix(folder: Path) -> dict[str, Any]:
         )
         path.write_text(json.dumps(matrix.to_dict() | matrix.summary), "utf-8")
     return json.loads(path.read_text("utf-8"))
-
-
-def ordinary(name: str, rows: Dataset, folder: Path) -> Tensor:
-    """Absolute embeddings of all rows by the encoder of an ordinary classifier."""
-    return cached(folder / f"ordinary-{name}.npy", lambda: _ordinary(name, rows, folder).encode(rows[name[:2]][:]))
 
 
 def _anchors(rows: Dataset) -> AnchorSet:
@@ -133,16 +119,6 @@ def _relative(name: str, rows: Dataset, where: Path) -> RelativeModel:
     _fit(model, tokenizer, dataset, ENCODERS[name], where.parent, AnchorCallback(view))
     model.save_pretrained(where)
     return model.encoder
-
-
-def _ordinary(name: str, rows: Dataset, folder: Path) -> RelativeModel:
-    seed = 1000 + ENCODERS[name]
-    set_seed(seed)
-    tokenizer, dataset = _tokenized(name, rows)
-    config = small_bert(len(tokenizer), LONGEST).config
-    config.num_labels = len(set(rows["label"][:]))
-    model = _fit(BertForSequenceClassification(config), tokenizer, dataset, seed, folder)
-    return RelativeModel.from_encoder(model.bert, _anchors(rows).view(name[:2]), tokenizer, pooling="mean").eval()
 
 
 def _lsa(rows: Dataset, language: str) -> Tensor:

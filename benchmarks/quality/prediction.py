@@ -1,86 +1,111 @@
-"""Can the stitched score be told without labels? Agreement on unlabelled pairs against what labels measured.
+"""Can the stitched score be told without labels? What `compatibility` expects against what labels measured.
 
-Reads the results of the settings, each row of which holds an encoder behind another's decoder. The ratio of stitched
-to own is predicted by a line through what needs no labels; its error is that on settings that the line was not fitted
-on, and, beside it, on the setting it was fitted on.
+Some samples serve as unlabelled pairs, the macro-F1 of own and stitched is measured on the others. Beside the
+prediction stand what anybody could say (that nothing is lost; the mean ratio of the other settings) and a line through
+the agreement of the two, fitted on the other settings. The formula was chosen on `CHOSEN_ON`; on the other settings
+nothing was.
+Shapes: N stitched pairs, M samples, C classes.
 """
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from rich.table import Table
+from torch import Tensor
 
-from benchmarks.quality.settings import SETTINGS
-from benchmarks.quality.stitched import Cell
+from benchmarks.quality.doubtful import Stitched, kept
+from benchmarks.quality.stitched import f1
 from benchmarks.reporting import console
+from hf_relreps.prediction import expected_ratio
 
 
+CHOSEN_ON = ("text", "images", "words")
+CONFIRMED_ON = ("glosses", "languages", "graphs")
+PAIRS = (100, 300, 1000)
+SEEDS = {name: 2 for name in CHOSEN_ON} | {name: 1 for name in CONFIRMED_ON}  # of anchors and decoders
+GROUPS = ("all", "whole", "many")  # of the stitched pairs: see `Stitched.whole`; many anchors are 300 or more
 FAIR = 0.3  # own scores below it make ratios of noise
-
-
-class Rows(NamedTuple):
-    """One row for each stitched pair, variant and seed of one setting."""
-
-    ratio_N: np.ndarray
-    agreement_N: np.ndarray
-    corrected_N: np.ndarray  # agreement less that of random answers
-    belief_N: np.ndarray  # the own encoder's belief in the stitched answers, over that in its own
-
-    def features(self) -> dict[str, np.ndarray]:
-        """What may predict, by name."""
-        return {"agreement": self.agreement_N, "less chance": self.corrected_N, "belief": self.belief_N}
+FEWEST_MEASURED = 600  # samples that must be left to measure on
+MOST_PAIRS = 400  # stitched pairs of a setting
+WAYS = ("expected", "expected, own known", "nothing is lost", "mean of the others", "agreement, line of the others")
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Rank correlations and errors, for all variants and for the default projection alone."""
-    found: dict[str, Any] = {}
-    for which, default_only in (("all", False), ("default", True)):
-        rows = {
-            name: _rows(json.loads(path.read_text("utf-8")), default_only)
-            for name in SETTINGS
-            if (path := arguments.output / f"{name}.json").is_file()
-        }
-        found[which] = {feature: _errors(rows, feature) for feature in ("agreement", "less chance", "belief")}
-        for feature, figures in found[which].items():
-            console.print(which, feature, figures)
+    """Errors by number of pairs, of each group of stitched pairs, in each setting."""
+    found: dict[str, Any] = {"chosen_on": CHOSEN_ON, "seeds": SEEDS, "pairs": {}}
+    names = ("words",) if arguments.quick else (*CHOSEN_ON, *CONFIRMED_ON)
+    stitched = {name: kept(name, arguments, SEEDS[name]) for name in names}
+    for number in PAIRS:
+        rows = {name: _measured(*stitched[name], number) for name in names if _enough(stitched[name][1], number)}
+        found["pairs"][str(number)] = {name: _errors(name, rows) for name in rows}
+        _show(number, found["pairs"][str(number)])
     return found
 
 
-def _rows(result: dict[str, Any], default_only: bool) -> Rows:
-    found = []
-    for variant in result["variants"]:
-        if default_only and variant["projection"] != "default":
-            continue
-        cells = [(seed, Cell(*cell)) for seed, *cell in variant["cells"]]
-        own = {(seed, cell.decoder): cell.f1 for seed, cell in cells if cell.encoder == cell.decoder}
-        for seed, cell in cells:
-            of_own = own[seed, cell.decoder]
-            if cell.encoder != cell.decoder and of_own >= FAIR:
-                corrected = (cell.agreement - cell.guessed) / (1 - cell.guessed)
-                found.append((cell.f1 / of_own, cell.agreement, corrected, cell.beliefs[1] / cell.beliefs[0]))
-    return Rows(*np.array(found).T)
+def _enough(labels_SM: np.ndarray, number: int) -> bool:
+    return labels_SM.shape[1] - number >= FEWEST_MEASURED
 
 
-def _errors(rows: dict[str, Rows], feature: str) -> dict[str, Any]:
-    from scipy.stats import spearmanr
+def _measured(pairs: list[Stitched], labels_SM: np.ndarray, number: int) -> dict[str, np.ndarray]:
+    """One row for each stitched pair: what was expected of it, what labels say, and how it was made."""
+    rows = []
+    for i in np.random.default_rng(0).permutation(len(pairs))[:MOST_PAIRS]:
+        pair = pairs[i]
+        labels_M = labels_SM[pair.seed]
+        own = f1(labels_M[number:], pair.own_MC[number:])
+        if own >= FAIR:
+            ratio = f1(labels_M[number:], pair.stitched_MC[number:]) / own
+            seen = pair.own_MC[:number].float(), pair.stitched_MC[:number].float()
+            right = float((seen[0].argmax(-1).numpy() == labels_M[:number]).mean())
+            groups = (True, pair.whole, pair.whole and pair.way.k >= 300)
+            rows.append((ratio, _agreement(*seen), expected_ratio(*seen), expected_ratio(*seen, right), *groups))
+    names = ("measured", "agreement", *WAYS[:2], *GROUPS)
+    return dict(zip(names, np.array(rows).T, strict=True))
 
-    figures = {}
-    for name, of_name in rows.items():
-        x_N, y_N = of_name.features()[feature], of_name.ratio_N
-        others = [other for key, other in rows.items() if key != name]
-        x_M = np.concatenate([other.features()[feature] for other in others])
-        y_M = np.concatenate([other.ratio_N for other in others])
-        figures[name] = {
-            "spearman": round(float(spearmanr(x_N, y_N).statistic), 2),
-            "bias": round(float((x_N - y_N).mean()), 3),
-            "within": round(_error(np.polyfit(x_N, y_N, 1), x_N, y_N), 3),
-            "left_out": round(_error(np.polyfit(x_M, y_M, 1), x_N, y_N), 3),
-        }
+
+def _agreement(own_MC: Tensor, stitched_MC: Tensor) -> float:
+    return float((own_MC.argmax(-1) == stitched_MC.argmax(-1)).float().mean())
+
+
+def _errors(name: str, rows: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Of one setting: errors of each way to predict, over each group of its pairs."""
+    here, others = rows[name], [of_other for key, of_other in rows.items() if key != name] or [rows[name]]
+    agreements, ratios = (np.concatenate([other[key] for other in others]) for key in ("agreement", "measured"))
+    line = np.polyfit(agreements, ratios, 1)
+    guesses = {
+        **{way: here[way] for way in WAYS[:2]},
+        WAYS[2]: np.ones_like(here["measured"]),
+        WAYS[4]: np.polyval(line, here["agreement"]),
+    }
+    figures: dict[str, Any] = {"ratios": {}, "count": {}}
+    for which in GROUPS:
+        in_N = here[which] > 0
+        measured_N = here["measured"][in_N]
+        usual = np.mean([other["measured"][other[which] > 0].mean() for other in others])
+        guesses[WAYS[3]] = np.full_like(here["measured"], usual)
+        figures[which] = {way: _error(guesses[way][in_N], measured_N) for way in WAYS}
+        figures["ratios"][which], figures["count"][which] = [measured_N.min(), measured_N.max()], int(in_N.sum())
     return figures
 
 
-def _error(line: np.ndarray, x_N: np.ndarray, y_N: np.ndarray) -> float:
-    return float(np.abs(np.polyval(line, x_N) - y_N).mean())
+def _error(guess_N: np.ndarray, measured_N: np.ndarray) -> dict[str, float | None]:
+    from scipy.stats import spearmanr
+
+    wrong_N = guess_N - measured_N
+    ranks = None if np.ptp(guess_N) == 0 else float(spearmanr(guess_N, measured_N).statistic)
+    figures = {"mean": np.abs(wrong_N).mean(), "worst": np.abs(wrong_N).max(), "bias": wrong_N.mean()}
+    return {key: float(value) for key, value in figures.items()} | {"spearman": ranks}
+
+
+def _show(number: int, found: dict[str, Any]) -> None:
+    table = Table(f"{number} pairs: mean error, worst, Spearman", *WAYS, box=None)
+    for name, row in found.items():
+        for which in GROUPS:
+            cells = [row[which][way] for way in WAYS]
+            ranks = ["-" if cell["spearman"] is None else f"{cell['spearman']:.2f}" for cell in cells]
+            shown = [f"{cell['mean']:.3f} {cell['worst']:.2f} {rank}" for cell, rank in zip(cells, ranks, strict=True)]
+            table.add_row(f"{name}, {which}", *shown)
+    console.print(table)

@@ -13,9 +13,7 @@ SETTINGS: dict[str, Callable[[Namespace], Spaces]] = {
     "text": texts.load_debian,
     "images": images.load,
     "glosses": texts.load_glosses,
-    "questions": texts.load_trec,
     "languages": languages.load,
-    "languages-frozen": languages.load_frozen,
     "words": languages.load_words,
     "graphs": graphs.load,
 }
@@ -25,9 +23,7 @@ ENCODERS = {
     "text": "MiniLM, mpnet, me5, USE on Debian's descriptions",
     "images": "EfficientNet-Lite 0, 1, 2 on Fashion-MNIST",
     "glosses": "MiniLM, mpnet, me5, USE on WordNet's definitions",
-    "questions": "MiniLM, mpnet, me5, USE on TREC's questions",
     "languages": "BERTs from scratch, trained end to end, en, en, fr, it",
-    "languages-frozen": "BERTs from scratch, ordinary classifiers, en, en, fr, it",
     "words": "latent semantic analysis, en, fr, it, da",
     "graphs": "GCN, GAT, GIN, GCNII on Cora, two of each",
 }

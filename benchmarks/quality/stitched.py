@@ -56,7 +56,7 @@ class Cell:
     val_f1: float
     agreement: float  # with the decoder's own encoder, on the validation rows as unlabelled pairs
     guessed: float  # the agreement of two that answer at random with the same frequencies
-    beliefs: tuple[float, float, float, float]  # see `hf_relreps.prediction.beliefs`
+    beliefs: tuple[float, float, float, float]  # see `_beliefs`
 
 
 def choose(spaces: Spaces, k: int, strategy: str, seed: int) -> np.ndarray:
@@ -185,14 +185,14 @@ def _beliefs(own_NC: Tensor, other_NC: Tensor) -> tuple[float, float, float, flo
     )
 
 
-def absolute_cells(spaces: Spaces, seed: int, decoder: str = "mlp") -> list[Cell]:
-    """The control: the same decoder on absolute embeddings; between encoders of one width."""
+def absolute_cells(spaces: Spaces, seed: int) -> list[Cell]:
+    """The control: an MLP on absolute embeddings; between encoders of one width."""
     x = {name: nn.functional.normalize(x_ND, dim=-1) for name, x_ND in spaces.x.items()}
 
     def config(name: str) -> RelativeConfig:
         return RelativeConfig(num_anchors=x[name].shape[-1], num_labels=spaces.num_classes)
 
-    return _cells(spaces, x, x, config, decoder, seed)
+    return _cells(spaces, x, x, config, "mlp", seed)
 
 
 def labelled_anchors(spaces: Spaces, k: int, strategy: str, seed: int) -> float:

@@ -16,7 +16,7 @@ VAL_SHARE = 1 / 6  # of the training rows
 
 
 def load(name: str, arguments: Namespace) -> Spaces:
-    """All four encoders, frozen: descriptions of Debian's packages, WordNet's definitions, or TREC's questions."""
+    """All four encoders, frozen: descriptions of Debian's packages, or WordNet's definitions."""
     rows = load_english(name, arguments.data, arguments.assets)
     splits_N = np.array(rows["split"][:])
     known_N = np.flatnonzero(splits_N == "train")
@@ -29,4 +29,3 @@ def load(name: str, arguments: Namespace) -> Spaces:
 
 load_debian = partial(load, "debian")
 load_glosses = partial(load, "glosses")
-load_trec = partial(load, "trec")

@@ -58,10 +58,11 @@ def report_html(report: CompatibilityReport) -> str:
         for fact in report.facts
     ]
     verdict = report.verdict[0].upper() + report.verdict[1:]
+    expected = hint_html(f"Expected: {report.prediction}.") if report.prediction else ""
     return (
         f'<div class="rr-verdict {"yes" if report.fits else "no"}">{escape(verdict)}</div>'
         '<div class="rr-scroll"><table class="rr-facts"><tr><th></th><th>encoder</th><th>decoder</th><th></th></tr>'
-        f"{''.join(rows)}</table></div>"
+        f"{''.join(rows)}</table></div>{expected}"
     )
 
 
