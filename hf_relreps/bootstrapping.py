@@ -37,7 +37,7 @@ FEWEST = 5  # known pairs
 HELD_OUT = 1 / 3  # of the known pairs, which test what the others find
 # Of the share of samples that find each other, over what mixed-up pairs reach: so much says that the match is right,
 # so little that it is wrong; between them the pairs that were held out decide (docs/quality.md).
-SURE_GAIN, LEAST_GAIN, LEAST_HELD_OUT_RANK = 0.3, 0.15, 0.95
+SURE_GAIN, LEAST_GAIN, LEAST_HELD_OUT_RANK = 0.3, 0.15, 0.99
 LEAST_RANK = 0.9  # share of other anchors that a right pair is more alike than
 LEAST_RIGHT = 1 / 3  # of the anchors, for the others to be told wrong by them
 MOST_ROUNDS = 8

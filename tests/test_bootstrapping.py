@@ -103,7 +103,7 @@ def test_held_out_pairs_are_found_again_unless_the_pairs_are_wrong():
 
 
 @pytest.mark.parametrize(
-    ("mutual", "rank", "trusted"), [(0.9, 0.5, True), (0.6, 0.97, True), (0.6, 0.9, False), (0.45, 1.0, False)]
+    ("mutual", "rank", "trusted"), [(0.9, 0.5, True), (0.6, 0.995, True), (0.6, 0.95, False), (0.45, 1.0, False)]
 )
 def test_trust_needs_more_mutual_samples_than_chance_and_between_the_limits_held_out_pairs(mutual, rank, trusted):
     report = BootstrapReport(25, 275, mutual, 0.4, 8, rank)

@@ -17,7 +17,7 @@ from benchmarks.reporting import quiet, timed, write
 
 
 RESULTS = Path(__file__).parents[1] / "results" / "quality"
-STUDIES = ("bootstrapping", "anchors", "prediction")
+STUDIES = ("matching", "anchors", "prediction", "aggregation", "translating")
 TEXT_ENCODERS = ("minilm", "use", "me5", "mpnet")
 QUICK_ROWS = 400  # of each split
 
@@ -28,10 +28,9 @@ def main(words: list[str] | None = None) -> None:
     if arguments.report:
         report.write(arguments.output)
         return
-    quiet()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     for name in arguments.what:
-        with timed(name):
+        with quiet(), timed(name):
             if name in STUDIES:
                 found = importlib.import_module(f"benchmarks.quality.{name}").run(arguments)
             else:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.quality.bootstrapping import ON, stitched_with
+from benchmarks.quality.matching import stitched_with
 from benchmarks.quality.settings import SETTINGS
 from benchmarks.quality.spaces import Spaces
 from benchmarks.quality.stitched import choose, config_of, f1, fit_ridge, relative
@@ -20,6 +20,8 @@ from hf_relreps.bootstrapping import mismatched
 from hf_relreps.similarities import unit
 
 
+ON = {"words": [("en", "fr"), ("it", "da"), ("fr", "it")], "glosses": [("minilm", "mpnet"), ("me5", "use")],
+      "images": [("lite0", "lite1"), ("lite2", "lite0")]}  # fmt: skip
 SIZES = (50, 100, 200, 300, 500, 768)
 STRATEGIES = ("uniform", "stratified", "kmeans", "fps")
 WRONG = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, pstdev
 from typing import Any
 
 from benchmarks.quality.settings import CHOSEN_ON, ENCODERS, SETTINGS
@@ -14,6 +14,12 @@ from benchmarks.quality.settings import CHOSEN_ON, ENCODERS, SETTINGS
 DOCUMENT = Path(__file__).parents[2] / "docs" / "quality.md"
 TEXT = Path(__file__).parent / "quality_template.md"
 SHOWN = (("default", "kmeans"), ("default", "uniform"), ("centred cosine", "uniform"), ("cosine", "uniform"))
+PREDICTED = {
+    "all": "All stitched pairs, most of them bad on purpose",
+    "whole": "Those that a user would make: the default projection, 20 to 768 k-means anchors, nothing harmed",
+    "many": "Of these the ones with 300 or 768 anchors",
+}
+POOLS = {"same": "the same samples", "half": "half in common", "none": "none in common"}
 NAMES = {"default": "default", "centred cosine": "centred cosine", "cosine": "the paper's cosine"}
 
 
@@ -22,7 +28,9 @@ def write(results: Path) -> None:
     text = TEXT.read_text("utf-8")
     parts = {
         "settings": list(_settings(results)),
-        "bootstrapping": list(_bootstrapping(_read(results, "bootstrapping"))),
+        "matching": list(_matching(_read(results, "matching"))),
+        "unpaired": list(_unpaired(_read(results, "matching"))),
+        "trust": list(_trust(_read(results, "matching"))),
         "wrong": list(_wrong(_read(results, "anchors"))),
         "curve": list(_curve(_read(results, "anchors"))),
         "prediction": list(_prediction(_read(results, "prediction"))),
@@ -82,24 +90,36 @@ def _setting(name: str, found: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
-def _bootstrapping(found: dict[str, Any]) -> Iterator[str]:
-    yield from _table(
-        (
-            "setting",
-            "pools",
-            "true pairs",
-            "of the pairs found are right",
-            "trusted",
-            "pairs only",
-            "grown",
-            "300 true pairs",
-        )
-    )
+def _matching(found: dict[str, Any]) -> Iterator[str]:
+    ways = ("pairs_only", "neighbours", "sinkhorn", "learned", "library")
+    heads = ("pairs only", "neighbours", "Sinkhorn", "learned", "`bootstrap`")
+    yield from _table(("setting", "pools", "true pairs", "right", "trusted", *heads, "±", f"{found['k']} true"))
     for row in found["rows"]:
-        keys = ("precision", "trusted", "seeds_only", "bootstrapped", "true")
-        figures = [float(mean(run[key] for run in row["runs"])) for key in keys]
-        pools = {"same": "the same samples", "half": "half in common"}[row["pools"]]
-        yield _row([row["setting"], pools, row["known"], *figures])
+        if row["known"]:
+            runs, true = row["runs"], [control["true"] for control in found["controls"][row["setting"]]]
+            shares = [float(mean(run["library"][key] for run in runs)) for key in ("precision", "trusted")]
+            scores = [float(mean(run[way]["stitched"] for run in runs)) if way in runs[0] else "" for way in ways]
+            spread = pstdev(run["library"]["stitched"] for run in runs)
+            yield _row([row["setting"], POOLS[row["pools"]], row["known"], *shares, *scores, spread, mean(true)])
+
+
+def _unpaired(found: dict[str, Any]) -> Iterator[str]:
+    ways = ("centroids, grown", "centroids, assigned")
+    yield from _table(("setting", "pools", "right", "grown", "assigned", f"{found['k']} true", "own", "chance"))
+    for row in found["rows"]:
+        if not row["known"]:
+            controls = found["controls"][row["setting"]]
+            right = float(mean(run[ways[0]]["precision"] for run in row["runs"]))
+            scores = [float(mean(run[way]["stitched"] for run in row["runs"])) for way in ways]
+            figures = [float(mean(control[key] for control in controls)) for key in ("true", "own", "chance")]
+            yield _row([row["setting"], POOLS[row["pools"]], right, *scores, *figures])
+
+
+def _trust(found: dict[str, Any]) -> Iterator[str]:
+    yield from _table(("setting", "pools", "runs", "right", "trusted", "trusted but wrong", "refused but right"))
+    keys = ("runs", "right", "trusted", "false_trust", "false_refusal")
+    for row in found["trust"]:
+        yield _row([row["setting"], POOLS[row["pools"]], *(row[key] for key in keys)])
 
 
 def _wrong(found: dict[str, Any]) -> Iterator[str]:
@@ -122,8 +142,22 @@ def _curve(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _prediction(found: dict[str, Any]) -> Iterator[str]:
-    yield from _table(
-        ("setting", "Spearman", "agreement minus ratio", "error, line fitted there", "error, line of the others")
-    )
-    for setting, row in found["default"]["agreement"].items():
-        yield _row([setting, *(float(row[key]) for key in ("spearman", "bias", "within", "left_out"))])
+    by_setting = found["pairs"]["300"]
+    ways = list(next(iter(by_setting.values()))["all"])
+    for which, caption in PREDICTED.items():
+        yield f"{caption}:\n"
+        yield from _table(("setting", "stitched / own", *ways, "Spearman", "Spearman, own known"))
+        for setting, row in by_setting.items():
+            chosen = "" if setting in found["chosen_on"] else " (confirmed)"
+            errors = [f"{row[which][way]['mean']:.3f} ({row[which][way]['worst']:.2f})" for way in ways]
+            ranks = [f"{row[which][way]['spearman']:.2f}" for way in ways[:2]]
+            ratios = "{:.2f} to {:.2f}".format(*row["ratios"][which])
+            yield _row([f"{setting}{chosen}", ratios, *errors, *ranks])
+        yield ""
+    yield "Mean errors by the number of pairs, mean over settings:\n"
+    yield from _table(("pairs", "settings", *(f"{way}, {which}" for way in ways[:2] for which in PREDICTED)))
+    for number, settings in found["pairs"].items():
+        means = [
+            float(mean(r[which][way]["mean"] for r in settings.values())) for way in ways[:2] for which in PREDICTED
+        ]
+        yield _row([number, ", ".join(settings), *means])
