@@ -23,7 +23,7 @@ from hf_relreps.bootstrapping import BootstrapReport, Encodes, bootstrap, mismat
 from hf_relreps.errors import AnchorError, AnchorIntegrityError, SampleError, UploadError
 from hf_relreps.model_card import anchors_card, merged
 from hf_relreps.publishing import publish
-from hf_relreps.samples import check_samples, digest
+from hf_relreps.samples import check_samples, digest, readable
 from hf_relreps.selection import select
 from hf_relreps.sources import Source
 
@@ -129,7 +129,23 @@ class AnchorSet:
 
         Raises:
             AnchorError: If a column does not exist, ids repeat, or k is larger than the number of complete rows.
+            SampleError: If it is not one data set (splits, a stream, a list), or a column holds what no encoder reads.
+
+        Example:
+            ```python
+            >>> from hf_relreps.demos.debian import load_debian_descriptions
+            >>> rows = load_debian_descriptions("train")
+            >>> AnchorSet.from_dataset(rows, k=300, views=["en", "fr"], id_column="package")
+            AnchorSet(300 anchors, views en, fr, fingerprint ...)
+
+            ```
         """
+        dataset = readable(dataset)
+        if not hasattr(dataset, "column_names"):
+            raise SampleError(
+                f"dataset is a {type(dataset).__name__}, expected a datasets.Dataset. Make one: "
+                "Dataset.from_dict(columns), Dataset.from_list(rows) or Dataset.from_pandas(frame)."
+            )
         columns = _columns_of(views)
         wanted = [*columns.values(), *([id_column] if id_column else [])]
         wanted += [label_column] if strategy == "stratified" else []
@@ -188,6 +204,13 @@ class AnchorSet:
 
         Raises:
             AnchorError: If there is no such view, or several and no name.
+
+        Example:
+            ```python
+            >>> anchors.view("fr")
+            AnchorView('fr', 40 texts, fingerprint ...)
+
+            ```
         """
         if name is None and len(self._views) == 1:
             return next(iter(self._views.values()))
@@ -245,7 +268,7 @@ class AnchorSet:
                 anything else whose `encode` takes samples and gives (N, D).
             pools: For each of the two views samples, in any order; those that are anchors or repeated are left out.
             k: Number of anchors; fewer where not as many samples find each other.
-            seed: Of the other starts that are tried where the first leads nowhere.
+            seed: Of the anchors that are held out once, to test what the others find.
 
         Returns:
             The larger anchor set, with these two views, and what speaks for it.
@@ -256,9 +279,12 @@ class AnchorSet:
 
         Example:
             ```python
-            encoders = {view: RelativeModel.from_encoder(names[view], anchors.view(view)) for view in ("en", "fr")}
-            anchors, report = anchors.bootstrap(encoders, {"en": english_texts, "fr": french_texts})
-            print(report)
+            >>> encoders = {"en": english.encoder, "other": turned}
+            >>> few = AnchorSet(anchors.ids[:20], {view: anchors.view("en").samples[:20] for view in encoders})
+            >>> more, report = few.bootstrap(encoders, {"en": train["en"], "other": train["en"][::-1]}, k=60)
+            >>> len(more), report.trusted
+            (60, True)
+
             ```
         """
         left, right = self._two_views(encoders)
@@ -298,6 +324,19 @@ class AnchorSet:
 
         Raises:
             AnchorError: If fewer than a third of the anchors look alike in both views.
+
+        Example:
+            ```python
+            >>> texts = anchors.view("en").samples
+            >>> exchanged = [texts[1], texts[0], *texts[2:]]  # by mistake
+            >>> pairs = AnchorSet(anchors.ids, {"en": texts, "other": exchanged})
+            >>> wrong = pairs.mismatched({"en": english.encoder, "other": turned})
+            >>> wrong == anchors.ids[:2]
+            True
+            >>> len(pairs.without(wrong))
+            38
+
+            ```
         """
         left, right = self._two_views(encoders)
         x_AD = [_encoded(encoders[name], self.view(name).samples, f"view {name!r}") for name in (left, right)]
@@ -308,6 +347,13 @@ class AnchorSet:
 
         Raises:
             AnchorError: If there is no such anchor, or none is left.
+
+        Example:
+            ```python
+            >>> len(anchors.without(anchors.ids[:3]))
+            37
+
+            ```
         """
         unknown = sorted(set(ids) - set(self.ids))
         if unknown:
@@ -325,7 +371,16 @@ class AnchorSet:
         return left, right
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write ``anchors/anchors.parquet`` and ``anchors/anchor_set.json`` into a folder."""
+        """Write ``anchors/anchors.parquet`` and ``anchors/anchor_set.json`` into a folder.
+
+        Example:
+            ```python
+            >>> anchors.save_pretrained("folder")
+            >>> AnchorSet.from_pretrained("folder").fingerprint == anchors.fingerprint
+            True
+
+            ```
+        """
         import pyarrow.parquet as pq
 
         folder = Path(save_directory, FOLDER)
@@ -380,6 +435,11 @@ class AnchorSet:
 
         Raises:
             UploadError: If the token may not write there, or others kept pushing at the same time.
+
+        Example:
+            ```python
+            anchors.push_to_hub("me/anchors", license="cc-by-4.0")
+            ```
         """
         return publish(
             repo_id,
@@ -407,6 +467,15 @@ class AnchorSet:
         Raises:
             UploadError: If there is no such repository, or it holds no anchors.
             AnchorIntegrityError: If the anchors are not those that the digests beside them name.
+
+        Example:
+            ```python
+            >>> AnchorSet.from_pretrained("me/anchors").views
+            ['en', 'fr']
+            >>> AnchorSet.from_pretrained("me/relative-en").fingerprint == anchors.fingerprint  # its own
+            True
+
+            ```
         """
         repo_type = kwargs.pop("repo_type", None)
         folder = (kwargs.pop("subfolder", None) or "").strip("/").removesuffix(FOLDER)
@@ -435,7 +504,16 @@ class AnchorSet:
 
 @dataclass(frozen=True, eq=False)
 class AnchorView:
-    """One view of an anchor set: k samples of one modality, in the set's order."""
+    """One view of an anchor set: k samples of one modality, in the set's order.
+
+    Example:
+        ```python
+        >>> view = anchors.view("en")
+        >>> view.name, view.modality, len(view), view.fingerprint == anchors.fingerprint
+        ('en', 'text', 40, True)
+
+        ```
+    """
 
     name: str
     samples: list[Any]

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_relreps.base_models import digest
 from hf_relreps.errors import ConfigurationError, SampleError
 from hf_relreps.modeling import RelativeModel
+from hf_relreps.samples import check_samples, readable
 
 
 if TYPE_CHECKING:
@@ -60,14 +61,17 @@ def encode_dataset(
 
     Example:
         ```python
-        train = encode_dataset(encoder, load_dataset("me/reviews", split="train"), "text")
-        decoder = RelativeDecoder(encoder.config.without_encoder())
-        Trainer(decoder, args, train_dataset=train).train()
+        from hf_relreps.caching import encode_dataset
+
+        encoded = encode_dataset(english.encoder, train, "en")
+        new_decoder = RelativeDecoder(english.config.without_encoder())
+        Trainer(new_decoder, TrainingArguments("out", max_steps=2, report_to="none"), train_dataset=encoded).train()
         ```
     """
     from datasets import Features, List, Value, config
 
-    _refuse_unreadable(dataset, column)
+    dataset = readable(dataset)
+    _refuse_unreadable(dataset, column, encoder.config.modality)
     processor = encoder.processor if processor is None else processor
 
     def encode(rows: dict[str, Any]) -> dict[str, Any]:
@@ -94,16 +98,22 @@ def encode_dataset(
     return encoded.with_format("torch", columns=[COLUMN], output_all_columns=True)
 
 
-def _refuse_unreadable(dataset: Any, column: str) -> None:
+def _refuse_unreadable(dataset: Any, column: str, modality: str) -> None:
     if not hasattr(dataset, "_fingerprint"):
         raise ConfigurationError(
             f"encode_dataset got a {type(dataset).__name__}, expected a datasets.Dataset, which says whether its rows "
-            "are the ones of the cache. Make one with Dataset.from_dict(columns), or load one without streaming."
+            "are the ones of the cache. Make one with Dataset.from_dict(columns)."
         )
     if column not in dataset.column_names or COLUMN in dataset.column_names:
         raise SampleError(
             f"The data set has the columns {', '.join(map(repr, dataset.column_names))}, expected {column!r} among "
             f"them and no {COLUMN!r} yet. Name the column that the encoder reads."
+        )
+    found = check_samples([dataset[0][column]], f"column {column!r}") if len(dataset) else modality
+    if found != modality:
+        raise SampleError(
+            f"column {column!r} holds {'numbers' if found == 'node' else found}, the encoder reads {modality}. Name "
+            "the column that it reads."
         )
 
 

@@ -27,6 +27,33 @@ MOST_PIXELS = 100_000_000
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow clips these to 8 bits without a word
 
 
+def readable(dataset: Any, name: str = "dataset") -> Any:
+    """A `datasets.Dataset` as one that gives texts, pictures and numbers, whatever format it is set to.
+
+    A transform of the user's own stays. What is no data set of that library comes back as it is.
+
+    Raises:
+        SampleError: If it is a dict of splits, or streamed.
+    """
+    splits = list(dataset) if isinstance(dataset, Mapping) else []
+    if splits and hasattr(dataset[splits[0]], "column_names"):
+        raise SampleError(
+            f"{name} holds splits ({type(dataset).__name__}: {', '.join(map(repr, splits))}), expected one data set. "
+            f"Choose one: {name}[{splits[0]!r}]."
+        )
+    if hasattr(dataset, "column_names") and not hasattr(dataset, "__len__"):
+        raise SampleError(
+            f"{name} is streamed ({type(dataset).__name__}): it has neither a length nor row numbers. Load it without "
+            "streaming=True, or keep its first rows: Dataset.from_list(list(dataset.take(5000)), "
+            "features=dataset.features)."
+        )
+    form = getattr(dataset, "format", None)
+    if not isinstance(form, Mapping) or form["type"] == "custom":
+        return dataset
+    is_plain = form["type"] is None and set(form["columns"]) == set(dataset.column_names)
+    return dataset if is_plain else dataset.with_format(None)
+
+
 def check_samples(samples: Sequence[Any], name: str, rows: Sequence[int] | None = None) -> str:
     """The modality of `samples`, which must all be non-empty texts, all images, or all sounds.
 
@@ -74,6 +101,16 @@ def _check_image(image: Image.Image, name: str) -> None:
 
 
 def _check_sound(sound: Mapping[str, Any], name: str) -> None:
+    if {"bytes", "path"} <= set(sound):
+        raise SampleError(
+            f"{name} is a file that was not decoded, expected an image or a sound. Let the data set decode it: "
+            "dataset.cast_column(column, Image()), or Audio()."
+        )
+    if len(sound) > 1 and all(isinstance(text, str) for text in sound.values()):
+        raise SampleError(
+            f"{name} is a mapping with {', '.join(map(str, sound))}, expected one text. Give each text a "
+            "column of its own: dataset.flatten() makes of 'translation' the columns 'translation.en', ..."
+        )
     if not {"array", "sampling_rate"} <= set(sound):
         raise SampleError(
             f"{name} is a mapping with {', '.join(map(str, sound)) or 'nothing'}, expected a sound: "

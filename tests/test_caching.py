@@ -165,8 +165,6 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(encoder, data
         encode_dataset(encoder, dataset, "sentence")
 
 
-@pytest.mark.parametrize("made", [lambda ds: ds.to_iterable_dataset(), lambda ds: [{"text": "old horse"}]])
-def test_what_cannot_say_whether_it_is_the_same_is_refused(encoder, dataset, made):
-    rows = made(dataset)
-    with pytest.raises(ConfigurationError, match=f"got a {type(rows).__name__}, expected a datasets.Dataset"):
-        encode_dataset(encoder, rows, "text")
+def test_what_cannot_say_whether_it_is_the_same_is_refused(encoder):
+    with pytest.raises(ConfigurationError, match="got a list, expected a datasets.Dataset"):
+        encode_dataset(encoder, [{"text": "old horse"}], "text")

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from hf_relreps.configuration import IMAGE_DECODERS
-from hf_relreps.errors import EvaluationError
+from hf_relreps.errors import EvaluationError, SampleError
 from hf_relreps.evaluation.scores import MULTI, REGRESSION, SINGLE
+from hf_relreps.samples import readable
 
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ class Task:
 
 def column_of(dataset: Any, column: str, role: str, argument: str) -> list[Any]:
     """A column as a list; the error names the data set by its role, and the argument that chooses the column."""
+    try:
+        dataset = readable(dataset, role)
+    except SampleError as error:
+        raise EvaluationError(str(error)) from error
     names = getattr(dataset, "column_names", None)
     if names is None:
         names = list(dataset)
