@@ -4,13 +4,15 @@
 # NOTEBOOKS  the notebooks to run, all if left out
 # PYTEST     arguments of pytest, for example PYTEST="-k stitch"
 # PIP_FLAGS  arguments of uv, for example an index that serves CPU builds of torch; pip knows the same ones
-# TORCH      the torch of test-oldest, that of constraints/dev.txt if left out
+# RANGE      the test files of test-oldest and test-newest: those that speak to the Auto classes, Trainer, the Hub
+# TORCH      the torch of these two, that of constraints/dev.txt if left out
 
 PYTHON ?= python3
 ARGS ?=
 NOTEBOOKS ?=
 PYTEST ?=
 PIP_FLAGS ?=
+RANGE ?= classification datasets hub_pull hub_push modeling pipelines stitching
 TORCH ?= $(shell sed -n 's/^torch==//p' $(PINS))
 
 VENV := .venv
@@ -37,9 +39,7 @@ endif
 # Two test processes, one thread each: more threads than cores make both slower.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 RUN_TESTS := $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile
-# What speaks to the libraries below: the Auto classes, Trainer, pipelines, datasets, the Hub, the command line.
-RANGE_TESTS := $(addprefix tests/test_,$(addsuffix .py,\
-  anchors callback classification configuration hub_pull hub_push metrics modeling pipelines stitching))
+RANGE_TESTS = $(patsubst %,tests/test_%.py,$(RANGE))
 # The tests call gradient checkpointing by the name that transformers 5.23 gave it.
 OLDEST_KNOWS := 'not gradient_checkpointing'
 RANGE_RUNS := $(shell sed -n '/^hypothesis=\|^pytest/p' $(PINS))
@@ -47,7 +47,7 @@ SOURCES := hf_relreps tests benchmarks examples notebooks docs/conf.py docs/erro
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: quickstart notebooks test test-all nightly audit quality style docs build clean help
+.PHONY: quickstart notebooks test test-all test-oldest test-newest test-wheel nightly audit quality style docs build clean help
 
 quickstart: $(VENV)/.demo-installed  ## train four encoders, push them, pull parts of them and stitch (ARGS="...")
 	@$(BIN)/hf-relreps quickstart $(ARGS)
