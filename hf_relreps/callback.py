@@ -220,6 +220,18 @@ class AnchorCallback(TrainerCallback):
 
         Raises:
             AnchorError: If the view is not one of the anchor set that the model was built on.
+
+        Example:
+            ```python
+            >>> model = classifier_of("en", seed=3)
+            >>> callback = AnchorCallback(anchors.view("en"), refresh_every=2)
+            >>> for step in range(1, 5):
+            ...     callback.refresh(model, step)  # after each step of the training
+            >>> callback.refresh(model)  # before an evaluation, a save, and at the end
+            >>> model.encoder.check_anchors() < 1e-3
+            True
+
+            ```
         """
         encoder = _encoder_of(model)
         if self._encoder is not encoder:

@@ -16,7 +16,16 @@ from hf_relreps.modeling import RelativeTaskModel
 
 @dataclass
 class RelativeClassifierOutput(ModelOutput):
-    """What a relative classifier gives: loss (if there were labels), logits (B, C), relative_embeds (B, R)."""
+    """What a relative classifier gives: loss (if there were labels), logits (B, C), relative_embeds (B, R).
+
+    Example:
+        ```python
+        >>> output = english(**english.processor(["a game of cards"], return_tensors="pt"))
+        >>> output.logits.shape, output.relative_embeds.shape, output.loss
+        (torch.Size([1, 11]), torch.Size([1, 40]), None)
+
+        ```
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -44,7 +53,18 @@ class RelativeClassifier(RelativeTaskModel):
 
 
 class RelativeModelForSequenceClassification(RelativeClassifier):
-    """A text encoder and a decoder that gives the classes of a text: single label, multi label or regression."""
+    """A text encoder and a decoder that gives the classes of a text: single label, multi label or regression.
+
+    Example:
+        ```python
+        >>> model = RelativeModelForSequenceClassification.from_encoder(
+        ...     english.encoder.backbone, anchors.view("en"), english.processor, id2label={0: "tool", 1: "toy"}
+        ... )
+        >>> model.eval()(**model.processor(["a game of cards"], return_tensors="pt")).logits.shape
+        torch.Size([1, 2])
+
+        ```
+    """
 
     modality = "text"
 
@@ -75,7 +95,21 @@ class RelativeModelForSequenceClassification(RelativeClassifier):
 
 
 class RelativeModelForImageClassification(RelativeClassifier):
-    """An image encoder and a decoder that gives the classes of an image."""
+    """An image encoder and a decoder that gives the classes of an image.
+
+    Example:
+        ```python
+        >>> from PIL import Image
+        >>> from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
+        >>> images = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
+        >>> view = AnchorSet(["red", "green", "blue"], {"image": images}).view()
+        >>> conv = ConvEncoder(ConvEncoderConfig(image_size=16, widths=[8, 16]))  # or the name of any AutoModel
+        >>> model = RelativeModelForImageClassification.from_encoder(conv, view, image_processor(16), num_labels=2)
+        >>> len(pipeline("image-classification", model=model, image_processor=model.processor)(images[0]))
+        2
+
+        ```
+    """
 
     modality = "image"
     main_input_name = "pixel_values"
@@ -99,7 +133,24 @@ class RelativeModelForImageClassification(RelativeClassifier):
 
 
 class RelativeModelForAudioClassification(RelativeClassifier):
-    """An audio encoder and a decoder that gives the classes of a sound."""
+    """An audio encoder and a decoder that gives the classes of a sound.
+
+    Example:
+        ```python
+        >>> import numpy as np
+        >>> from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+        >>> waves = [np.sin(np.arange(4000) * pitch).astype("float32") for pitch in (0.1, 0.2, 0.4)]
+        >>> sounds = [{"array": wave, "sampling_rate": 16000} for wave in waves]
+        >>> view = AnchorSet(["low", "middle", "high"], {"audio": sounds}).view()
+        >>> sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        >>> encoder = ASTModel(ASTConfig(**sizes, max_length=32))  # or the name of any AutoModel
+        >>> reader = ASTFeatureExtractor(max_length=32)
+        >>> model = RelativeModelForAudioClassification.from_encoder(encoder, view, reader, num_labels=2)
+        >>> len(pipeline("audio-classification", model=model, feature_extractor=model.processor)(waves[0]))
+        2
+
+        ```
+    """
 
     modality = "audio"
     main_input_name = "input_values"

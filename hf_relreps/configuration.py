@@ -125,8 +125,14 @@ class RelativeConfig(PreTrainedConfig):
     Example:
         ```python
         >>> from hf_relreps import RelativeConfig
-        >>> RelativeConfig.paper().similarity
-        'cosine'
+        >>> config = RelativeConfig.paper(num_anchors=300, num_labels=5)
+        >>> config.similarity, config.similarities, config.relative_size
+        ('cosine', ['cosine'], 300)
+        >>> config.projection
+        {'transform': 'none', 'similarity': ['cosine'], 'basis_ridge': None}
+        >>> config.without_encoder().encoder_config is None
+        True
+        >>> RelativeConfig.from_dict(config.to_dict()).check()
 
         ```
     """

@@ -30,7 +30,15 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class RelativeDecoderOutput(ModelOutput):
-    """What a decoder gives: logits (B, C) or images (B, C, H, W), and the loss where there are labels."""
+    """What a decoder gives: logits (B, C) or images (B, C, H, W), and the loss where there are labels.
+
+    Example:
+        ```python
+        >>> decoder(torch.rand(2, 40), labels=torch.tensor([0, 1])).loss.shape
+        torch.Size([])
+
+        ```
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -174,9 +182,14 @@ class RelativeDecoder(RelativeUpload):
 
         Example:
             ```python
-            train = encode_dataset(encoder, dataset, "text")
-            decoder = RelativeDecoder.fit_ridge(train["relative_embeds"][:], train["label"][:], encoder)
-            model = stitch("almanach/camembert-base", decoder, view="fr")
+            >>> from hf_relreps.caching import encode_dataset
+            >>> encoded = encode_dataset(english.encoder, train, "en")
+            >>> r_NR, labels = encoded["relative_embeds"][:], encoded["label"][:]
+            >>> ridge = RelativeDecoder.fit_ridge(r_NR, labels, english, id2label=names)
+            >>> model = stitch(french, ridge)  # or stitch("almanach/camembert-base", ridge, view="fr")
+            >>> model.config.id2label[0]
+            'admin'
+
             ```
         """
         r_NR, labels = torch.as_tensor(relative_embeds), torch.as_tensor(labels)

@@ -52,7 +52,16 @@ class _Whole(nn.Module):
 
 
 def output_name(model: RelativeTaskModel) -> str:
-    """What the exported program gives: ``logits`` (B, C), or ``reconstruction`` (B, C, H, W)."""
+    """What the exported program gives: ``logits`` (B, C), or ``reconstruction`` (B, C, H, W).
+
+    Example:
+        ```python
+        >>> from hf_relreps.exporting import output_name
+        >>> output_name(english)
+        'logits'
+
+        ```
+    """
     return "reconstruction" if model.config.decoder_type in IMAGE_DECODERS else "logits"
 
 
@@ -72,9 +81,13 @@ def export_program(model: RelativeTaskModel) -> torch.export.ExportedProgram:
 
     Example:
         ```python
-        program = export_program(stitch("me/relative-fr", "me/relative-en"))
-        logits = program.module()(**tokenizer(["un jeu de cartes"], return_tensors="pt"))
-        torch.export.save(program, "french.pt2")
+        >>> from hf_relreps.exporting import export_program
+        >>> model = stitch("me/relative-fr", "me/relative-en")
+        >>> program = export_program(model)
+        >>> program.module()(**tokenizer(["un jeu de cartes"], return_tensors="pt")).shape
+        torch.Size([1, 11])
+        >>> torch.export.save(program, "french.pt2")
+
         ```
     """
     inputs = _example(model)
@@ -98,8 +111,13 @@ def export_onnx(model: RelativeTaskModel, file: str | Path) -> Path:
 
     Example:
         ```python
-        session = onnxruntime.InferenceSession(export_onnx(model, "french.onnx"))
-        logits = session.run(["logits"], dict(tokenizer(["un jeu de cartes"], return_tensors="np")))[0]
+        >>> import onnxruntime
+        >>> from hf_relreps.exporting import export_onnx
+        >>> file = export_onnx(stitch("me/relative-fr", "me/relative-en"), "french.onnx")
+        >>> inputs = dict(tokenizer(["un jeu de cartes"], return_tensors="np"))
+        >>> onnxruntime.InferenceSession(file).run(["logits"], inputs)[0].shape
+        (1, 11)
+
         ```
     """
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
@@ -134,8 +152,11 @@ def quantized(model: RelativeTaskModel) -> RelativeTaskModel:
 
     Example:
         ```python
-        small = quantized(stitch("me/relative-fr", "me/relative-en"))
-        pipeline("text-classification", model=small, tokenizer=small.processor)
+        >>> from hf_relreps.exporting import quantized
+        >>> small = quantized(stitch("me/relative-fr", "me/relative-en"))
+        >>> len(pipeline("text-classification", model=small, tokenizer=small.processor)("un jeu de cartes"))
+        1
+
         ```
     """
     _refuse_nodes(model)

@@ -38,6 +38,13 @@ class FoundPart:
         base_model: What it was made from.
         fits: Whether its parts can be stitched with what was asked for; ``None`` if only anchors were given.
         reason: Why not.
+
+    Example:
+        ```python
+        >>> next(part.views for part in find_parts(anchors=decoder) if part.repo_id == "me/relative-fr")
+        ('fr',)
+
+        ```
     """
 
     repo_id: str
@@ -50,7 +57,16 @@ class FoundPart:
 
 
 class FoundParts(Sequence[FoundPart]):
-    """Uploads that share anchors; prints as a table."""
+    """Uploads that share anchors; prints as a table.
+
+    Example:
+        ```python
+        >>> found = find_parts("me/anchors")
+        >>> len(found) == len(found.to_pandas())
+        True
+
+        ```
+    """
 
     def __init__(self, rows: Sequence[FoundPart], what: str) -> None:
         self.rows = list(rows)
@@ -124,8 +140,11 @@ def find_parts(
 
     Example:
         ```python
-        for found in find_parts(anchors=decoder, language="fr", part="encoder"):
-            model = stitch(found.repo_id, decoder)
+        >>> found = find_parts(anchors=decoder, language="fr", part="encoder")  # print(found) shows a table
+        >>> [part.parts for part in found if part.repo_id == "me/relative-fr"]
+        [('encoder', 'decoder')]
+        >>> model = stitch(found[0].repo_id, decoder)
+
         ```
     """
     fingerprint, config = _identified(anchors, token)
@@ -165,6 +184,15 @@ def pull(
     Raises:
         UploadError: If it cannot be read, or holds no such part.
         UploadIntegrityError: If a file is not the one that its repository names; the folder is left as it was.
+
+    Example:
+        ```python
+        >>> from hf_relreps.hub import pull
+        >>> folder = pull("me/relative-en", "decoder-only", part="decoder")
+        >>> RelativeDecoder.from_pretrained(folder).config.num_anchors
+        40
+
+        ```
     """
     if part not in (None, ANCHORS_FOLDER, *PARTS):
         raise UploadError(f"An upload has no part {part!r}. Choose one of {', '.join(PARTS)}, {ANCHORS_FOLDER}.")
@@ -192,6 +220,15 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
 
     Raises:
         UploadError: If the folder holds none.
+
+    Example:
+        ```python
+        >>> from hf_relreps.hub import write_card
+        >>> english.save_pretrained("folder")
+        >>> write_card("folder", repo_id="me/relative-en").name
+        'README.md'
+
+        ```
     """
     source = Source.of(folder)
     config = _config_of(source) if source.is_local else None

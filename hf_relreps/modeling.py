@@ -80,6 +80,14 @@ class RelativeModelOutput(ModelOutput):
         relative_embeds: Relative representations (B, R), float32 or better.
         hidden_states: Of every layer, if asked for.
         attentions: Of every layer, if asked for.
+
+    Example:
+        ```python
+        >>> output = english.encoder(**english.processor(["a game of cards"], return_tensors="pt"))
+        >>> output.relative_embeds.shape, output.pooler_output.shape
+        (torch.Size([1, 40]), torch.Size([1, 32]))
+
+        ```
     """
 
     last_hidden_state: Tensor | None = None
@@ -113,12 +121,11 @@ class RelativeModel(RelativePreTrainedModel):
 
     Example:
         ```python
-        >>> from transformers import BertConfig, BertModel
         >>> from hf_relreps import AnchorSet, RelativeModel
-        >>> from hf_relreps.demos.tiny import word_tokenizer
+        >>> from hf_relreps.demos.tiny import small_bert, word_tokenizer
         >>> texts = ["a cat sleeps", "a dog runs", "two birds sing"]
         >>> tokenizer = word_tokenizer(texts)
-        >>> bert = BertModel(BertConfig(len(tokenizer), 32, 1, 2, 64))
+        >>> bert = small_bert(len(tokenizer), longest=64, width=32)  # or the name of any AutoModel
         >>> encoder = RelativeModel.from_encoder(bert, AnchorSet("abc", {"en": texts}).view("en"), tokenizer)
         >>> encoder(**tokenizer(["a dog sleeps"], return_tensors="pt")).relative_embeds.shape
         torch.Size([1, 3])
@@ -254,6 +261,13 @@ class RelativeModel(RelativePreTrainedModel):
         Raises:
             SampleError: If a sample is empty or of another type.
             EmbeddingError: If an embedding has no direction.
+
+        Example:
+            ```python
+            >>> english.encoder.encode(["a game of cards", "a web server"]).shape
+            torch.Size([2, 32])
+
+            ```
         """
         processor = self.processor if processor is None else processor
         parts = batches(samples, processor, batch_size, self.config.max_length, self.config.padding)
@@ -298,6 +312,17 @@ class RelativeModel(RelativePreTrainedModel):
         Raises:
             AnchorError: If the view has another number of anchors than the configuration, or another modality.
             EmbeddingError: If an anchor's embedding has no direction.
+
+        Example:
+            ```python
+            >>> model = classifier_of("en", seed=3)
+            >>> with torch.no_grad():
+            ...     _ = model.encoder.backbone.embeddings.word_embeddings.weight.mul_(1.5)  # as a training would
+            >>> model.encoder.encode_anchors(anchors.view("en"))
+            >>> model.encoder.check_anchors() < 1e-3
+            True
+
+            ```
         """
         _refuse_other_modality(anchors_view, self.config.modality, "This encoder")
         if len(anchors_view) != self.config.num_anchors:
@@ -328,6 +353,13 @@ class RelativeModel(RelativePreTrainedModel):
 
         Raises:
             StaleAnchorsError: If that is more than rounding explains.
+
+        Example:
+            ```python
+            >>> english.encoder.check_anchors() < 1e-3
+            True
+
+            ```
         """
         view = self.anchors.view(self.config.anchor_view)
         rows = torch.linspace(0, len(view) - 1, min(k, len(view))).round().long()
@@ -361,6 +393,14 @@ class RelativeModel(RelativePreTrainedModel):
         """Describe samples with another configuration's transform, similarity and change of basis.
 
         The anchors' embeddings stay, so nothing is encoded again; decoders trained before no longer fit.
+
+        Example:
+            ```python
+            >>> encoder = classifier_of("en", seed=3).encoder
+            >>> encoder.use_projection(RelativeConfig.paper()).config.similarity
+            'cosine'
+
+            ```
         """
         for name in like.projection:
             setattr(self.config, name, copy.deepcopy(getattr(like, name)))

@@ -24,11 +24,23 @@ class RelativeModelForNodeClassification(RelativeClassifier):
 
     Example:
         ```python
-        reader = GraphReader(graph.x, graph.edge_index)
-        view = AnchorSet([f"cora/{node}" for node in nodes], {"node": nodes}).view()  # ids say which graph it is
-        model = RelativeModelForNodeClassification.from_encoder(GraphEncoder(config), view, reader, num_labels=7)
-        items = [reader.item(graph.y, graph.train_mask)]
+        import torch
+
+        from hf_relreps.encoders.graphs import GraphEncoder, GraphEncoderConfig
+        from hf_relreps.nodes import GraphReader, one_graph
+
+        reader = GraphReader(x=torch.eye(6), edge_index=torch.tensor([[0, 1, 2, 3, 4, 5], [1, 0, 3, 2, 5, 4]]))
+        view = AnchorSet([f"graph/{node}" for node in (0, 2, 4)], {"node": [0, 2, 4]}).view()  # ids say which graph
+        gcn = GraphEncoder(GraphEncoderConfig(in_channels=6, hidden_size=8))
+        model = RelativeModelForNodeClassification.from_encoder(gcn, view, reader, num_labels=3)
+
+        labels_N, counted_N = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([True, False] * 3)
+        items = [reader.item(labels_N, counted_N)]  # the graph is the one item of the data set
+        args = TrainingArguments("out", max_steps=1, report_to="none")
         Trainer(model, args, one_graph, train_dataset=items, callbacks=[AnchorCallback()]).train()
+
+        logits_NC = model.eval()(x=reader.x, edge_index=reader.edge_index).logits  # there is no pipeline for graphs
+        classes = logits_NC.argmax(-1).tolist()
         ```
     """
 
@@ -68,6 +80,17 @@ class GraphReader:
     Args:
         x: Features (N, F).
         edge_index: Edges (2, E).
+
+    Example:
+        ```python
+        >>> from hf_relreps.nodes import GraphReader
+        >>> reader = GraphReader(x=torch.eye(3), edge_index=torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]))
+        >>> sorted(reader.collate([{"nodes": 0, "labels": 1}, {"nodes": 2, "labels": 0}]))
+        ['edge_index', 'labels', 'nodes', 'x']
+        >>> reader.item(torch.tensor([0, 1, 0]), torch.tensor([True, True, False]))["labels"].tolist()
+        [0, 1, -100]
+
+        ```
     """
 
     def __init__(self, x: Tensor, edge_index: Tensor) -> None:
@@ -125,6 +148,15 @@ def one_graph(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
     With `compute_metrics` set `per_device_eval_batch_size` to 1: the Trainer takes the nodes of a batch for samples,
     and cuts those of an incomplete batch.
+
+    Example:
+        ```python
+        >>> from hf_relreps.nodes import GraphReader, one_graph
+        >>> reader = GraphReader(x=torch.eye(3), edge_index=torch.tensor([[0, 1], [1, 0]]))
+        >>> sorted(one_graph([reader.item(torch.tensor([0, 1, 0]))]))
+        ['edge_index', 'labels', 'x']
+
+        ```
     """
     if len(items) != 1:
         raise SampleError(

@@ -26,7 +26,16 @@ DRAWING = {"decoder_type": "image", "decoder_noise": 0.0, "decoder_dropout": 0.0
 
 @dataclass
 class RelativeReconstructionOutput(ModelOutput):
-    """What a reconstruction gives: loss, images (B, C, H, W) in [0, 1], relative representations (B, R)."""
+    """What a reconstruction gives: loss, images (B, C, H, W) in [0, 1], relative representations (B, R).
+
+    Example:
+        ```python
+        >>> from hf_relreps.reconstruction import RelativeReconstructionOutput
+        >>> list(RelativeReconstructionOutput(reconstruction=torch.zeros(1, 3, 16, 16)))
+        ['reconstruction']
+
+        ```
+    """
 
     loss: Tensor | None = None
     reconstruction: Tensor | None = None
@@ -42,10 +51,17 @@ class RelativeModelForImageReconstruction(RelativeTaskModel):
 
     Example:
         ```python
-        encoder = ConvEncoder(ConvEncoderConfig(image_size=28))
-        model = RelativeModelForImageReconstruction.from_encoder(
-            encoder, anchors.view("image"), image_processor(28), pooling="pooler"
-        )
+        >>> from PIL import Image
+        >>> from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
+        >>> images = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
+        >>> view = AnchorSet(["red", "green", "blue"], {"image": images}).view()
+        >>> conv = ConvEncoder(ConvEncoderConfig(image_size=16, widths=[8, 16]))
+        >>> reader = image_processor(16)
+        >>> model = RelativeModelForImageReconstruction.from_encoder(conv, view, reader, pooling="pooler").eval()
+        >>> inputs = model.processor(images=images, return_tensors="pt")  # no pipeline draws images again
+        >>> model(**inputs).reconstruction.shape
+        torch.Size([3, 3, 16, 16])
+
         ```
     """
 

@@ -44,6 +44,18 @@ def select(
 
     Raises:
         AnchorError: If k is below 1 or above n, the strategy is unknown, or lacks what it needs.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from hf_relreps.selection import select
+        >>> select(1000, 5, seed=42).tolist() == select(1000, 5, seed=42).tolist()
+        True
+        >>> x_ND = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.2]])
+        >>> 2 in select(4, 2, strategy="fps", embeddings_ND=x_ND)  # it lies far from the others
+        True
+
+        ```
     """
     if strategy not in STRATEGIES:
         raise AnchorError(f"strategy={strategy!r} does not exist. Choose one of {', '.join(STRATEGIES)}.")

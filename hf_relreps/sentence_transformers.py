@@ -44,6 +44,18 @@ class RelativeEmbedding(Module):
     Args:
         config: Settings of the projection, and what identifies the anchors.
         anchors: The raw anchors.
+
+    Example:
+        ```python
+        >>> from hf_relreps.sentence_transformers import RelativeEmbedding, relative
+        >>> model = relative(old_model, anchors.view("en"))
+        >>> model[-1].get_embedding_dimension()
+        40
+        >>> model.save("relative-minilm")  # each module by its own `save`
+        >>> RelativeEmbedding.load("relative-minilm", subfolder="2_RelativeEmbedding").anchors.views
+        ['en', 'fr']
+
+        ```
     """
 
     config_file_name = "relreps_config.json"
@@ -127,11 +139,14 @@ def relative(
 
     Example:
         ```python
-        old = relative("sentence-transformers/all-MiniLM-L6-v2", anchors.view("en"))
-        new = relative("sentence-transformers/all-mpnet-base-v2", anchors.view("en"))
-        check_same_space(old, new)
-        index = old.encode(documents)
-        scores = new.similarity(new.encode(["a game of cards"]), index)  # the index stays as it is
+        >>> from hf_relreps.sentence_transformers import check_same_space, relative
+        >>> old = relative(old_model, anchors.view("en"))  # or "sentence-transformers/all-MiniLM-L6-v2"
+        >>> new = relative(new_model, anchors.view("en"))  # or "sentence-transformers/all-mpnet-base-v2"
+        >>> check_same_space(old, new)
+        >>> index = old.encode(test["en"])
+        >>> new.similarity(new.encode(["a game of cards"]), index).shape  # the index stays as it is
+        torch.Size([1, 60])
+
         ```
     """
     model = model if isinstance(model, SentenceTransformer) else SentenceTransformer(str(model))
@@ -160,7 +175,18 @@ def relative(
 
 
 def check_same_space(model: SentenceTransformer, other: SentenceTransformer) -> None:
-    """Raise `StitchingError` unless both give relative representations that may be compared with one another."""
+    """Raise `StitchingError` unless both give relative representations that may be compared with one another.
+
+    Example:
+        ```python
+        >>> from hf_relreps.sentence_transformers import check_same_space, relative
+        >>> check_same_space(relative(old_model, anchors.view("en")), relative(new_model, anchors.view("en")))
+        >>> check_same_space(relative(old_model, anchors.view("en")), new_model)
+        Traceback (most recent call last):
+        hf_relreps.errors.StitchingError: ...
+
+        ```
+    """
     configs = []
     for one in (model, other):
         module = _relative_module(one)

@@ -38,7 +38,17 @@ def unit(x_BD: Tensor) -> Tensor:
 
 
 def cosine(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
-    """Cosine of the angle to each anchor, in [-1, 1] (the paper's similarity, equation 1)."""
+    """Cosine of the angle to each anchor, in [-1, 1] (the paper's similarity, equation 1).
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from hf_relreps.similarities import cosine
+        >>> cosine(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        tensor([[0.6000, 0.8000]])
+
+        ```
+    """
     return cosine_to(x_BD, unit(anchors_AD))
 
 
@@ -57,7 +67,17 @@ def cosine_to(x_BD: Tensor, units_AD: Tensor, out_BA: Tensor | None = None) -> T
 
 
 def angular(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
-    """One minus the angle to each anchor in units of pi, in [0, 1]."""
+    """One minus the angle to each anchor in units of pi, in [0, 1].
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from hf_relreps.similarities import angular
+        >>> angular(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        tensor([[0.7500, 0.2500]])
+
+        ```
+    """
     return angular_of(cosine(x_BD, anchors_AD))
 
 
@@ -68,23 +88,63 @@ def angular_of(cosine_BA: Tensor) -> Tensor:
 
 
 def inner(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
-    """Inner product with each anchor over the square root of D, so that its size does not grow with the width."""
+    """Inner product with each anchor over the square root of D, so that its size does not grow with the width.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from hf_relreps.similarities import inner
+        >>> inner(torch.ones(1, 4), torch.ones(2, 4))
+        tensor([[2., 2.]])
+
+        ```
+    """
     return x_BD @ anchors_AD.T / math.sqrt(anchors_AD.shape[-1])
 
 
 def euclidean(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
-    """Minus the Euclidean distance to each anchor."""
+    """Minus the Euclidean distance to each anchor.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from hf_relreps.similarities import euclidean
+        >>> euclidean(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor([[-5.]])
+
+        ```
+    """
     # By matrix products it would be faster, wrong for near neighbours, and in large batches other than in small ones.
     return -torch.cdist(x_BD, anchors_AD, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def l1(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
-    """Minus the sum of absolute differences to each anchor."""
+    """Minus the sum of absolute differences to each anchor.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from hf_relreps.similarities import l1
+        >>> l1(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor([[-7.]])
+
+        ```
+    """
     return -torch.cdist(x_BD, anchors_AD, p=1)
 
 
 def linf(x_BD: Tensor, anchors_AD: Tensor) -> Tensor:
-    """Minus the largest absolute difference to each anchor."""
+    """Minus the largest absolute difference to each anchor.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from hf_relreps.similarities import linf
+        >>> linf(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor([[-4.]])
+
+        ```
+    """
     distance_BA = torch.cdist(x_BD, anchors_AD, p=math.inf)
     return -distance_BA.masked_fill(x_BD.isnan().any(-1, keepdim=True), torch.nan)  # which cdist passes over
 
@@ -94,6 +154,15 @@ def rbf(x_BD: Tensor, anchors_AD: Tensor, gamma: float = RBF_GAMMA) -> Tensor:
 
     ``s`` is the mean squared distance over pairs of distinct anchors, so the width of the Gaussian comes from the
     anchors alone: it exists for one sample and for an encoder never seen in training.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from hf_relreps.similarities import rbf
+        >>> rbf(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor([[1.0000, 0.2231]])
+
+        ```
     """
     units_AD = unit(anchors_AD)
     return rbf_of(cosine_to(x_BD, units_AD), gamma, mean_squared_distance(units_AD))

@@ -44,6 +44,17 @@ def launch(encoder: str = "", decoder: str = "", **arguments: Any) -> Any:
 
     Raises:
         MissingExtraError: If Gradio is not installed.
+
+    Example:
+        ```python
+        from hf_relreps.app import launch
+        from hf_relreps.errors import MissingExtraError
+
+        try:
+            launch("me/relative-fr", "me/relative-en", prevent_thread_lock=True)
+        except MissingExtraError as error:
+            print(error)  # The app needs Gradio. Install it: ...
+        ```
     """
     try:
         from hf_relreps.app.page import CSS, build, theme
@@ -60,6 +71,13 @@ def push_to_hub(repo_id: str, *, token: bool | str | None = None, private: bool 
         repo_id: Of the Space.
         token: Of a user who may write there.
         private: Whether a new Space is private.
+
+    Example:
+        ```python
+        from hf_relreps import app
+
+        app.push_to_hub("me/stitching-app")  # a Space
+        ```
     """
     return push_space(
         repo_id, {"README.md": SPACE_CARD, "app.py": SPACE_APP}, extra="app", token=token, private=private

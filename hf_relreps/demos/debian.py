@@ -31,10 +31,13 @@ def load_debian_descriptions(split: str | None = None) -> Dataset:
         ValueError: The split is none of these.
 
     Example:
+        ```python
         >>> from hf_relreps.demos.debian import load_debian_descriptions
         >>> test = load_debian_descriptions("test")
         >>> test.features["label"].names[:3]
         ['admin', 'doc', 'fonts']
+
+        ```
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -19,7 +19,16 @@ SPECIAL = {
 
 
 def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose vocabulary is the words of `texts`."""
+    """A tokenizer whose vocabulary is the words of `texts`.
+
+    Example:
+        ```python
+        >>> from hf_relreps.demos.tiny import word_tokenizer
+        >>> word_tokenizer(["a cat sleeps"]).tokenize("a cat runs")
+        ['a', 'cat', '[UNK]']
+
+        ```
+    """
     words = sorted({word for text in texts for word in text.split()})
     vocabulary = {word: i for i, word in enumerate([*SPECIAL.values(), *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL["unk_token"]))
@@ -28,7 +37,16 @@ def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def wordpiece_tokenizer(texts: Iterable[str], longest: int, vocabulary_size: int = 8000) -> PreTrainedTokenizerFast:
-    """A BERT-like tokenizer trained on `texts`; longer ones are cut after `longest` tokens."""
+    """A BERT-like tokenizer trained on `texts`; longer ones are cut after `longest` tokens.
+
+    Example:
+        ```python
+        >>> from hf_relreps.demos.tiny import wordpiece_tokenizer
+        >>> wordpiece_tokenizer(train["en"], longest=32).model_max_length
+        32
+
+        ```
+    """
     trained = BertWordPieceTokenizer(strip_accents=False)
     trained.train_from_iterator(iter(texts), vocab_size=vocabulary_size, show_progress=False)
     return _fast(trained._tokenizer, longest)
@@ -42,7 +60,16 @@ def _fast(tokenizer: Tokenizer, longest: int) -> PreTrainedTokenizerFast:
 
 
 def small_bert(vocabulary_size: int, longest: int, width: int = 128, layers: int = 2) -> BertModel:
-    """A BERT with random weights from the global generator: call `transformers.set_seed` first."""
+    """A BERT with random weights from the global generator: call `transformers.set_seed` first.
+
+    Example:
+        ```python
+        >>> from hf_relreps.demos.tiny import small_bert
+        >>> small_bert(vocabulary_size=100, longest=32, width=64).config.hidden_size
+        64
+
+        ```
+    """
     config = BertConfig(
         vocab_size=vocabulary_size,
         hidden_size=width,

@@ -45,6 +45,14 @@ class GraphEncoderConfig(PreTrainedConfig):
 
     Raises:
         ConfigurationError: If a field names something that does not exist, or a number lies outside its range.
+
+    Example:
+        ```python
+        >>> from hf_relreps.encoders.graphs import GraphEncoderConfig
+        >>> GraphEncoderConfig.paper(in_channels=1433).num_layers
+        32
+
+        ```
     """
 
     model_type = "relreps_graph"

@@ -43,6 +43,14 @@ class ConvEncoderConfig(PreTrainedConfig):
         hidden_act: Activation between the convolutions.
         last_activation: Whether the last convolution has one as well. The paper's relative nets do without: cosines
             of vectors that are all positive tell little apart.
+
+    Example:
+        ```python
+        >>> from hf_relreps.encoders.images import ConvEncoderConfig
+        >>> ConvEncoderConfig(widths=[8, 16]).hidden_size
+        16
+
+        ```
     """
 
     model_type = "relreps_conv"
@@ -152,6 +160,15 @@ def image_processor(image_size: int, mean: float | None = None, std: float | Non
         image_size: Height and width.
         mean: Subtracted from the pixels.
         std: What the pixels are divided by; with `mean`, the result leaves [0, 1].
+
+    Example:
+        ```python
+        >>> from PIL import Image
+        >>> from hf_relreps.encoders.images import image_processor
+        >>> image_processor(28)(images=Image.new("RGB", (20, 30)), return_tensors="pt")["pixel_values"].shape
+        torch.Size([1, 3, 28, 28])
+
+        ```
     """
     return ViTImageProcessorPil(
         do_convert_rgb=True,
@@ -207,6 +224,15 @@ def load_efficientnet_lite(
     Raises:
         ConfigurationError: If there is no such version, or images of that size leave nothing of the feature map.
         MissingExtraError: If the package that holds the weights is not installed.
+
+    Example:
+        ```python
+        >>> from hf_relreps.encoders.images import load_efficientnet_lite
+        >>> model, processor = load_efficientnet_lite(3)  # 0, 1 or 2 give one
+        Traceback (most recent call last):
+        hf_relreps.errors.ConfigurationError: Found EfficientNet-Lite version 3, expected one of 0, 1, 2.
+
+        ```
     """
     if version not in LITE_REPEATS:
         raise ConfigurationError(f"Found EfficientNet-Lite version {version!r}, expected one of 0, 1, 2.")

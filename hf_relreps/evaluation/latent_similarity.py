@@ -46,6 +46,14 @@ class LatentSimilarity:
         n: Number of paired samples.
 
     A metric that was not asked for is ``None``.
+
+    Example:
+        ```python
+        >>> found = latent_similarity(english.encoder.encode(test["en"]), turned.encode(test["en"]), metrics=["cka"])
+        >>> round(found.cka, 3), found.to_dict()["jaccard"]
+        (1.0, None)
+
+        ```
     """
 
     jaccard: float | None

@@ -60,6 +60,22 @@ class StitchingMatrix:
         greater_is_better: ``False`` for errors.
         n: Number of samples.
         control: What the absolute control's decoders are.
+
+    Example:
+        ```python
+        >>> models = {"en": "me/relative-en", "fr": "me/relative-fr"}
+        >>> matrix = stitching_matrix(models, models, test)
+        >>> matrix.to_pandas().shape
+        (2, 2)
+        >>> matrix.ratio == matrix.stitched / matrix.own, matrix.worst <= matrix.stitched
+        (True, True)
+        >>> matrix.summary["stitched"] == matrix.stitched, matrix.to_dict()["n"]
+        (True, 60)
+        >>> _ = matrix.plot("matrix.png")
+        >>> matrix.to_json("matrix.json").name
+        'matrix.json'
+
+        ```
     """
 
     encoders: tuple[str, ...]
@@ -285,10 +301,12 @@ def stitching_matrix(
 
     Example:
         ```python
-        models = {"en": "me/relative-en", "fr": "me/relative-fr"}
-        matrix = stitching_matrix(models, models, test_dataset, train_dataset=train_dataset)
-        print(matrix)
-        matrix.plot("matrix.png")
+        >>> models = {"en": "me/relative-en", "fr": "me/relative-fr"}
+        >>> print(stitching_matrix(models, models, test, train_dataset=train))
+        Stitching matrix: macro F1 on 60 samples
+        ...
+        own ... stitched ... absolute stitched ... chance ...
+
         ```
     """
     score = resolve_score(metric, greater_is_better=greater_is_better)

@@ -62,8 +62,17 @@ def path(name: str) -> str:
 
     Example:
         ```python
-        metric = evaluate.load(hf_relreps.metrics.path("latent_similarity"))
-        metric.compute(predictions=x, references=y, k=10)  # {'jaccard': ..., 'mrr': ..., 'cosine': ..., 'cka': ...}
+        >>> import evaluate
+        >>> from hf_relreps.metrics import path
+        >>> metric = evaluate.load(path("latent_similarity"))
+        >>> x_ND = english.encoder.encode(test["en"])
+        >>> round(metric.compute(predictions=x_ND, references=2 * x_ND, k=10)["cka"], 3)
+        1.0
+        >>> own, stitched, labels = [0, 1, 1, 1], [0, 1, 1, 0], [0, 1, 1, 1]
+        >>> metric = evaluate.load(path("stitching_ratio"))
+        >>> metric.compute(predictions=stitched, own_predictions=own, references=labels, metric="accuracy")["ratio"]
+        0.75
+
         ```
     """
     if name not in NAMES:
@@ -84,6 +93,13 @@ def push_to_hub(
 
     Raises:
         EvaluationError: If there is no such metric, or the Space has another name.
+
+    Example:
+        ```python
+        from hf_relreps import metrics
+
+        metrics.push_to_hub("stitching_ratio", "me/stitching_ratio")
+        ```
     """
     script = Path(path(name))
     owner, _, last = repo_id.rpartition("/")

@@ -77,9 +77,13 @@ def decoder_from_classifier(
 
     Example:
         ```python
-        decoder = decoder_from_classifier("me/english-topics", anchors.view("en"))
-        decoder.push_to_hub("me/english-topics-decoder")      # kilobytes
-        model = stitch("almanach/camembert-base", decoder, view="fr")
+        >>> from hf_relreps.translation import decoder_from_classifier
+        >>> ordinary = BertForSequenceClassification(english.encoder.backbone.config)  # or "me/english-topics"
+        >>> topics = decoder_from_classifier(ordinary, anchors.view("en"), english.processor)
+        >>> _ = topics.push_to_hub("me/english-topics-decoder")  # kilobytes
+        >>> stitch(french, "me/english-topics-decoder").config.decoder_type
+        'head'
+
         ```
     """
     chosen = method_of(method)

@@ -205,6 +205,16 @@ class Translation(nn.Module):
     Args:
         projection: The relative representation of the source.
         placement: What it means in the target.
+
+    Example:
+        ```python
+        >>> from hf_relreps.translation import fit
+        >>> views = {model: anchors.view(model.config.anchor_view).samples for model in (french, english)}
+        >>> translate = fit(*(model.encoder.encode(samples) for model, samples in views.items()))  # French to English
+        >>> translate.forward(french.encoder.encode(["un jeu de cartes"])).shape
+        torch.Size([1, 32])
+
+        ```
     """
 
     def __init__(self, projection: RelativeProjection, placement: Placement) -> None:

@@ -139,11 +139,15 @@ class LocalHub:
         token: Their token.
 
     Example:
-        >>> with LocalHub() as hub:
+        ```python
+        >>> from hf_relreps.demos.local_hub import LocalHub
+        >>> with LocalHub() as hub:  # or hub.start() and hub.stop()
         ...     hub.add_user("somebody", token="hf_somebody")
-        ...     sorted(hub.environment("/tmp/cache"))[:3]
+        ...     sorted(hub.environment("cache"))[:3]  # for the processes that talk to it
         'hf_somebody'
         ['HF_DATASETS_CACHE', 'HF_ENDPOINT', 'HF_HOME']
+
+        ```
     """
 
     def __init__(

@@ -32,8 +32,10 @@ def plot_anchor_coverage(coverage: Any, *, path: str | Path | None = None) -> Fi
 
     Example:
         ```python
-        x_ND = encoder.encode(validation["en"])
-        plot_anchor_coverage(anchor_coverage(x_ND, encoder.projection.anchors_AD))
+        from hf_relreps.evaluation import anchor_coverage, plot_anchor_coverage
+
+        x_ND = english.encoder.encode(test["en"])
+        plot_anchor_coverage(anchor_coverage(x_ND, english.encoder.projection.anchors_AD), path="coverage.png")
         ```
     """
     curves = _by_name(coverage)
@@ -63,9 +65,10 @@ def plot_anchor_drift(drift: Any, *, path: str | Path | None = None) -> Figure:
 
     Example:
         ```python
-        callback = AnchorCallback(anchors.view("en"))
-        Trainer(model, args, train_dataset=rows, callbacks=[callback]).train()
-        plot_anchor_drift(callback)
+        from hf_relreps.evaluation import plot_anchor_drift
+
+        drift = [(0, 0.0), (5, 0.02), (10, 0.04)]  # or the AnchorCallback itself, after training
+        plot_anchor_drift(drift, path="drift.png")
         ```
     """
     curves = {name: _pairs(one, name) for name, one in _by_name(drift).items()}

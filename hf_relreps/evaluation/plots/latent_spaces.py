@@ -52,9 +52,11 @@ def plot_latent_spaces(
 
     Example:
         ```python
-        x = {name: encoder.encode(texts) for name, encoder in encoders.items()}
-        r = {name: encoders[name].projection(x_ND) for name, x_ND in x.items()}
-        plot_latent_spaces(x, r, labels=test["label"], class_names=test.features["label"].names)
+        from hf_relreps.evaluation import plot_latent_spaces
+
+        x = {"en": english.encoder.encode(test["en"]), "fr": french.encoder.encode(test["fr"])}
+        r = {"en": english.encoder.projection(x["en"]), "fr": french.encoder.projection(x["fr"])}
+        plot_latent_spaces(x, r, labels=test["label"], class_names=list(names.values()), path="spaces.png")
         ```
     """
     rows = {"Absolute": absolute} if relative is None else {"Absolute": absolute, "Relative": relative}

@@ -42,8 +42,11 @@ def plot_reconstructions(
 
     Example:
         ```python
-        own, stitched = model(pixel_values).reconstruction, stitch(other, model)(pixel_values).reconstruction
-        plot_reconstructions({"original": pixel_values, "own": own, "stitched": stitched})
+        from hf_relreps.evaluation import plot_reconstructions
+
+        images_NCHW = torch.rand(8, 3, 16, 16)  # and what two decoders make of them
+        rows = {"original": images_NCHW, "own": images_NCHW * 0.9, "stitched": images_NCHW * 0.8}
+        plot_reconstructions(rows, path="reconstructions.png")
         ```
     """
     images = {name: _with_channels(values, name) for name, values in rows.items()}
