@@ -140,13 +140,16 @@ class RelativeDecoder(RelativeUpload):
     def _build(self, config: RelativeConfig) -> None:
         inputs, hidden, outputs = config.relative_size, config.decoder_hidden_size, config.num_labels or 0
         eps = 1e-12  # thousands of anchors have variances below 1e-4
-        if config.decoder_aggregation == "sum":
-            spaces = len(config.similarities)
-            self.norm: nn.Module = SpaceNorms(config.num_anchors, spaces, eps=eps)
+        spaces, summed = len(config.similarities), config.decoder_aggregation == "sum"
+        # Distances are larger than cosines by far: one norm for all would see nothing but which space is which.
+        self.norm: nn.Module = (
+            SpaceNorms(config.num_anchors, spaces, eps=eps)
+            if summed or (spaces > 1 and config.num_anchors > 1)  # one number normalised by itself is nothing
+            else WideLayerNorm(config.relative_size, eps=eps)
+        )
+        if summed:
             self.aggregation = SpaceSum(config.num_anchors, spaces, hidden)
             inputs = hidden
-        else:
-            self.norm = WideLayerNorm(config.relative_size, eps=eps)
         self.dropout = nn.Dropout(config.decoder_dropout)
         draw = DRAWING_MODULES.get(config.decoder_type)
         self.image = draw(config, inputs) if draw else None

@@ -245,17 +245,22 @@ def test_every_decoder_can_sum_its_spaces(kind, tmp_path):
     torch.testing.assert_close(alone.logits if kind in TYPES else alone.reconstruction, found[:1])
 
 
-def test_a_sum_does_not_let_a_large_space_drown_the_others():
-    decoder, r_BR = make(decoder_aggregation="sum", **SPACES), relative(5, 18)
+@pytest.mark.parametrize("aggregation", ["sum", "concat"])
+def test_a_large_space_does_not_drown_the_others(aggregation):
+    decoder, r_BR = make(decoder_aggregation=aggregation, **SPACES), relative(5, 18)
     scale_R = torch.tensor([1.0] * 12 + [1e4] * 6)  # L1 distances grow with the width, cosines do not
     torch.testing.assert_close(decoder(r_BR * scale_R).logits, decoder(r_BR).logits, rtol=1e-3, atol=1e-3)
-    side_by_side = make(**SPACES)
-    assert (side_by_side(r_BR * scale_R).logits - side_by_side(r_BR).logits).abs().max() > 0.05
+    one_norm = make(num_anchors=18)
+    assert (one_norm(r_BR * scale_R).logits - one_norm(r_BR).logits).abs().max() > 0.05
 
 
-def test_a_sum_of_spaces_learns():
+@pytest.mark.parametrize("aggregation", ["sum", "concat"])
+def test_several_spaces_of_unlike_size_are_learnt(aggregation):
     r_BR = relative(60, 18)
-    assert learnt(r_BR, r_BR[:, [0, 7, 14]].argmax(1), decoder_aggregation="sum", **SPACES) > 0.95
+    sizes_R = torch.tensor([0.1] * 6 + [1.0] * 6 + [2.0] * 6)
+    means_R = torch.tensor([0.0] * 6 + [-1.0] * 6 + [-100.0] * 6)  # of cosines, distances, L1 distances
+    labels_B = r_BR[:, [0, 7, 14]].argmax(1)
+    assert learnt(means_R + sizes_R * r_BR, labels_B, decoder_aggregation=aggregation, **SPACES) > 0.95
 
 
 # -- a ridge in closed form
