@@ -64,9 +64,18 @@ def frame_of(anchors_AD: Tensor, config: RelativeConfig) -> Frame:
 
 def _like(tensor: Tensor, frame: Frame) -> Frame:
     """The frame in the dtype and on the device of `tensor`."""
-    *parts, bases_AA = frame
-    moved: list[Any] = [None if part is None else part.to(tensor) for part in parts]
-    return Frame._make([*moved, tuple(basis_AA.to(tensor) for basis_AA in bases_AA)])
+
+    def moved(part: Tensor | None) -> Tensor | None:
+        return None if part is None else part.to(tensor)
+
+    return Frame(
+        moved(frame.shift_D),
+        moved(frame.scale),
+        frame.anchors_AD.to(tensor),
+        moved(frame.units_AD),
+        moved(frame.spread),
+        tuple(basis_AA.to(tensor) for basis_AA in frame.bases_AA),
+    )
 
 
 def project(x_BD: Tensor, frame: Frame, config: RelativeConfig, out_BR: Tensor | None = None) -> Tensor:
