@@ -106,8 +106,17 @@ def _rounded(value: Any) -> Any:
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table; numbers that are not whole have three digits after the point."""
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    return "\n".join([*lines, *(f"| {' | '.join(map(_cell, row))} |" for row in rows)])
+    return "\n".join([table_head(heads), *map(table_row, rows)])
+
+
+def table_head(heads: Sequence[str]) -> str:
+    """How a table begins."""
+    return f"{table_row(heads)}\n|{'---|' * len(heads)}"
+
+
+def table_row(cells: Sequence[Any]) -> str:
+    """One row of it."""
+    return f"| {' | '.join(map(_cell, cells))} |"
 
 
 def _cell(value: Any) -> str:

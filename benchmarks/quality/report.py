@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
 from benchmarks.quality.settings import CHOSEN_ON, ENCODERS, SETTINGS
+from benchmarks.reporting import table_head, table_row
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "quality.md"
@@ -44,14 +45,6 @@ def _read(results: Path, name: str) -> Any:
     return json.loads((results / f"{name}.json").read_text("utf-8"))
 
 
-def _table(heads: Sequence[str]) -> list[str]:
-    return ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-
-
-def _row(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
-
-
 def _settings(results: Path) -> Iterator[str]:
     for name in SETTINGS:
         if (results / f"{name}.json").exists():
@@ -65,7 +58,7 @@ def _setting(name: str, found: dict[str, Any]) -> Iterator[str]:
     rows = found["rows"]
     yield f"{rows['train']:,} training and {rows['test']:,} test rows, {found['seeds']} seeds; {about}."
     yield f"Encoders and their widths: {sizes}.\n"
-    yield from _table(
+    yield table_head(
         ("projection, anchors", "decoder", "own", "stitched", "±", "worst", "stitched / own", "worst / own")
     )
     for k in sorted({variant["k"] for variant in found["variants"]}):
@@ -73,72 +66,72 @@ def _setting(name: str, found: dict[str, Any]) -> Iterator[str]:
             for variant in found["variants"]:
                 if (variant["projection"], variant["strategy"], variant["k"]) == (projection, strategy, k):
                     figures = [variant[key] for key in ("own", "stitched", "spread", "worst", "ratio", "worst_ratio")]
-                    yield _row([f"{NAMES[projection]}, {k} {strategy}", variant["decoder"], *figures])
+                    yield table_row([f"{NAMES[projection]}, {k} {strategy}", variant["decoder"], *figures])
         for strategy in ("kmeans", "uniform"):
             score, spread = found["labelled_anchors"][f"{k} {strategy}"]
-            yield _row(
+            yield table_row(
                 [f"the {k} {strategy} anchors with labels, nothing else", "ridge", "", score, spread, "", "", ""]
             )
     absolute = found["absolute"]
     figures = ["" if absolute[key] is None else absolute[key] for key in ("own", "stitched", "spread", "worst")]
-    yield _row(["absolute control", "ridge", *figures, "", ""])
-    yield _row(["chance", "", "", float(found["chance"]), "", "", "", ""])
+    yield table_row(["absolute control", "ridge", *figures, "", ""])
+    yield table_row(["chance", "", "", float(found["chance"]), "", "", "", ""])
     if "end_to_end" in found:
         whole = found["end_to_end"]
         figures = [whole["own"], whole["stitched"], "", whole["worst"], whole["stitched"] / whole["own"], ""]
-        yield _row(["default, trained end to end", "mlp", *figures])
+        yield table_row(["default, trained end to end", "mlp", *figures])
     yield ""
 
 
 def _matching(found: dict[str, Any]) -> Iterator[str]:
     ways = ("pairs_only", "neighbours", "sinkhorn", "learned", "library")
     heads = ("pairs only", "neighbours", "Sinkhorn", "learned", "`bootstrap`")
-    yield from _table(("setting", "pools", "true pairs", "right", "trusted", *heads, "±", f"{found['k']} true"))
+    yield table_head(("setting", "pools", "true pairs", "right", "trusted", *heads, "±", f"{found['k']} true"))
     for row in found["rows"]:
         if row["known"]:
             runs, true = row["runs"], [control["true"] for control in found["controls"][row["setting"]]]
             shares = [float(mean(run["library"][key] for run in runs)) for key in ("precision", "trusted")]
             scores = [float(mean(run[way]["stitched"] for run in runs)) if way in runs[0] else "" for way in ways]
             spread = pstdev(run["library"]["stitched"] for run in runs)
-            yield _row([row["setting"], POOLS[row["pools"]], row["known"], *shares, *scores, spread, mean(true)])
+            yield table_row([row["setting"], POOLS[row["pools"]], row["known"], *shares, *scores, spread, mean(true)])
 
 
 def _unpaired(found: dict[str, Any]) -> Iterator[str]:
     ways = ("centroids, grown", "centroids, assigned")
-    yield from _table(("setting", "pools", "right", "grown", "assigned", f"{found['k']} true", "own", "chance"))
+    yield table_head(("setting", "pools", "right", "grown", "assigned", f"{found['k']} true", "own", "chance"))
     for row in found["rows"]:
         if not row["known"]:
             controls = found["controls"][row["setting"]]
             right = float(mean(run[ways[0]]["precision"] for run in row["runs"]))
             scores = [float(mean(run[way]["stitched"] for run in row["runs"])) for way in ways]
             figures = [float(mean(control[key] for control in controls)) for key in ("true", "own", "chance")]
-            yield _row([row["setting"], POOLS[row["pools"]], right, *scores, *figures])
+            yield table_row([row["setting"], POOLS[row["pools"]], right, *scores, *figures])
 
 
 def _trust(found: dict[str, Any]) -> Iterator[str]:
-    yield from _table(("setting", "pools", "runs", "right", "trusted", "trusted but wrong", "refused but right"))
+    yield table_head(("setting", "pools", "runs", "right", "trusted", "trusted but wrong", "refused but right"))
     keys = ("runs", "right", "trusted", "false_trust", "false_refusal")
     for row in found["trust"]:
-        yield _row([row["setting"], POOLS[row["pools"]], *(row[key] for key in keys)])
+        yield table_row([row["setting"], POOLS[row["pools"]], *(row[key] for key in keys)])
 
 
 def _wrong(found: dict[str, Any]) -> Iterator[str]:
-    yield from _table(
+    yield table_head(
         ("setting", "wrong", "found", "false alarms", "with all pairs", "without those found", "right ones only")
     )
     for setting, study in found.items():
         for row in study["wrong"]:
             keys = ("found", "false_alarms", "all", "kept", "right_ones")
-            yield _row([setting, f"{row['share']:.0%}", *(float(row[key]) for key in keys)])
+            yield table_row([setting, f"{row['share']:.0%}", *(float(row[key]) for key in keys)])
 
 
 def _curve(found: dict[str, Any]) -> Iterator[str]:
     strategies = ("uniform", "stratified", "fps", "kmeans")
-    yield from _table(("setting", "anchors", *strategies))
+    yield table_head(("setting", "anchors", *strategies))
     for setting, study in found.items():
         stitched = {(row["strategy"], row["k"]): row["stitched"] for row in study["curve"]}
         for k in sorted({k for _, k in stitched}):
-            yield _row([setting, k, *(stitched[strategy, k] for strategy in strategies)])
+            yield table_row([setting, k, *(stitched[strategy, k] for strategy in strategies)])
 
 
 def _prediction(found: dict[str, Any]) -> Iterator[str]:
@@ -146,18 +139,18 @@ def _prediction(found: dict[str, Any]) -> Iterator[str]:
     ways = list(next(iter(by_setting.values()))["all"])
     for which, caption in PREDICTED.items():
         yield f"{caption}:\n"
-        yield from _table(("setting", "stitched / own", *ways, "Spearman", "Spearman, own known"))
+        yield table_head(("setting", "stitched / own", *ways, "Spearman", "Spearman, own known"))
         for setting, row in by_setting.items():
             chosen = "" if setting in found["chosen_on"] else " (confirmed)"
             errors = [f"{row[which][way]['mean']:.3f} ({row[which][way]['worst']:.2f})" for way in ways]
             ranks = [f"{row[which][way]['spearman']:.2f}" for way in ways[:2]]
             ratios = "{:.2f} to {:.2f}".format(*row["ratios"][which])
-            yield _row([f"{setting}{chosen}", ratios, *errors, *ranks])
+            yield table_row([f"{setting}{chosen}", ratios, *errors, *ranks])
         yield ""
     yield "Mean errors by the number of pairs, mean over settings:\n"
-    yield from _table(("pairs", "settings", *(f"{way}, {which}" for way in ways[:2] for which in PREDICTED)))
+    yield table_head(("pairs", "settings", *(f"{way}, {which}" for way in ways[:2] for which in PREDICTED)))
     for number, settings in found["pairs"].items():
         means = [
             float(mean(r[which][way]["mean"] for r in settings.values())) for way in ways[:2] for which in PREDICTED
         ]
-        yield _row([number, ", ".join(settings), *means])
+        yield table_row([number, ", ".join(settings), *means])
