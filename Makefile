@@ -38,7 +38,8 @@ export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
 endif
 # Two test processes, one thread each: more threads than cores make both slower.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-RUN_TESTS := $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile
+TWO_PROCESSES := -n 2 --dist loadfile --no-loadscope-reorder
+RUN_TESTS := $(TEST_ENVIRONMENT) $(BIN)/python -m pytest $(TWO_PROCESSES)
 RANGE_TESTS = $(patsubst %,tests/test_%.py,$(RANGE))
 # The tests call gradient checkpointing by the name that transformers 5.23 gave it.
 OLDEST_KNOWS := 'not gradient_checkpointing'
@@ -80,10 +81,10 @@ style: $(VENV)/.test-installed  ## mend what ruff can mend
 	$(BIN)/ruff format $(SOURCES)
 
 test-oldest: $(OLDEST)/.installed  ## the tests that speak to other libraries, with the oldest versions of these
-	$(TEST_ENVIRONMENT) $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -k $(OLDEST_KNOWS) $(RANGE_TESTS) $(PYTEST)
+	$(TEST_ENVIRONMENT) $(OLDEST)/bin/python -m pytest $(TWO_PROCESSES) -k $(OLDEST_KNOWS) $(RANGE_TESTS) $(PYTEST)
 
 test-newest: $(NEWEST)/.installed  ## the same with the newest versions that the index has
-	$(TEST_ENVIRONMENT) $(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(RANGE_TESTS) $(PYTEST)
+	$(TEST_ENVIRONMENT) $(NEWEST)/bin/python -m pytest $(TWO_PROCESSES) $(RANGE_TESTS) $(PYTEST)
 
 docs: $(VENV)/.test-installed  ## the documentation as pages that need no network, in build/docs
 	@$(BIN)/sphinx-build -q -E -W --keep-going docs build/docs

@@ -56,8 +56,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "any_hub: knows only the client, so it runs on the real Hub as well (-m hub)")
 
 
+# These files take longest, so they come first: what begins last must be short where processes share the tests.
+LONGEST = (
+    *("quickstart", "ranks", "untrusted_uploads", "load", "notebooks", "paper", "kill", "distributed"),
+    *("docs", "readme", "accelerate", "reconstruction", "image_classification"),
+)
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
     if REAL_HUB:
         for item in items:
             if item.get_closest_marker("any_hub"):

@@ -17,6 +17,7 @@ def figures(results, anchors, kind):
     return next(row for row in results["rows"] if (row["anchors"], row["kind"]) == (anchors, kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_a_decoder_reads_the_encoder_of_another_language_by_relative_representations_alone(results, projection):
     absolute = figures(results, "", ABSOLUTE)
@@ -25,17 +26,20 @@ def test_a_decoder_reads_the_encoder_of_another_language_by_relative_representat
     assert relative["stitched"]["mean"] > 2 * relative["chance"]
 
 
+@pytest.mark.slow
 def test_absolute_decoders_work_on_their_own_encoder_and_are_at_chance_on_another(results):
     absolute = figures(results, "", ABSOLUTE)
     assert absolute["own"]["mean"] > 0.5
     assert absolute["stitched"]["mean"] < absolute["chance"] + 0.1
 
 
+@pytest.mark.slow
 def test_models_that_are_trained_with_their_decoders_stitch_as_well(results):
     together, control = (figures(results, table4.END_TO_END, kind) for kind in ("default", ABSOLUTE))
     assert together["stitched"]["mean"] > control["stitched"]["mean"] + 0.2
 
 
+@pytest.mark.slow
 def test_the_section_of_the_page_shows_ours_beside_the_papers(results):
     text = table4.render(results)
     assert "| the paper's fr | 54.41 | 78.49 | 70.41 |" in text
