@@ -146,9 +146,9 @@ def bootstrap(
         )
     spaces = left_ND, right_MD, seeds_left_SD, seeds_right_SD
     by_chance = grow(left_ND, right_MD, seeds_left_SD, seeds_right_SD.roll(known // 2, 0), k).mutual
-    starts = {False: None, True: assign(*spaces, seed)}
-    ways = [(grow(*spaces, k, first), assigned) for assigned, first in starts.items()]
-    pairs, assigned = max(ways, key=lambda way: way[0].mutual)
+    by_neighbours, by_assignment = grow(*spaces, k), grow(*spaces, k, assign(*spaces, seed))
+    assigned = by_assignment.mutual > by_neighbours.mutual
+    pairs = by_assignment if assigned else by_neighbours
     rank_H = held_out_ranks(*spaces, k, assigned, seed)
     report = BootstrapReport(known, len(pairs.left_P), pairs.mutual, by_chance, len(rank_H), float(rank_H.mean()))
     return pairs, report
@@ -186,10 +186,16 @@ def held_out_ranks(
     known = left_SD[rest_S], right_SD[rest_S]
     pairs = grow(*pools, *known, k, assign(*pools, *known, seed) if assigned else None)
     scaled_NM = _scaled(_alike(*pools, *_with(pairs, *pools, *known)))
-    own_H = scaled_NM.diagonal()[:count]
-    of_row_H = (own_H[:, None] > scaled_NM[:count]).float().sum(1) / (scaled_NM.shape[1] - 1)
-    of_column_H = (own_H > scaled_NM[:, :count]).float().sum(0) / (len(scaled_NM) - 1)
+    of_row_H, of_column_H = _ranks(scaled_NM, count)
     return (of_row_H + of_column_H) / 2
+
+
+def _ranks(scaled_NM: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """For each of the first pairs on the diagonal: share of its row and of its column that it is more alike than."""
+    own_H = scaled_NM.diagonal()[:count]
+    of_row_H = (own_H[:, None] > scaled_NM[:count]).float().sum(1) / max(1, scaled_NM.shape[1] - 1)
+    of_column_H = (own_H > scaled_NM[:, :count]).float().sum(0) / max(1, len(scaled_NM) - 1)
+    return of_row_H, of_column_H
 
 
 def grow(
@@ -293,7 +299,7 @@ def assign(
     pools = left_ND[rows[0]], right_MD[rows[1]]
     alike_NM = _alike(*pools, left_SD, right_SD) if start_NM is None else start_NM[rows[0]][:, rows[1]]
     within, to_known = zip(_kernels(pools[0], left_SD), _kernels(pools[1], right_SD), strict=True)
-    share_NM = _assigned(*within, to_known[0] @ to_known[1].T, _balanced(alike_NM))
+    share_NM = _assigned(*within, to_known[0] @ to_known[1].T, balanced(alike_NM))
     left_P, right_P = _assignment(share_NM)
     share_P = share_NM[left_P, right_P]
     order_P = share_P.argsort(descending=True, stable=True)
@@ -335,7 +341,7 @@ def _assignment(gain_NM: Tensor) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(left_P), torch.as_tensor(right_P)
 
 
-def _balanced(similarity_NM: Tensor) -> Tensor:
+def balanced(similarity_NM: Tensor) -> Tensor:
     """Shares whose rows and columns sum to nearly one (Sinkhorn's iteration)."""
     share_NM = ((similarity_NM - similarity_NM.max()) / SOFTNESS).exp().clamp_min(1e-30)
     for _ in range(BALANCING):
@@ -365,11 +371,7 @@ def mismatched(left_AD: Tensor, right_AD: Tensor) -> Tensor:
     good_A = torch.ones(len(left_AD), dtype=torch.bool)
     for _ in range(MOST_ROUNDS):
         scaled_AA = _scaled(_others(left_AD, good_A) @ _others(right_AD, good_A).T)
-        own_A = scaled_AA.diagonal()
-        rank_A = torch.minimum((own_A[:, None] > scaled_AA).float().sum(1), (own_A > scaled_AA).float().sum(0)) / max(
-            1, len(own_A) - 1
-        )
-        found_A = rank_A >= LEAST_RANK
+        found_A = torch.minimum(*_ranks(scaled_AA, len(scaled_AA))) >= LEAST_RANK
         if found_A.sum() < max(FEWEST, LEAST_RIGHT * len(left_AD)):
             raise AnchorError(
                 f"Only {int(found_A.sum())} of {len(left_AD)} anchors look alike in both views, too few to say which "

@@ -23,7 +23,7 @@ from benchmarks.quality.settings import SETTINGS
 from benchmarks.quality.spaces import Spaces
 from benchmarks.quality.stitched import config_of, f1, fit_ridge, guess, relative
 from benchmarks.reporting import console
-from hf_relreps.bootstrapping import Pairs, assign, bootstrap, grow, nearest, profiles
+from hf_relreps.bootstrapping import Pairs, assign, balanced, bootstrap, grow, nearest, profiles
 from hf_relreps.similarities import unit
 
 
@@ -41,7 +41,6 @@ SHUFFLED = (("same", 10), ("same", 25))  # where known pairs are also mixed up
 K = 300
 POOL = 500  # meanings: pools that share half of them hold two thirds of them each, and those that share none a half
 CLUSTERS, DRAWS, RESTARTS = (15, 20, 25), 12, 10
-SOFTNESS, BALANCING = 0.05, 30  # of Sinkhorn's matching
 LEARNING_STEPS, RATE, REMATCHED = 100, 0.02, 10  # of learned anchors; pairs are matched again every so many steps
 
 
@@ -193,18 +192,7 @@ def _without_pairs(task: Task) -> dict[str, Any]:
 
 def grown_softly(x_ND: Tensor, y_MD: Tensor, left_SD: Tensor, right_SD: Tensor, k: int) -> Pairs:
     """The library's growth where partners are those of a balanced, soft assignment."""
-    return grow(x_ND, y_MD, left_SD, right_SD, k, scaled=balanced)
-
-
-def balanced(similarity_NM: Tensor) -> Tensor:
-    """Logarithm of the shares that Sinkhorn's iteration gives."""
-    kernel_NM = ((similarity_NM - similarity_NM.max()) / SOFTNESS).exp().clamp_min(1e-30)
-    rows, columns = kernel_NM.shape
-    right_M = kernel_NM.new_ones(columns)
-    for _ in range(BALANCING):
-        left_N = 1 / rows / (kernel_NM @ right_M)
-        right_M = 1 / columns / (kernel_NM.T @ left_N)
-    return kernel_NM.log() + left_N.log()[:, None] + right_M.log()
+    return grow(x_ND, y_MD, left_SD, right_SD, k, scaled=lambda alike_NM: balanced(alike_NM).log())
 
 
 def _learned(task: Task) -> float:
