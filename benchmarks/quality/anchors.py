@@ -14,7 +14,7 @@ from rich.table import Table
 from benchmarks.quality.matching import stitched_with
 from benchmarks.quality.settings import SETTINGS
 from benchmarks.quality.spaces import Spaces
-from benchmarks.quality.stitched import choose, config_of, f1, fit_ridge, relative
+from benchmarks.quality.stitched import choose, config_of, exchanged, f1, fit_ridge, relative
 from benchmarks.reporting import console
 from hf_relreps.bootstrapping import mismatched
 from hf_relreps.similarities import unit
@@ -78,8 +78,7 @@ def _one_wrong(spaces: Spaces, left: str, right: str, share: float, seed: int) -
     rng = np.random.default_rng(seed)
     left_N = rng.permutation(spaces.free_N)[:K]
     wrong_K = rng.permutation(K)[: int(share * K)]
-    right_N = left_N.copy()
-    right_N[wrong_K] = left_N[np.roll(wrong_K, 1)]
+    right_N = exchanged(left_N, wrong_K)
     found = set(mismatched(spaces.x[left][left_N], spaces.x[right][right_N]).tolist())
     kept = np.array([i for i in range(K) if i not in found])
     truly = np.setdiff1d(np.arange(K), wrong_K)

@@ -21,7 +21,7 @@ from benchmarks.assets.text_encoders import text_features
 from benchmarks.assets.texts import LONGEST, load_debian, load_english, load_glosses
 from benchmarks.quality.settings import SETTINGS
 from benchmarks.quality.spaces import Spaces
-from benchmarks.quality.stitched import DECODERS, choose, config_of, relative
+from benchmarks.quality.stitched import DECODERS, choose, config_of, exchanged, relative
 
 
 class Way(NamedTuple):
@@ -139,7 +139,8 @@ def pairs_of(spaces: Spaces, seeds: int) -> Iterator[Stitched]:
             others = {"": {name: r_NR[rows_N] for name, r_NR in r.items()}}
             if way.k > HARMED:
                 for share in EXCHANGED:
-                    wrong_A = _exchanged(anchors_A, share, seed)
+                    places = np.random.default_rng(seed).permutation(len(anchors_A))
+                    wrong_A = exchanged(anchors_A, places[: int(share * len(anchors_A))])
                     others[f"{share:.0%} of the pairs exchanged"] = {
                         name: relative(x_ND[rows_N], x_ND[wrong_A], config) for name, x_ND in spaces.x.items()
                     }
@@ -168,13 +169,6 @@ def _anchors(spaces: Spaces, way: Way, seed: int) -> np.ndarray | None:
     labels_N = spaces.labels_N[spaces.free_N]
     of_class_N = spaces.free_N[labels_N == np.bincount(labels_N).argmax()]
     return np.random.default_rng(seed).permutation(of_class_N)[: way.k]
-
-
-def _exchanged(anchors_A: np.ndarray, share: float, seed: int) -> np.ndarray:
-    wrong = np.random.default_rng(seed).permutation(len(anchors_A))[: int(share * len(anchors_A))]
-    exchanged_A = anchors_A.copy()
-    exchanged_A[wrong] = anchors_A[np.roll(wrong, 1)]
-    return exchanged_A
 
 
 def _weakened(x_ND: Tensor, free_N: np.ndarray, size: int) -> Tensor:

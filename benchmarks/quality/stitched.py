@@ -47,16 +47,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cell:
-    """One encoder behind one decoder: what is measured with labels, and what can be known without."""
+    """One encoder behind one decoder."""
 
     encoder: str
     decoder: str
     f1: float
     accuracy: float
     val_f1: float
-    agreement: float  # with the decoder's own encoder, on the validation rows as unlabelled pairs
-    guessed: float  # the agreement of two that answer at random with the same frequencies
-    beliefs: tuple[float, float, float, float]  # see `_beliefs`
 
 
 def choose(spaces: Spaces, k: int, strategy: str, seed: int) -> np.ndarray:
@@ -64,6 +61,13 @@ def choose(spaces: Spaces, k: int, strategy: str, seed: int) -> np.ndarray:
     first_ND = next(iter(spaces.x.values()))[spaces.free_N]
     labels = spaces.labels_N[spaces.free_N]
     return spaces.free_N[select(len(spaces.free_N), k, strategy, seed, labels, first_ND)]
+
+
+def exchanged(anchors_A: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Rows of anchors of which some, given by their places, took the place of one another."""
+    exchanged_A = anchors_A.copy()
+    exchanged_A[wrong] = anchors_A[np.roll(wrong, 1)]
+    return exchanged_A
 
 
 def relative(x_ND: Tensor, anchors_AD: Tensor, config: RelativeConfig) -> Tensor:
@@ -150,7 +154,6 @@ def _cells(
         decode = DECODERS[decoder](
             readers[own][train_N], spaces.labels_N[train_N], config(own), 1000 * (seed + 1) + number
         )
-        own_val_NC = decode(r[own][val_N])
         for name, r_NR in r.items():
             if r_NR.shape[-1] != r[own].shape[-1]:
                 continue
@@ -163,26 +166,9 @@ def _cells(
                     f1=f1(spaces.labels_N[test_N], test_NC),
                     accuracy=float(right_N.mean()),
                     val_f1=f1(spaces.labels_N[val_N], val_NC),
-                    agreement=float((val_NC.argmax(-1) == own_val_NC.argmax(-1)).float().mean()),
-                    guessed=_by_chance(val_NC, own_val_NC),
-                    beliefs=_beliefs(own_val_NC, val_NC),
                 )
             )
     return found
-
-
-def _by_chance(one_NC: Tensor, other_NC: Tensor) -> float:
-    shares = [torch.bincount(s.argmax(-1), minlength=s.shape[-1]).double() / len(s) for s in (one_NC, other_NC)]
-    return float((shares[0] * shares[1]).sum())
-
-
-def _beliefs(own_NC: Tensor, other_NC: Tensor) -> tuple[float, float, float, float]:
-    answers = [scores_NC.argmax(-1, keepdim=True) for scores_NC in (own_NC, other_NC)]
-    return tuple(
-        float(scores_NC.softmax(-1).gather(-1, answer_N1).mean())
-        for scores_NC in (own_NC, other_NC)
-        for answer_N1 in answers
-    )
 
 
 def absolute_cells(spaces: Spaces, seed: int) -> list[Cell]:
