@@ -23,7 +23,7 @@ from hf_relreps.bootstrapping import BootstrapReport, Encodes, bootstrap, mismat
 from hf_relreps.errors import AnchorError, AnchorIntegrityError, SampleError, UploadError
 from hf_relreps.model_card import anchors_card, merged
 from hf_relreps.publishing import publish
-from hf_relreps.samples import check_samples, digest, readable
+from hf_relreps.samples import check_samples, digest, unformatted
 from hf_relreps.selection import select
 from hf_relreps.sources import Source
 
@@ -140,7 +140,7 @@ class AnchorSet:
 
             ```
         """
-        dataset = readable(dataset)
+        dataset = unformatted(dataset)
         if not hasattr(dataset, "column_names"):
             raise SampleError(
                 f"dataset is a {type(dataset).__name__}, expected a datasets.Dataset. Make one: "

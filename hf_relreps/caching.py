@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_relreps.base_models import digest
 from hf_relreps.errors import ConfigurationError, SampleError
 from hf_relreps.modeling import RelativeModel
-from hf_relreps.samples import check_samples, readable
+from hf_relreps.samples import check_samples, unformatted
 
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def encode_dataset(
     """
     from datasets import Features, List, Value, config
 
-    dataset = readable(dataset)
+    dataset = unformatted(dataset)
     _refuse_unreadable(dataset, column, encoder.config.modality)
     processor = encoder.processor if processor is None else processor
 

@@ -27,7 +27,7 @@ MOST_PIXELS = 100_000_000
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow clips these to 8 bits without a word
 
 
-def readable(dataset: Any, name: str = "dataset") -> Any:
+def unformatted(dataset: Any, name: str = "dataset") -> Any:
     """A `datasets.Dataset` as one that gives texts, pictures and numbers, whatever format it is set to.
 
     A transform of the user's own stays. What is no data set of that library comes back as it is.

@@ -15,7 +15,7 @@ import torch
 from hf_relreps.configuration import IMAGE_DECODERS
 from hf_relreps.errors import EvaluationError, SampleError
 from hf_relreps.evaluation.scores import MULTI, REGRESSION, SINGLE
-from hf_relreps.samples import readable
+from hf_relreps.samples import unformatted
 
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Task:
 def column_of(dataset: Any, column: str, role: str, argument: str) -> list[Any]:
     """A column as a list; the error names the data set by its role, and the argument that chooses the column."""
     try:
-        dataset = readable(dataset, role)
+        dataset = unformatted(dataset, role)
     except SampleError as error:
         raise EvaluationError(str(error)) from error
     names = getattr(dataset, "column_names", None)
