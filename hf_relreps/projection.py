@@ -17,7 +17,9 @@ from hf_relreps.precision import WideBuffers
 from hf_relreps.similarities import KERNELS, OF_COSINE, SIMILARITIES, cosine_to, mean_squared_distance, unit
 
 
-ROWS_PER_CHUNK = 2048  # samples projected at a time where no gradient is asked for: what fits into a processor's cache
+# Samples projected at a time where no gradient is asked for: what fits into a processor's cache between passes, and of
+# plain cosines, which are one product, as many as keep its threads busy.
+ROWS_PER_CHUNK, ROWS_OF_ONE_PASS = 2048, 8192
 NO_SPREAD = 1e-6  # what is smaller than this share of what it was computed from is rounding
 
 
@@ -103,11 +105,13 @@ def project(x_BD: Tensor, frame: Frame, config: RelativeConfig, out_BR: Tensor |
 
 def project_in_chunks(x_ND: Tensor, frame: Frame, config: RelativeConfig) -> Tensor:
     """`project` without gradients for any number of samples: memory for the output and one chunk."""
-    if len(x_ND) <= ROWS_PER_CHUNK:
+    one_pass = frame.shift_D is None and not frame.bases_AA and config.similarities == ["cosine"]
+    rows = ROWS_OF_ONE_PASS if one_pass else ROWS_PER_CHUNK
+    if len(x_ND) <= rows:
         return project(x_ND, frame, config)
     r_NR = x_ND.new_empty(len(x_ND), config.relative_size)
     with torch.no_grad():
-        for x_BD, r_BR in zip(x_ND.split(ROWS_PER_CHUNK), r_NR.split(ROWS_PER_CHUNK), strict=True):
+        for x_BD, r_BR in zip(x_ND.split(rows), r_NR.split(rows), strict=True):
             project(x_BD, frame, config, r_BR)
     return r_NR
 
