@@ -36,6 +36,8 @@ endif
 ifdef PIP_EXTRA_INDEX_URL
 export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
 endif
+# Threads that wait without spinning: beside other work on the same cores training is many times faster so.
+QUICKSTART_ENVIRONMENT := OMP_WAIT_POLICY=$(or $(OMP_WAIT_POLICY),PASSIVE)
 # Two test processes, one thread each: more threads than cores make both slower.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 TWO_PROCESSES := -n 2 --dist loadfile --no-loadscope-reorder
@@ -44,14 +46,19 @@ RANGE_TESTS = $(patsubst %,tests/test_%.py,$(RANGE))
 # The tests call gradient checkpointing by the name that transformers 5.23 gave it.
 OLDEST_KNOWS := 'not gradient_checkpointing'
 RANGE_RUNS := $(shell sed -n '/^hypothesis=\|^pytest/p' $(PINS))
-SOURCES := hf_relreps tests benchmarks examples notebooks docs/conf.py docs/errors_page.py docs/examples.py
+# What local_hub needs: its oldest version, the newest or the pinned one, as the constraints of the environment say.
+HUB_RUNS := starlette uvicorn
+QUICKSTART_HUB := quickstart_output/hub
+SOURCES := hf_relreps local_hub tests benchmarks examples notebooks docs/conf.py docs/errors_page.py docs/examples.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: quickstart notebooks test test-all test-oldest test-newest test-wheel nightly audit quality style docs build clean help
 
 quickstart: $(VENV)/.demo-installed  ## train four encoders, push them, pull parts of them and stitch (ARGS="...")
-	@$(BIN)/hf-relreps quickstart $(ARGS)
+	@rm -rf $(QUICKSTART_HUB)
+	@$(QUICKSTART_ENVIRONMENT) $(BIN)/python -m local_hub --root $(QUICKSTART_HUB) --cache $(QUICKSTART_HUB)/cache -- \
+	  $(BIN)/hf-relreps quickstart --hub-user local-user $(ARGS)
 
 notebooks: $(VENV)/.test-installed  ## run the notebooks and write their outputs (NOTEBOOKS="..." names some)
 	@$(BIN)/python notebooks/run.py $(NOTEBOOKS)
@@ -98,7 +105,7 @@ test-wheel: $(VENV)/.test-installed  ## build, install into an empty environment
 
 clean:  ## remove .venv and everything that can be made again
 	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis quickstart_output
-	find hf_relreps tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find hf_relreps local_hub tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -113,7 +120,7 @@ $(VENV)/.created:
 
 $(VENV)/.demo-installed: $(VENV)/.created pyproject.toml $(PINS)
 	@echo "Installing hf_relreps[demo] into $(VENV): minutes the first time (torch, transformers, datasets)"
-	@$(call INSTALL,--editable '.[demo]')
+	@$(call INSTALL,$(HUB_RUNS) --editable '.[demo]')
 	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.created pyproject.toml $(PINS)
@@ -124,5 +131,5 @@ $(VENV)/.test-installed: $(VENV)/.created pyproject.toml $(PINS)
 $(OLDEST)/.installed $(NEWEST)/.installed: %/.installed: $(VENV)/.created pyproject.toml $(PINS) constraints/oldest.txt
 	@echo "Installing hf_relreps[demo] into $*"
 	@$(PYTHON) -m venv --clear $*
-	@$(call install,$*,$(if $(filter $(OLDEST),$*),--constraint constraints/oldest.txt) torch==$(TORCH) $(RANGE_RUNS) --editable '.[demo]')
+	@$(call install,$*,$(if $(filter $(OLDEST),$*),--constraint constraints/oldest.txt) torch==$(TORCH) $(RANGE_RUNS) $(HUB_RUNS) --editable '.[demo]')
 	@touch $@

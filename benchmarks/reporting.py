@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 
 # As wide as the tables where output is piped, and not narrower in a small window.
@@ -56,6 +57,31 @@ def timed(what: str) -> Iterator[None]:
     console.print(f"{what}: {time.monotonic() - started:.0f} s")
 
 
+def show_table(title: str, heads: Iterable[str], rows: Iterable[Sequence[Any]], digits: int = 3) -> None:
+    """Print rows, whose first cell is their name; a dash for what is not there."""
+    table = Table(title, box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for head in heads:
+        table.add_column(head, justify="right")
+    for name, *cells in rows:
+        table.add_row(str(name), *("-" if cell is None else _cell(cell, digits) for cell in cells))
+    console.print()
+    console.print(table)
+
+
+@contextmanager
+def picture(path: Path, columns: int, size: tuple[float, float], **how: Any) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes side by side, in the package's style, written when they are drawn."""
+    import matplotlib.pyplot as plt
+
+    from hf_relreps.evaluation.plots import STYLE, save
+
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, layout="constrained", **how)
+        yield figure, axes[0]
+    plt.close(figure)
+    save(figure, path)
+
+
 def machine() -> dict[str, Any]:
     """What figures were measured on."""
     import torch
@@ -89,7 +115,7 @@ def versions(facts: dict[str, Any]) -> str:
     return f"Python {facts['python']}, {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}"
 
 
-def write(path: Path, results: dict[str, Any], indent: int | None = 1) -> None:
+def write(path: Path, results: Any, indent: int | None = 1) -> None:
     """As JSON with figures of five digits, which is what a comparison of two runs needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_rounded(results), indent=indent, ensure_ascii=False) + "\n", "utf-8")
@@ -119,5 +145,5 @@ def table_row(cells: Sequence[Any]) -> str:
     return f"| {' | '.join(map(_cell, cells))} |"
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def _cell(value: Any, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

@@ -31,20 +31,20 @@ from torch.nn.functional import normalize
 
 from benchmarks.assets.text_encoders import text_features
 from benchmarks.reporting import markdown, write
-from hf_relreps import RelativeConfig
+from hf_relreps import RelativeConfig, RelativeSpace
 from hf_relreps.demos.debian import load_debian_descriptions
-from hf_relreps.projection import RelativeProjection
+from hf_relreps.projection import frame_of, project_in_chunks
 
 
 RESULTS = Path(__file__).parent / "results" / "retrieval"
 ENCODERS = ("minilm", "me5", "mpnet")
-PROJECTIONS = {"paper": RelativeConfig.paper(), "default": RelativeConfig()}
+PROJECTIONS = {"paper": RelativeConfig.paper().space, "default": RelativeSpace()}
 SIZES = (100, 300, 1000)
 POOL = 1500  # texts that anchors are drawn from
 LONGEST = 160  # characters of a document: what follows costs time only
 SHORTEST = 30  # characters that a synopsis and a document must have
 NEAREST = 10
-RIDGE = 0.1  # in units of the mean variance, as `RelativeConfig.basis_ridge`
+RIDGE = 0.1  # in units of the mean variance, as `RelativeSpace.basis_ridge`
 
 
 def synopses_and_documents(split: str) -> tuple[list[str], list[str]]:
@@ -60,12 +60,10 @@ def recall(query_QD: Tensor, index_ND: Tensor) -> float:
     return float((nearest_QK == torch.arange(len(query_QD))[:, None]).any(1).float().mean())
 
 
-def relative(x_ND: Tensor, anchors_AD: Tensor, settings: RelativeConfig) -> Tensor:
+def relative(x_ND: Tensor, anchors_AD: Tensor, space: RelativeSpace) -> Tensor:
     """Relative representations (N, R)."""
-    config = RelativeConfig(**settings.projection, embedding_size=x_ND.shape[1], num_anchors=len(anchors_AD))
-    projection = RelativeProjection(config)
-    projection.set_anchors(anchors_AD)
-    return projection(x_ND)
+    space = space.replace(num_anchors=len(anchors_AD))
+    return project_in_chunks(x_ND, frame_of(anchors_AD, space), space)
 
 
 def mapped(x_ND: Tensor, from_AD: Tensor, to_AE: Tensor) -> Tensor:
@@ -100,10 +98,8 @@ def measure(arguments: argparse.Namespace) -> dict:
             for seed in range(arguments.seeds):
                 chosen_A = draws[k, seed]
                 from_AD, to_AE = asking_PD[chosen_A], indexed_PE[chosen_A]
-                for name, settings in PROJECTIONS.items():
-                    found[name].append(
-                        recall(relative(query_QD, from_AD, settings), relative(index_NE, to_AE, settings))
-                    )
+                for name, space in PROJECTIONS.items():
+                    found[name].append(recall(relative(query_QD, from_AD, space), relative(index_NE, to_AE, space)))
                 found["ridge map"].append(recall(mapped(query_QD, from_AD, to_AE), index_NE))
             row["by anchors"][k] = found
         rows.append(row)

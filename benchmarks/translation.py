@@ -13,8 +13,6 @@ Shapes: N samples, E width, R relative size, C classes.
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 from collections import defaultdict
 from itertools import permutations
 from pathlib import Path
@@ -28,16 +26,14 @@ from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
-    DataCollatorWithPadding,
     DistilBertConfig,
     PreTrainedModel,
     RobertaConfig,
-    Trainer,
-    TrainingArguments,
     set_seed,
 )
 
-from benchmarks.reporting import quiet
+from benchmarks.reporting import markdown, quiet, write
+from benchmarks.training import tokenized, train
 from hf_relreps import AnchorSet, RelativeDecoder, RelativeModel, stitch
 from hf_relreps.demos.debian import SECTIONS, load_debian_descriptions
 from hf_relreps.demos.tiny import wordpiece_tokenizer
@@ -75,10 +71,9 @@ def main() -> None:
     text = table(scores, arguments.anchors)
     print(text)
     if not arguments.quick:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / "table.md").write_text(text + "\n", "utf-8")
         rows = [{"way": way, "anchors": k, "macro_f1": found} for (way, k), found in scores.items()]
-        (RESULTS / "scores.json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+        write(RESULTS / "scores.json", rows)
+        (RESULTS / "table.md").write_text(text + "\n", "utf-8")
 
 
 def measured(seed: int, numbers: list[int], epochs: float) -> list[tuple[str, int, float]]:
@@ -124,15 +119,8 @@ def trained(config: Any, rows: Dataset, language: str, tokenizer: Any, seed: int
     """An ordinary classifier, by the plain `Trainer`."""
     set_seed(seed)
     model = AutoModelForSequenceClassification.from_config(config)
-    arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(), num_train_epochs=epochs, per_device_train_batch_size=32,
-        learning_rate=2e-3, seed=seed, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
-        use_cpu=True,
-    )  # fmt: skip
-    data = rows.map(lambda some: tokenizer(some[language], truncation=True), batched=True)
-    collator = DataCollatorWithPadding(tokenizer)
-    Trainer(model, arguments, collator, data, processing_class=tokenizer).train()
-    return model.eval()
+    how = {"num_train_epochs": epochs, "per_device_train_batch_size": 32, "learning_rate": 2e-3, "use_cpu": True}
+    return train(model, tokenized(tokenizer, rows[language][:], rows["label"][:]), seed, processor=tokenizer, **how)
 
 
 @torch.no_grad()
@@ -163,15 +151,12 @@ def score(found_N: Any, truth_N: Any) -> float:
 
 def table(scores: dict[tuple[str, int], list[float]], numbers: list[int]) -> str:
     """Mean and worst of the ordered pairs and seeds for each way and number of anchors, as Markdown."""
-    lines = [f"| | {' | '.join(f'{k} anchors' for k in numbers)} |", f"|---|{'---|' * len(numbers)}"]
-    for way in (*METHODS, "ridge decoder", "ridge decoder on two encoders"):
-        cells = [f"{np.mean(scores[way, k]):.3f} ({np.min(scores[way, k]):.3f})" for k in numbers]
-        lines.append(f"| {way} | {' | '.join(cells)} |")
-    for way in ("own", "untranslated", "chance"):
-        lines.append(
-            f"| {way} | {np.mean(scores[way, 0]):.3f} ({np.min(scores[way, 0]):.3f}) |{' |' * (len(numbers) - 1)}"
-        )
-    return "\n".join(lines)
+    rows = [(way, [(way, k) for k in numbers]) for way in (*METHODS, "ridge decoder", "ridge decoder on two encoders")]
+    rows += [(way, [(way, 0)]) for way in ("own", "untranslated", "chance")]
+    cells = {key: f"{np.mean(found):.3f} ({np.min(found):.3f})" for key, found in scores.items()}
+    empty = [""] * (len(numbers) - 1)
+    lines = [[way, *(cells[key] for key in keys), *empty[: len(numbers) - len(keys)]] for way, keys in rows]
+    return markdown(("", *(f"{k} anchors" for k in numbers)), lines)
 
 
 if __name__ == "__main__":

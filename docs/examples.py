@@ -182,7 +182,8 @@ def main(arguments: list[str]) -> int:
 def with_hub(script: Path, arguments: list[str]) -> int:
     """Run a script of this folder again as a process that talks to a Hub on this machine; the exit code."""
     # The client of the Hub reads its endpoint when it is imported: hence another process.
-    from hf_relreps.demos.local_hub import LocalHub
+    sys.path.append(str(DOCS.parent))
+    from local_hub import LocalHub
 
     with tempfile.TemporaryDirectory() as folder, LocalHub(user="me") as hub:
         quiet = {INSIDE: "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

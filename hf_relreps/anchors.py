@@ -7,7 +7,6 @@ meanings and their order, so it stays when a view is added and changes when the 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,31 +18,28 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_relreps.bootstrapping import BootstrapReport, Encodes, bootstrap, mismatched, refuse_unmatched
-from hf_relreps.errors import AnchorError, AnchorIntegrityError, SampleError, UploadError
+from hf_relreps.anchor_files import (
+    FOLDER,
+    ID_COLUMN,
+    PLAIN_MODES,
+    RECORD_FILE,
+    TABLE_FILE,
+    AnchorContent,
+    ViewContent,
+    read_anchors,
+    refuse_changes,
+    write_anchors,
+)
+from hf_relreps.errors import AnchorError, AnchorIntegrityError, SampleError
 from hf_relreps.model_card import anchors_card, merged
-from hf_relreps.publishing import publish
 from hf_relreps.samples import check_samples, digest, unformatted
 from hf_relreps.selection import select
-from hf_relreps.sources import Source
+from hf_relreps.sources import Source, publish
 
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     from datasets import Dataset
     from huggingface_hub import CommitInfo
-
-
-FOLDER = "anchors"
-TABLE_FILE = "anchors.parquet"
-RECORD_FILE = "anchor_set.json"
-ID_COLUMN = "id"  # of the table; the others are views
-FORMAT_VERSION = 1
-PLAIN_MODES = ("L", "RGB", "RGBA")  # what PNG gives back bit for bit
-# What a table may unpack to: what compresses better than this was made to fill the memory.
-LITTLE, MOST_UNPACKED = 64 << 20, 100  # bytes, and bytes for each byte of the file
-BROKEN_PNG = (SyntaxError, Image.DecompressionBombError)  # what Pillow raises of them beside OSError and ValueError
 
 
 class AnchorSet:
@@ -181,7 +177,7 @@ class AnchorSet:
                 )
         ids = anchors[id_column][:] if id_column else _content_ids(samples)
         origin = {"strategy": strategy, "seed": seed, "rows": len(complete)}
-        return cls(ids, samples, origin=_named(dataset) | origin)
+        return cls(ids, samples, origin=_name_of(dataset) | origin)
 
     @property
     def views(self) -> list[str]:
@@ -249,99 +245,6 @@ class AnchorSet:
         self._views[name] = view
         return self
 
-    def bootstrap(
-        self,
-        encoders: Mapping[str, Encodes],
-        pools: Mapping[str, Sequence[Any]],
-        k: int = 300,
-        *,
-        seed: int = 42,
-    ) -> tuple[AnchorSet, BootstrapReport]:
-        """k anchors from these few and two pools of samples that nobody paired or labelled.
-
-        Pairs are found by how alike samples are to the anchors that are known already; these stay, in front. What was
-        found has an id that begins with ``pseudo-``. Where two pools cannot be matched it is refused; how many known
-        pairs are enough is told in `docs/quality.md`.
-
-        Args:
-            encoders: For each of two views what embeds its samples: a `RelativeModel` made with these anchors, or
-                anything else whose `encode` takes samples and gives (N, D).
-            pools: For each of the two views samples, in any order; those that are anchors or repeated are left out.
-            k: Number of anchors; fewer where not as many samples find each other.
-            seed: Of the anchors that are held out once, to test what the others find.
-
-        Returns:
-            The larger anchor set, with these two views, and what speaks for it.
-
-        Raises:
-            AnchorError: If the pools cannot be matched, there are fewer than five anchors, or encoders and pools do
-                not name the same two views.
-
-        Example:
-            ```python
-            >>> encoders = {"en": english.encoder, "other": turned}
-            >>> few = AnchorSet(anchors.ids[:20], {view: anchors.view("en").samples[:20] for view in encoders})
-            >>> more, report = few.bootstrap(encoders, {"en": train["en"], "other": train["en"][::-1]}, k=60)
-            >>> len(more), report.trusted
-            (60, True)
-
-            ```
-        """
-        left, right = self._two_views(encoders)
-        if k <= len(self):
-            raise AnchorError(f"k={k} is not more than the {len(self)} anchors that are there. Ask for more.")
-        if set(pools) != {left, right}:
-            raise AnchorError(
-                f"pools has the views {', '.join(map(repr, pools))}, encoders {left!r} and {right!r}. Give both the "
-                "same two."
-            )
-        fresh = {name: _fresh(pools[name], self.view(name).samples) for name in (left, right)}
-        x_ND = {name: _encoded(encoders[name], fresh[name], f"pool {name!r}") for name in (left, right)}
-        seeds_SD = {
-            name: _encoded(encoders[name], self.view(name).samples, f"view {name!r}") for name in (left, right)
-        }
-        pairs, report = bootstrap(x_ND[left], x_ND[right], seeds_SD[left], seeds_SD[right], k - len(self), seed)
-        refuse_unmatched(report)
-        found = [
-            (fresh[left][i], fresh[right][j])
-            for i, j in zip(pairs.left_P.tolist(), pairs.right_P.tolist(), strict=True)
-        ]
-        views = {
-            name: [*self.view(name).samples, *(pair[side] for pair in found)]
-            for side, name in enumerate((left, right))
-        }
-        ids = [*self.ids, *(f"pseudo-{digest(pair)[:24]}" for pair in found)]
-        return AnchorSet(ids, views, origin=self.origin | {"bootstrap": report.to_dict()}), report
-
-    def mismatched(self, encoders: Mapping[str, Encodes]) -> list[str]:
-        """Ids of anchors whose two views do not mean the same: wrong translations, rows out of order.
-
-        An anchor is found by its similarities to all other anchors, which must tell the same in both views; so most of
-        them must be right. Drop what is found: ``anchors.without(anchors.mismatched(encoders))``.
-
-        Args:
-            encoders: For each of two views what embeds its samples, as for `bootstrap`.
-
-        Raises:
-            AnchorError: If fewer than a third of the anchors look alike in both views.
-
-        Example:
-            ```python
-            >>> texts = anchors.view("en").samples
-            >>> exchanged = [texts[1], texts[0], *texts[2:]]  # by mistake
-            >>> pairs = AnchorSet(anchors.ids, {"en": texts, "other": exchanged})
-            >>> wrong = pairs.mismatched({"en": english.encoder, "other": turned})
-            >>> wrong == anchors.ids[:2]
-            True
-            >>> len(pairs.without(wrong))
-            38
-
-            ```
-        """
-        left, right = self._two_views(encoders)
-        x_AD = [_encoded(encoders[name], self.view(name).samples, f"view {name!r}") for name in (left, right)]
-        return [self.ids[i] for i in mismatched(*x_AD).tolist()]
-
     def without(self, ids: Sequence[str]) -> AnchorSet:
         """The anchor set without some of its anchors: another one, with a fingerprint of its own.
 
@@ -362,14 +265,6 @@ class AnchorSet:
         views = {name: [self.view(name).samples[i] for i in kept] for name in self.views}
         return AnchorSet([self.ids[i] for i in kept], views, origin=self.origin | {"dropped": len(self) - len(kept)})
 
-    def _two_views(self, encoders: Mapping[str, Encodes]) -> tuple[str, str]:
-        if len(encoders) != 2:
-            raise AnchorError(
-                f"encoders names {len(encoders)} views, expected two, for example {{'en': encoder, 'fr': other}}."
-            )
-        left, right = (self.view(name).name for name in encoders)
-        return left, right
-
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write ``anchors/anchors.parquet`` and ``anchors/anchor_set.json`` into a folder.
 
@@ -381,19 +276,11 @@ class AnchorSet:
 
             ```
         """
-        import pyarrow.parquet as pq
+        write_anchors(self._content(), save_directory)
 
-        folder = Path(save_directory, FOLDER)
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(_to_table(self), folder / TABLE_FILE, compression="zstd")
-        record = {
-            "format_version": FORMAT_VERSION,
-            "fingerprint": self.fingerprint,
-            "num_anchors": len(self),
-            "views": {view.name: {"modality": view.modality, "digest": view.digest} for view in self._views.values()},
-            "origin": self.origin,
-        }
-        (folder / RECORD_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    def _content(self) -> AnchorContent:
+        views = {name: ViewContent(view.modality, view.digest, view.samples) for name, view in self._views.items()}
+        return AnchorContent(self.ids, self.fingerprint, views, self.origin)
 
     def summary(self, rows: int = 5) -> dict[str, Any]:
         """What a card says about the anchors, as plain values; of the samples the first `rows`."""
@@ -485,20 +372,13 @@ class AnchorSet:
     @classmethod
     def load(cls, source: Source, any_type: bool = False) -> Self:
         """Load from a `Source`; with `any_type` a dataset repository of that name comes before a model's."""
-        record_file, table_file, source = _find(source, any_type)
-        record = _read_record(record_file, source)
-        ids, views = _read_table(table_file, source, record)
+        stored, place = read_anchors(source, any_type)
         try:
-            anchors = cls(ids, views, origin=record.get("origin"))
+            samples = {name: view.samples for name, view in stored.views.items()}
+            anchors = cls(stored.ids, samples, origin=stored.origin)
         except (AnchorError, SampleError) as error:
-            raise AnchorIntegrityError(
-                f"{FOLDER}/{TABLE_FILE} of {source} was changed: it holds no anchors. {error} Pull it again."
-            ) from error
-        where = f"{FOLDER}/{TABLE_FILE} of {source}"
-        _refuse_difference(where, "number of anchors", len(anchors), record["num_anchors"])
-        _refuse_difference(where, "digest of its ids", anchors.fingerprint, record["fingerprint"])
-        for name, about in record["views"].items():
-            _refuse_difference(where, f"digest of its view {name!r}", anchors.view(name).digest, about.get("digest"))
+            raise AnchorIntegrityError(f"{place} was changed: it holds no anchors. {error} Pull it again.") from error
+        refuse_changes(anchors._content(), stored, place)
         return anchors
 
 
@@ -533,29 +413,6 @@ class AnchorView:
         return f"AnchorView({self.name!r}, {len(self)} {self.modality}s, fingerprint {self.fingerprint[:16]})"
 
 
-def _fresh(samples: Sequence[Any], known: Sequence[Any]) -> list[Any]:
-    """Those that are not known and were not there before."""
-    seen = {digest([sample]) for sample in known}
-    fresh = []
-    for sample in samples:
-        name = digest([sample])
-        if name not in seen:
-            seen.add(name)
-            fresh.append(sample)
-    return fresh
-
-
-def _encoded(encoder: Encodes, samples: Sequence[Any], what: str) -> torch.Tensor:
-    """Embeddings (N, D) in float32 on the processor."""
-    x_ND = torch.as_tensor(encoder.encode(list(samples))).detach().float().cpu()
-    if x_ND.ndim != 2 or len(x_ND) != len(samples) or not torch.isfinite(x_ND).all():
-        raise AnchorError(
-            f"The encoder gave {tuple(x_ND.shape)} for {len(samples)} samples of {what}, expected finite numbers "
-            f"({len(samples)}, D). Give an encoder whose encode(samples) gives one vector for each."
-        )
-    return x_ND
-
-
 def _in_words(sample: Any) -> str:
     if isinstance(sample, Image.Image):
         return f"{sample.width} x {sample.height} {sample.mode} image"
@@ -585,129 +442,7 @@ def _content_ids(samples: Mapping[str, list[Any]]) -> list[str]:
     return [digest(row)[:32] for row in rows]
 
 
-def _named(dataset: Dataset) -> dict[str, str]:
+def _name_of(dataset: Dataset) -> dict[str, str]:
     """The name of the data set, where it says one."""
     name = dataset.info.dataset_name if dataset.info else None
     return {"dataset": name} if name else {}
-
-
-def _find(source: Source, any_type: bool) -> tuple[Path, Path, Source]:
-    record_path, table_path = f"{FOLDER}/{RECORD_FILE}", f"{FOLDER}/{TABLE_FILE}"
-    if any_type and not source.is_local:
-        try:
-            return _find(source.with_type("dataset"), any_type=False)
-        except UploadError:
-            source = source.with_type("model")
-    record_file = source.file(record_path)
-    table_file = source.file(table_path) if record_file else None
-    if record_file is None or table_file is None:
-        raise UploadError(
-            f"{source} holds no anchors: {record_path if record_file is None else table_path} is not there. "
-            "Save some there with anchors.save_pretrained(folder) or anchors.push_to_hub(name)."
-        )
-    return record_file, table_file, source
-
-
-def _read_record(file: Path, source: Source) -> dict[str, Any]:
-    name = f"{FOLDER}/{RECORD_FILE} of {source}"
-    try:
-        record = json.loads(file.read_text("utf-8"))
-        version = record["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise AnchorIntegrityError(f"{name} is not a record of anchors ({error!r:.200}). Pull it again.") from error
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise AnchorIntegrityError(
-            f"{name} has format version {version}; the installed hf_relreps reads up to {FORMAT_VERSION}. "
-            "Update it: pip install -U hf-relreps."
-        )
-    views = record.get("views")
-    types = {"format_version": int, "fingerprint": str, "num_anchors": int, "views": dict, "origin": dict}
-    wrong = [field for field, kind in types.items() if not isinstance(record.get(field), kind)]
-    if wrong or not views or not all(isinstance(about, dict) for about in views.values()):
-        raise AnchorIntegrityError(
-            f"{name} is not a record of anchors: {', '.join(wrong) or 'views'} missing or of another type than "
-            "expected. Pull it again."
-        )
-    return record
-
-
-def _to_table(anchors: AnchorSet) -> pa.Table:
-    """A table that `datasets` and the Hub's viewer read as texts and images."""
-    import pyarrow as pa
-    from datasets import Features, List, Value
-    from datasets import Image as ImageFeature
-
-    sound = {"array": List(Value("float32")), "sampling_rate": Value("int64")}
-    types = {"text": Value("string"), "image": ImageFeature(), "audio": sound, "node": Value("int64")}
-    columns: dict[str, Any] = {ID_COLUMN: anchors.ids}
-    for name in anchors.views:
-        view = anchors.view(name)
-        columns[name] = [_TO_CELL[view.modality](sample) for sample in view.samples]
-    features = {ID_COLUMN: Value("string")} | {name: types[anchors.view(name).modality] for name in anchors.views}
-    return pa.table(columns, schema=Features(features).arrow_schema)
-
-
-def _read_table(file: Path, source: Source, record: dict[str, Any]) -> tuple[list[str], dict[str, list[Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    name = f"{FOLDER}/{TABLE_FILE} of {source}"
-    allowed = LITTLE + MOST_UNPACKED * file.stat().st_size
-    try:
-        table = pq.ParquetFile(file)
-        if table.metadata.num_rows > record["num_anchors"]:
-            _refuse_difference(name, "number of anchors", table.metadata.num_rows, record["num_anchors"])
-        _refuse_bomb(table.metadata, allowed)
-        columns = table.read(columns=[ID_COLUMN, *record["views"]]).to_pydict()
-        views = {
-            view: _from_pngs(columns[view], allowed) if about.get("modality") == "image" else columns[view]
-            for view, about in record["views"].items()
-        }
-        return columns[ID_COLUMN], views
-    except AnchorIntegrityError:
-        raise
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, *BROKEN_PNG) as error:
-        raise AnchorIntegrityError(f"{name} cannot be read as anchors: {error}. Pull it again.") from error
-
-
-def _refuse_bomb(about: pq.FileMetaData, allowed: int) -> None:
-    """Raise `ValueError` for a table that would unpack to far more than its bytes justify."""
-    columns = [
-        about.row_group(group).column(column)
-        for group in range(about.num_row_groups)
-        for column in range(about.num_columns)
-    ]
-    unpacked = sum(max(column.total_uncompressed_size, 4 * column.num_values) for column in columns)
-    if unpacked > allowed:
-        raise ValueError(f"it would unpack to {unpacked} bytes, a file of its size may to {allowed}")
-
-
-def _to_png(image: Image.Image) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
-def _to_sound(sound: Mapping[str, Any]) -> dict[str, Any]:
-    return {"array": np.asarray(sound["array"], dtype=np.float32), "sampling_rate": sound["sampling_rate"]}
-
-
-_TO_CELL: dict[str, Any] = {"text": str, "image": _to_png, "audio": _to_sound, "node": int}
-
-
-def _from_pngs(cells: Sequence[Mapping[str, Any]], allowed: int) -> list[Image.Image]:
-    images: list[Image.Image] = [Image.open(io.BytesIO(cell["bytes"]), formats=["PNG"]) for cell in cells]
-    unpacked = sum(image.width * image.height * len(image.getbands()) for image in images)
-    if unpacked > allowed:
-        raise ValueError(f"its pictures would unpack to {unpacked} bytes, a file of its size may to {allowed}")
-    for image in images:
-        image.load()
-    return images
-
-
-def _refuse_difference(where: str, what: str, found: Any, expected: Any) -> None:
-    if found != expected:
-        raise AnchorIntegrityError(
-            f"{where} was changed: the {what} is {found}, {RECORD_FILE} expects {expected}. Pull the folder again, or "
-            "save the anchors anew with AnchorSet.save_pretrained."
-        )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hf_relreps.base_models import digest
+from hf_relreps.backbones import RUNNING_FIELDS, digest_of_weights
 from hf_relreps.errors import ConfigurationError, SampleError
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.samples import check_samples, unformatted
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 ROWS_PER_WRITE = 1024  # encoded, then written: memory does not grow with the data set
 COLUMN = "relative_embeds"
-# Of the wrapped model's configuration: where it comes from, and what only a model with a head reads.
-NOT_READ = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache", "id2label", "label2id")
 # Which part of a processor reads a modality.
 READERS = {"text": "tokenizer", "image": "image_processor", "audio": "feature_extractor"}
 # Left in a tokenizer by its last call, and set anew by the next.
@@ -61,10 +59,11 @@ def encode_dataset(
 
     Example:
         ```python
+        from hf_relreps import RelativeDecoderConfig
         from hf_relreps.caching import encode_dataset
 
         encoded = encode_dataset(english.encoder, train, "en")
-        new_decoder = RelativeDecoder(english.config.without_encoder())
+        new_decoder = RelativeDecoder(RelativeDecoderConfig(space=english.encoder.config.space, num_labels=11))
         Trainer(new_decoder, TrainingArguments("out", max_steps=2, report_to="none"), train_dataset=encoded).train()
         ```
     """
@@ -90,7 +89,7 @@ def encode_dataset(
         batch_size=ROWS_PER_WRITE,
         writer_batch_size=ROWS_PER_WRITE,
         remove_columns=column,
-        features=Features(kept | {COLUMN: List(Value("float32"), length=encoder.config.relative_size)}),
+        features=Features(kept | {COLUMN: List(Value("float32"), length=encoder.config.space.size)}),
         cache_file_name=str(folder / f"relative-{fingerprint}.arrow"),
         new_fingerprint=fingerprint,
         desc=f"Encoding {column}",
@@ -123,10 +122,10 @@ def _fingerprint(encoder: RelativeModel, dataset: Dataset, column: str, processo
     says = [
         dataset._fingerprint,
         column,
-        digest(encoder.state_dict()),  # with the anchors' embeddings among them
+        digest_of_weights(encoder.state_dict()),  # with the anchors' embeddings among them
         _processor_says(processor, config.modality),
-        {name: value for name, value in encoder.backbone.config.to_dict().items() if name not in NOT_READ},
-        config.projection,
+        {name: value for name, value in encoder.backbone.config.to_dict().items() if name not in RUNNING_FIELDS},
+        config.space.to_dict(),
         [config.pooling, config.max_length, config.padding, config.modality, config.tower],
     ]
     return hashlib.sha256(json.dumps(says, sort_keys=True, default=str).encode()).hexdigest()

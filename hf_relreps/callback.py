@@ -1,35 +1,31 @@
-"""`AnchorCallback`: during training the anchors are encoded by the encoder as it is now.
+"""`AnchorCallback`: the schedule by which anchors are encoded again while their encoder is trained.
 
+Outside of training steps anchors are exact without it: see `RelativeModel.refresh_anchors`.
 Shapes: A anchors, D absolute size.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
-from safetensors import SafetensorError, safe_open
+from accelerate.utils import broadcast, reduce
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-from transformers.trainer_callback import CallbackHandler
 from transformers.utils import logging
 
 from hf_relreps.anchors import AnchorView
-from hf_relreps.configuration import RelativeConfig
-from hf_relreps.errors import AnchorError, ConfigurationError, UploadError
-from hf_relreps.model_card import training_facts
+from hf_relreps.checkpoints import warn_of_cut_checkpoint
+from hf_relreps.configuration import RelativeEncoderConfig
+from hf_relreps.errors import AnchorError, ConfigurationError
+from hf_relreps.model_card import CardFacts, training_facts
 from hf_relreps.modeling import RelativeModel
+from hf_relreps.pretrained import RelativePreTrainedModel
 from hf_relreps.samples import batches
 from hf_relreps.similarities import unit
-from hf_relreps.sources import Source
-from hf_relreps.uploads import CHECKPOINT, TRAINER_STATE_FILE, RelativeUpload, weight_files
+from hf_relreps.sources import card_on_hub, full_name
 
 
 logger = logging.get_logger(__name__)
@@ -41,19 +37,20 @@ Batch = tuple[Any, dict[str, Tensor]]  # positions of anchors, and the encoder's
 
 
 class AnchorCallback(TrainerCallback):
-    """Encodes a part of the anchors every few steps, and all before an evaluation, a save and the end of training.
+    """Encodes a part of the anchors every few steps of a training, and all at its end.
 
-    So a checkpoint's anchors are its own encoder's. No gradient passes through them (paper, section 4.3), and nothing
-    else changes: the encoding runs in evaluation mode and draws no random numbers. Each rank encodes its share, and
-    all end up with the same anchors. The anchors are part of the weights, so a resumed run goes on with them.
+    No gradient passes through the anchors (paper, section 4.3), and nothing else changes: the encoding runs in
+    evaluation mode and draws no random numbers. Each rank encodes its share, and all end up with the same anchors.
+    Evaluations and saves need no callback: whatever reads the anchors outside a training step finds them exact. The
+    anchors are part of the weights, so a resumed run goes on with them.
 
     Small parts in turn cost little and move the anchors smoothly: they train as well as all anchors at every step,
     where all at once every 50 steps lose points of F1 (`docs/speed.md`).
 
-    What the Trainer logs of a training step (``logging_steps``) gets two more numbers, also where `report_to` sends
-    it: ``anchor_drift``, the mean cosine distance of the refreshes since the last log; and ``anchor_coverage``, the
-    median cosine of an anchor to the nearest other one, seen from their mean. The latter is how near a fresh sample
-    like the anchors would lie to one of them; towards 1 while the loss stands still, the encoder collapses.
+    What the Trainer logs of a training step (``logging_steps``) gets two more numbers: ``anchor_drift``, the mean
+    cosine distance of the refreshes since the last log; and ``anchor_coverage``, the median cosine of an anchor to the
+    nearest other one, seen from their mean. The latter is how near a fresh sample like the anchors would lie to one of
+    them; towards 1 while the loss stands still, the encoder collapses. `RelativeTrainer` sends both to `report_to`.
 
     Args:
         anchors_view: The anchors as the encoder reads them; the model's own view if left out.
@@ -62,8 +59,7 @@ class AnchorCallback(TrainerCallback):
             left out, of a part every 5 steps.
         refresh_parts: In how many parts the anchors are refreshed, one at a time in turn; left out, in as many as keep
             the encoding at a quarter of an anchor for each training sample, which is below 10 % of the time.
-        ema: Weight of the old embeddings in a scheduled refresh, in [0, 1); 0 replaces them. Refreshes before an
-            evaluation or a save are always exact.
+        ema: Weight of the old embeddings in a scheduled refresh, in [0, 1); 0 replaces them.
         batch_size: Anchors in a batch.
 
     Attributes:
@@ -72,6 +68,7 @@ class AnchorCallback(TrainerCallback):
 
     Raises:
         AnchorError: When training begins, if the view is not one of the anchor set that the model was built on.
+        ConfigurationError: When training begins, if what peft will save lacks the anchors or the decoder.
 
     Example:
         ```python
@@ -84,7 +81,7 @@ class AnchorCallback(TrainerCallback):
 
         ```python
         >>> [step for step, drift in callback.drift_]
-        [0, 2]
+        [2]
         >>> model.encoder.check_anchors() < 1e-3  # they are those of the trained encoder
         True
 
@@ -115,7 +112,6 @@ class AnchorCallback(TrainerCallback):
         self.batch_size = batch_size
         self.drift_: list[tuple[int, float]] = []
         self._encoder: RelativeModel | None = None  # the one that the parts were read for
-        self._exact_at: int | None = None
         self._logged = 0  # how many entries of drift_ went into a log
         self._parts: list[list[Batch]] = []  # of this rank's share of the anchors
 
@@ -123,89 +119,75 @@ class AnchorCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Warn of a checkpoint whose writing was cut off, which ``resume_from_checkpoint=True`` would choose."""
-        checkpoints = _checkpoints(args.output_dir)
-        flaw = _flaw(checkpoints[0]) if checkpoints and state.is_world_process_zero else None
-        if flaw:
-            logger.warning(
-                "%s is not whole: %s. Resume from the last one that is: "
-                "trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir)), from "
-                "hf_relreps.callback.",
-                checkpoints[0],
-                flaw,
-            )
+        if state.is_world_process_zero:
+            warn_of_cut_checkpoint(args.output_dir)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check the view, and encode it unless the run was resumed: then the checkpoint's anchors are exact."""
-        encoder = _encoder_of(kwargs["model"])
+        """Check the view, and what will be saved."""
+        model = kwargs["model"]
+        encoder = _encoder_of(model)
+        _refuse_unsaved(model)
         if state.global_step and getattr(kwargs.get("lr_scheduler"), "last_epoch", None) == 0:
             logger.warning(
                 "The run goes on at step %d without the state of its optimizer and scheduler, which the checkpoint "
                 "does not hold: it will not end where an uninterrupted run ends.",
                 state.global_step,
             )
-        parts = self.refresh_parts or parts_within_budget(encoder.config.num_anchors, samples_per_step(args))
+        parts = self.refresh_parts or parts_within_budget(encoder.config.space.num_anchors, samples_per_step(args))
         self._begin(encoder, kwargs.get("processing_class"), parts)
-        if state.global_step == 0:
-            self._refresh(encoder, state.global_step, exact=True)
-        self._logged = len(self.drift_)
+        encoder.refresh_anchors()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Refresh on schedule, and before what reads the anchors."""
-        read_next = control.should_save or control.should_evaluate
-        if read_next or state.global_step % self.refresh_every == 0:
-            self._refresh(_encoder_of(kwargs["model"]), state.global_step, exact=read_next)
+        """Refresh on schedule."""
+        encoder = _encoder_of(kwargs["model"])
+        encoder.note_training()  # a compiled model cannot
+        if state.global_step % self.refresh_every == 0:
+            self._refresh(encoder, state.global_step, exact=False)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Refresh before an evaluation or a save at the end of an epoch."""
-        if control.should_save or control.should_evaluate:
-            self._refresh(_encoder_of(kwargs["model"]), state.global_step, exact=True)
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Give all ranks the anchors that the rank which saved has refreshed."""
+        encoder = _encoder_of(kwargs["model"])
+        if PartialState().num_processes > 1:
+            anchors_AD = broadcast(encoder.projection.anchors_AD.contiguous(), from_process=0)
+            encoder.put_anchors(anchors_AD, exact=True)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The trained model's anchors are its own encoder's; with the best checkpoint loaded, they are that one's."""
-        if args.load_best_model_at_end:
-            self._exact_at = None  # the weights are no longer those of this step
         self._refresh(_encoder_of(kwargs["model"]), state.global_step, exact=True)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
-        """Add drift and coverage of the anchors to the log of a training step, and send them to `report_to`."""
-        if not logs or "loss" not in logs:
-            return
-        drift = [moved for _, moved in self.drift_[self._logged :]]
-        self._logged = len(self.drift_)
-        facts = {"anchor_drift": sum(drift) / len(drift)} if drift else {}
-        facts["anchor_coverage"] = coverage(_encoder_of(kwargs["model"]).projection.anchors_AD)
-        logs.update(facts)  # for the callbacks after this one
-        state.log_history[-1].update(facts)
-        for reporter in _reporters():  # they came before this one
-            reporter.on_log(args, state, control, logs=dict(facts), **kwargs)
+        """Add drift and coverage of the anchors to the log of a training step."""
+        if logs and "loss" in logs and "anchor_coverage" not in logs:
+            facts = self.take_facts(kwargs["model"])
+            logs.update(facts)  # for the callbacks after this one
+            state.log_history[-1].update(facts)
 
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Lay out what the Trainer does not copy from a checkpoint, and the card."""
         model = kwargs["model"]
-        if not isinstance(model, RelativeUpload) or not args.output_dir or not state.is_world_process_zero:
+        if not isinstance(model, RelativePreTrainedModel) or not args.output_dir or not state.is_world_process_zero:
             return
+        model.save_all_but_weights(args.output_dir)
         loader = kwargs.get("eval_dataloader") or kwargs.get("train_dataloader")
-        model.before_trainer_push(
-            args.output_dir,
-            args.hub_model_id or Path(args.output_dir).absolute().name,
-            training_facts(args, state.log_history, getattr(loader, "dataset", None)),
-            # A push of a checkpoint comes while that is saved; any other writes the Trainer's own card.
-            is_final=not (args.push_to_hub and control.should_save),
-            token=args.hub_token,
-            revision=args.hub_revision,
-        )
+        facts = training_facts(args, state.log_history, getattr(loader, "dataset", None))
+        write_card(model, args, facts)
+
+    def take_facts(self, model: nn.Module) -> dict[str, float]:
+        """Mean drift since this was last asked for, where there was a refresh, and the coverage now."""
+        drift = [moved for _, moved in self.drift_[self._logged :]]
+        self._logged = len(self.drift_)
+        facts = {"anchor_drift": sum(drift) / len(drift)} if drift else {}
+        return facts | {"anchor_coverage": coverage(_encoder_of(model).projection.anchors_AD)}
 
     def refresh(self, model: nn.Module, step: int | None = None) -> None:
         """Refresh the anchors in a training loop of your own, with `accelerate` or without.
@@ -236,8 +218,8 @@ class AnchorCallback(TrainerCallback):
         encoder = _encoder_of(model)
         if self._encoder is not encoder:
             self._begin(encoder, None, self.refresh_parts or 1)
+        encoder.note_training()
         if step is None:
-            self._exact_at = None
             self._refresh(encoder, self.drift_[-1][0] if self.drift_ else 0, exact=True)
         elif step % self.refresh_every == 0:
             self._refresh(encoder, step, exact=False)
@@ -247,11 +229,13 @@ class AnchorCallback(TrainerCallback):
         view = self.anchors_view or encoder.anchors.view(encoder.config.anchor_view)
         _refuse_other_view(view, encoder)
         processor = self.processor or encoder._processor or processing_class or encoder.processor
-        encoder._carries(view.anchors, processor)
+        encoder.carry(view.anchors, processor)
         self._parts = self._in_parts(view, processor, encoder.config, 1 if view.modality == "node" else parts)
-        self._encoder, self._exact_at, self.drift_ = encoder, None, []
+        self._encoder, self.drift_, self._logged = encoder, [], 0
 
-    def _in_parts(self, view: AnchorView, processor: Any, config: RelativeConfig, parts: int) -> list[list[Batch]]:
+    def _in_parts(
+        self, view: AnchorView, processor: Any, config: RelativeEncoderConfig, parts: int
+    ) -> list[list[Batch]]:
         """This rank's share of the anchors in parts of about the same size: lists of batches, some may be empty."""
         world = PartialState()
         mine = view.samples[world.process_index :: world.num_processes]
@@ -265,7 +249,8 @@ class AnchorCallback(TrainerCallback):
         return found
 
     def _refresh(self, encoder: RelativeModel, step: int, exact: bool) -> None:
-        if self._exact_at == step:
+        # Where ranks must meet, none may decide for itself that there is nothing to do.
+        if PartialState().num_processes == 1 and not encoder.has_stale_anchors:
             return
         turn = step // self.refresh_every % len(self._parts)
         due = self._parts if exact else self._parts[turn : turn + 1]
@@ -275,8 +260,8 @@ class AnchorCallback(TrainerCallback):
             return
         if not exact and self.ema:
             new_AD = self.ema * old_AD + (1 - self.ema) * new_AD
-        encoder.projection.set_anchors(torch.where(is_new_A[:, None], new_AD, old_AD))
-        self._exact_at = step if exact or (len(self._parts) == 1 and not self.ema) else None
+        is_exact = exact or (len(self._parts) == 1 and not self.ema)
+        encoder.put_anchors(torch.where(is_new_A[:, None], new_AD, old_AD), exact=is_exact)
         moved = 1 - nn.functional.cosine_similarity(old_AD[is_new_A], new_AD[is_new_A], dim=-1).mean()
         self.drift_.append((step, float(moved)))
 
@@ -293,6 +278,13 @@ class AnchorCallback(TrainerCallback):
         return all_AE[:, :d], all_AE[:, d] > 0
 
 
+def write_card(model: RelativePreTrainedModel, args: TrainingArguments, facts: CardFacts) -> None:
+    """Write the card of a training into its output folder, over the one on the Hub, whose own words stay."""
+    name = full_name(args.hub_model_id or Path(str(args.output_dir)).absolute().name, args.hub_token)
+    existing = card_on_hub(name, args.hub_revision, args.hub_token)
+    model.write_card(str(args.output_dir), name, existing, more=facts)
+
+
 @torch.no_grad()
 def coverage(anchors_AD: Tensor) -> float:
     """Median cosine of an anchor to the nearest other one, both seen from the mean of all; 1 for a single anchor."""
@@ -300,20 +292,6 @@ def coverage(anchors_AD: Tensor) -> float:
         return 1.0
     units_AD = unit(anchors_AD.float() - anchors_AD.float().mean(0))
     return float((units_AD @ units_AD.T).fill_diagonal_(-1).amax(1).median())
-
-
-def _reporters() -> list[TrainerCallback]:
-    """The callbacks that the Trainer made for `report_to`.
-
-    An event hands over neither the Trainer nor its other callbacks, so they are read from the call that led here.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, CallbackHandler):
-            return [one for one in caller.callbacks if type(one) in INTEGRATION_TO_CALLBACK.values()]
-        frame = frame.f_back
-    return []  # called by something else than a Trainer
 
 
 def samples_per_step(args: TrainingArguments) -> int:
@@ -327,62 +305,6 @@ def parts_within_budget(num_anchors: int, samples: int) -> int:
     return -(-num_anchors // affordable)
 
 
-def last_complete_checkpoint(output_dir: str | Path | None) -> str | None:
-    """The newest checkpoint of a Trainer that was written to its end; ``None`` if there is none yet.
-
-    A run that was killed while it saved leaves a folder that the Trainer would choose and cannot resume from. So, from
-    the first start as from any later one: ``trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))``.
-
-    Example:
-        ```python
-        from hf_relreps.callback import last_complete_checkpoint
-
-        rows = [{"relative_embeds": torch.rand(40), "labels": 0}] * 4
-        args = TrainingArguments("runs", max_steps=2, save_steps=1, report_to="none")
-        trainer = Trainer(decoder, args, train_dataset=rows)
-        trainer.train(resume_from_checkpoint=last_complete_checkpoint("runs"))  # None at first: from the beginning
-        ```
-    """
-    return next((str(folder) for folder in _checkpoints(output_dir) if _flaw(folder) is None), None)
-
-
-def _checkpoints(output_dir: str | Path | None) -> list[Path]:
-    """Newest first."""
-    folders = Path(output_dir).glob("checkpoint-*") if output_dir else []
-    found = [folder for folder in folders if CHECKPOINT.fullmatch(folder.name) and folder.is_dir()]
-    return sorted(found, key=lambda folder: int(folder.name.split("-")[1]), reverse=True)
-
-
-def _flaw(checkpoint: Path) -> str | None:
-    """The first file of a checkpoint that is missing or was not written to its end; ``None`` if all are whole."""
-    state_file = checkpoint / TRAINER_STATE_FILE
-    try:
-        if not isinstance(json.loads(state_file.read_text("utf-8")), dict):
-            return f"{state_file.name} holds no state"
-    except OSError:
-        return f"{state_file.name}, which is written last, is missing"
-    except ValueError:
-        return f"{state_file.name} is cut short"
-    try:
-        files = weight_files(Source.of(checkpoint))
-    except UploadError as error:
-        return str(error)
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            return f"{file.relative_to(checkpoint)} cannot be read ({error})"
-    processes = PartialState().num_processes
-    random_states = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
-    pickled = {"optimizer.pt", "scheduler.pt", *random_states}
-    there = {name for name in pickled if (checkpoint / name).is_file()}
-    if there and there != pickled:  # none: the Trainer was told to save only the model
-        return f"{sorted(pickled - there)[0]} is missing"
-    broken = [name for name in sorted(there) if not zipfile.is_zipfile(checkpoint / name)]
-    return f"{broken[0]} is cut short" if broken else None
-
-
 def _encoder_of(model: nn.Module) -> RelativeModel:
     for module in model.modules():
         if isinstance(module, RelativeModel):
@@ -393,13 +315,32 @@ def _encoder_of(model: nn.Module) -> RelativeModel:
     )
 
 
+def _refuse_unsaved(model: nn.Module) -> None:
+    """peft saves what it trains; anchors and decoder are not among that unless they are named."""
+    if not hasattr(model, "peft_config"):
+        return
+    from peft import get_peft_model_state_dict
+
+    saved = set(get_peft_model_state_dict(model))
+    own = [name for name, module in model.named_modules() if name.endswith(("projection", "decoder"))]
+    lacks_anchors = not any(name.endswith("projection.anchors_AD") for name in saved)
+    lacks_decoder = any(name.endswith("decoder") for name in own) and not any(".decoder." in name for name in saved)
+    if lacks_anchors or lacks_decoder:
+        missing = [name for name, lacks in (("the anchors", lacks_anchors), ("the decoder", lacks_decoder)) if lacks]
+        raise ConfigurationError(
+            f"peft would save the adapter without {' and '.join(missing)}, and a reload would be wrong. Name both: "
+            'LoraConfig(..., modules_to_save=["projection", "decoder"]); or put the adapter into the encoder first: '
+            "from_encoder(get_peft_model(bert, LoraConfig(...)), view, processor)."
+        )
+
+
 def _refuse_other_view(view: AnchorView, encoder: RelativeModel) -> None:
-    config = encoder.config
-    if view.fingerprint != config.anchor_fingerprint:
+    config, space = encoder.config, encoder.config.space
+    if view.fingerprint != space.fingerprint:
         raise AnchorError(
             f"AnchorCallback has anchors {view.fingerprint[:16]} ({len(view)}), the model was built on "
-            f"{(config.anchor_fingerprint or 'none')[:16]} ({config.num_anchors}). Give both the same view: "
-            "from_encoder(encoder, anchors.view(name), ...) and AnchorCallback(anchors.view(name), ...)."
+            f"{space.anchors}. Give both the same view: from_encoder(encoder, anchors.view(name), ...) and "
+            "AnchorCallback(anchors.view(name), ...)."
         )
     if view.digest != config.anchor_digest:
         raise AnchorError(

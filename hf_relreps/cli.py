@@ -73,16 +73,16 @@ def quickstart(
         "quickstart_output"
     ),
     hub_user: Annotated[
-        str | None, typer.Option(help="Push to the real Hub under this name (needs a token); else to a local one.")
+        str | None, typer.Option(help="Push to the Hub under this name (needs a token); else save in folders.")
     ] = None,
     encoder: Annotated[
         str | None, typer.Option(help="Fine-tune this pretrained model instead of small BERTs from scratch.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Little data, to see that all works: no scores.")] = False,
 ) -> None:
-    """Train four encoders in three languages, push them, pull parts of them and stitch every pair.
+    """Train four encoders in three languages, upload them, load parts of them and stitch every pair.
 
-    Seven minutes on two cores, without network: a Hub is started on this machine.
+    Seven minutes on two cores. Without --hub-user it needs no network: the uploads are folders in OUTPUT/uploads.
 
     Examples:
     hf-relreps quickstart
@@ -91,7 +91,7 @@ def quickstart(
     """
     from hf_relreps.demos.quickstart import launch
 
-    raise typer.Exit(launch(output, hub_user, encoder, quick))
+    launch(output, hub_user, encoder, quick)
 
 
 @anchors_app.command("show")
@@ -348,10 +348,10 @@ def _load(name: str, split: str) -> Dataset:
 
 def _parallel(name: str, split: str, *uploads: str) -> tuple[list[Any], ...]:
     """The column of each upload's own view."""
-    from hf_relreps.sources import Source
+    from hf_relreps.hub import read_config
 
     rows = _load(name, split)
-    views = [str((Source.of(upload).json("config.json") or {}).get("anchor_view")) for upload in uploads]
+    views = [str(getattr(read_config(upload), "anchor_view", None)) for upload in uploads]
     missing = [view for view in views if view not in rows.column_names]
     if missing:
         raise SampleError(

@@ -1,6 +1,9 @@
 """`RelativeDecoder`: what reads a relative representation. It never sees an encoder.
 
-Shapes: B batch, N samples, A anchors, R relative size (A times the number of similarities), H hidden, C classes.
+Images are drawn by the mirror of the paper's convolutional encoder, with or without a variational middle.
+
+Shapes: B batch, N samples, A anchors, R relative size (A times the number of similarities), H hidden, Z latent size,
+C classes or channels, H and W height and width of an image.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +19,13 @@ from transformers import initialization as init
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.utils import ModelOutput, logging
 
-from hf_relreps.base_models import BUILDING
-from hf_relreps.configuration import LABEL_FIELDS, RelativeConfig
+from hf_relreps.backbones import BUILDING
+from hf_relreps.configuration import RelativeConfig, RelativeDecoderConfig
 from hf_relreps.errors import ConfigurationError, SampleError, StitchingError
-from hf_relreps.heads import ClassifierHead, Placement, built_head
-from hf_relreps.image_decoders import DRAWING_MODULES
+from hf_relreps.heads import ClassifierHead, Placement, build_head
+from hf_relreps.pretrained import RelativePart, RelativePreTrainedModel
+from hf_relreps.projection import wide
 from hf_relreps.ridge import RIDGE, class_weights, fit_ridge, sharpness, sharpness_of_several
-from hf_relreps.uploads import RelativeUpload
 
 
 logger = logging.get_logger(__name__)
@@ -94,7 +97,112 @@ class SpaceSum(nn.ModuleList):
         return nn.functional.silu(h_BHS).sum(-1)
 
 
-class RelativeDecoder(RelativeUpload):
+class Drawing(NamedTuple):
+    """Images (B, C, H, W) in [0, 1], and what a training adds to their error: the divergence of a latent."""
+
+    images: Tensor
+    divergence: Tensor | None = None
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Against the images to draw: see `reconstruction_loss`.
+
+        Raises:
+            SampleError: If these have another shape, or do not lie in [0, 1].
+        """
+        refuse_other_pixels(self.images, target)
+        error = reconstruction_loss(self.images, target)
+        return error if self.divergence is None else error + self.divergence
+
+
+class ImageDecoder(nn.Module):
+    """From (B, R) to images (B, C, H, W), pixels in [0, 1]: linear, GELU, mirrored encoder (paper, section 5.1)."""
+
+    def __init__(self, config: RelativeDecoderConfig, inputs: int) -> None:
+        super().__init__()
+        widths = list(config.decoder_widths or ())
+        self.sides = _sides(config.image_size or 1, len(widths))
+        self.start = nn.Linear(inputs, widths[0] * self.sides[0] ** 2)
+        outputs = [*widths[1:], config.num_channels or 1]
+        steps: list[nn.Module] = []
+        for i, (width, output) in enumerate(zip(widths, outputs, strict=True)):
+            extra = self.sides[i + 1] - (2 * self.sides[i] - 1)  # 3x3 of stride 2 gives 2n - 1 or 2n
+            steps.append(nn.ConvTranspose2d(width, output, kernel_size=3, stride=2, padding=1, output_padding=extra))
+            if i < len(widths) - 1:
+                steps += [nn.BatchNorm2d(output), nn.GELU()]
+        self.steps = nn.Sequential(*steps)
+
+    def forward(self, h_BR: Tensor) -> Drawing:
+        """Images alone: nothing is sampled."""
+        side = self.sides[0]
+        start = nn.functional.gelu(self.start(h_BR)).unflatten(-1, (-1, side, side))
+        return Drawing(torch.sigmoid(self.steps(start)))
+
+
+class VariationalImageDecoder(nn.Module):
+    """The same behind a Gaussian latent whose mean and variance come from the relative representation.
+
+    Both stand after the projection, so that the encoder's part stays the same as in the plain autoencoder. Training
+    samples; evaluation takes the mean, so that an image is drawn the same way each time.
+    """
+
+    def __init__(self, config: RelativeDecoderConfig, inputs: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(inputs, config.decoder_hidden_size)
+        self.log_variance = nn.Linear(inputs, config.decoder_hidden_size)
+        self.image = ImageDecoder(config, config.decoder_hidden_size)
+
+    def forward(self, h_BR: Tensor) -> Drawing:
+        """Images of the mean; in training of a sample, with the divergence of the latent from a standard Gaussian."""
+        mean_BZ = self.mean(h_BR)
+        if not self.training:
+            return self.image(mean_BZ)
+        log_variance_BZ = self.log_variance(h_BR).clamp(-20, 20)
+        divergence_B = 0.5 * (mean_BZ.square() + log_variance_BZ.exp() - 1 - log_variance_BZ).float().sum(-1)
+        sample_BZ = mean_BZ + torch.randn_like(mean_BZ) * (log_variance_BZ / 2).exp()
+        return Drawing(self.image(sample_BZ).images, divergence_B.mean())
+
+
+DRAWING_MODULES: dict[str, type[ImageDecoder] | type[VariationalImageDecoder]] = {
+    "image": ImageDecoder,
+    "variational": VariationalImageDecoder,
+}
+
+
+def reconstruction_loss(drawn: Tensor, target: Tensor) -> Tensor:
+    """Negative log-likelihood of a Gaussian with the best shared variance, per image: ``n / 2 log(mse)``, n pixels.
+
+    With that variance the squared error needs no weight against the divergence of a latent.
+    """
+    error = nn.functional.mse_loss(drawn.float(), target.float())
+    return 0.5 * target[0].numel() * torch.log(error.clamp_min(1e-8))
+
+
+def refuse_other_pixels(drawn: Tensor, target: Tensor) -> None:
+    """Raise `SampleError` unless the images to draw have the shape of those drawn, and pixels in [0, 1]."""
+    if drawn.shape != target.shape:
+        channels, height, width = drawn.shape[1:]
+        raise SampleError(
+            f"The decoder draws images ({channels}, {height}, {width}), those to draw have shape "
+            f"{tuple(target.shape[1:])}. Set image_size and num_channels to theirs: from_encoder(..., "
+            "image_size=..., num_channels=...)."
+        )
+    low, high = target.aminmax()
+    if not (low >= 0 and high <= 1):  # written so that NaN is refused
+        raise SampleError(
+            f"The pixels to draw lie in [{float(low):.2f}, {float(high):.2f}], expected [0, 1]. Use an image "
+            "processor with do_normalize=False, or give the images to draw beside what the encoder reads: target=..."
+        )
+
+
+def _sides(image_size: int, steps: int) -> list[int]:
+    """Side of the map before each step and at the end: what halving with rounding up gives, read backwards."""
+    sides = [image_size]
+    for _ in range(steps):
+        sides.append(-(-sides[-1] // 2))
+    return sides[::-1]
+
+
+class RelativeDecoder(RelativePart):
     """LayerNorm, then what `config.decoder_type` names: a linear or two-layer map to logits (B, C), or an image.
 
     Or the head of an ordinary classifier, told where the anchors lie in its own space: see `hf_relreps.translation`.
@@ -104,25 +212,28 @@ class RelativeDecoder(RelativeUpload):
     Example:
         ```python
         >>> import torch
-        >>> from hf_relreps import RelativeConfig, RelativeDecoder
-        >>> decoder = RelativeDecoder(RelativeConfig(num_anchors=300, num_labels=5))
+        >>> from hf_relreps import RelativeDecoder, RelativeDecoderConfig
+        >>> decoder = RelativeDecoder(RelativeDecoderConfig(num_anchors=300, num_labels=5))
         >>> decoder(torch.rand(2, 300)).logits.shape
         torch.Size([2, 5])
 
         ```
     """
 
+    config_class = RelativeDecoderConfig
+    config: RelativeDecoderConfig
     part = "decoder"
     base_model_prefix = "decoder"  # the prefix of its weights in a whole model's file
     main_input_name = "relative_embeds"
-    accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever the gradient accumulation
 
-    def __init__(self, config: RelativeConfig, head: ClassifierHead | None = None) -> None:
+    def __init__(self, config: RelativeDecoderConfig | RelativeConfig, head: ClassifierHead | None = None) -> None:
+        config = config.decoder if isinstance(config, RelativeConfig) else config
         super().__init__(config)
-        if config.relative_size < 2:
+        space = config.space
+        if space.size < 2:
             raise ConfigurationError(
                 f"A decoder reads one number for each anchor and normalises them, so it needs two; num_anchors is "
-                f"{config.num_anchors}. Set it in the config."
+                f"{space.num_anchors}. Set it in the config."
             )
         self.placement: Any = None
         self.head: Any = None
@@ -131,24 +242,33 @@ class RelativeDecoder(RelativeUpload):
         self.hidden: Any = None
         self.output: Any = None
         if config.decoder_type == "head":
-            self.head = built_head(config) if head is None else head
-            self.placement = Placement(config.relative_size, config.head_size or 0)
+            self.head = build_head(config) if head is None else head
+            self.placement = Placement(space.size, config.head_size or 0)
         else:
             self._build(config)
         self.post_init()
 
-    def _build(self, config: RelativeConfig) -> None:
-        inputs, hidden, outputs = config.relative_size, config.decoder_hidden_size, config.num_labels or 0
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise what is new here; the head of a classifier comes with its weights, or gets them from a load."""
+        for name, module in self.named_modules():
+            if name and name.split(".")[0] != "head":
+                self._init_weights(module)
+        super().init_weights()
+
+    def _build(self, config: RelativeDecoderConfig) -> None:
+        space: Any = config.space
+        inputs, hidden, outputs = space.size, config.decoder_hidden_size, config.num_labels or 0
         eps = 1e-12  # thousands of anchors have variances below 1e-4
-        spaces, summed = len(config.similarities), config.decoder_aggregation == "sum"
+        spaces, summed = len(space.similarity), config.decoder_aggregation == "sum"
         # Distances are larger than cosines by far: one norm for all would see nothing but which space is which.
         self.norm: nn.Module = (
-            SpaceNorms(config.num_anchors, spaces, eps=eps)
-            if summed or (spaces > 1 and config.num_anchors > 1)  # one number normalised by itself is nothing
-            else WideLayerNorm(config.relative_size, eps=eps)
+            SpaceNorms(space.num_anchors, spaces, eps=eps)
+            if summed or (spaces > 1 and space.num_anchors > 1)  # one number normalised by itself is nothing
+            else WideLayerNorm(space.size, eps=eps)
         )
         if summed:
-            self.aggregation = SpaceSum(config.num_anchors, spaces, hidden)
+            self.aggregation = SpaceSum(space.num_anchors, spaces, hidden)
             inputs = hidden
         self.dropout = nn.Dropout(config.decoder_dropout)
         draw = DRAWING_MODULES.get(config.decoder_type)
@@ -157,12 +277,33 @@ class RelativeDecoder(RelativeUpload):
         self.output = None if self.image else nn.Linear(hidden if self.hidden else inputs, outputs)
 
     @classmethod
+    def _resolve_config(cls, name: str, kwargs: dict[str, Any], stored: dict[str, Any]) -> Any:
+        config, kwargs = super()._resolve_config(name, kwargs, stored)
+        found, asked = RelativeDecoderConfig.from_dict(stored).num_labels, config.num_labels
+        if found != asked:
+            raise ConfigurationError(
+                f"The decoder of {name} has {found} classes, num_labels={asked} was asked for. For a new decoder on "
+                f"its encoder, to be trained: RelativeModelForSequenceClassification.from_encoder("
+                f"RelativeModel.from_pretrained({name!r}), num_labels={asked})."
+            )
+        return config, kwargs
+
+    def describe_weights(self) -> dict[str, Any]:
+        """The space that is read, the kind of decoder and its classes in their order."""
+        config = self.config
+        space = {f"space.{name}": value for name, value in config.space.to_dict().items()}
+        names = ("decoder_type", "decoder_aggregation", "problem_type", "head_modality", "head_reads", "head_pair")
+        classes = [label for _, label in sorted((config.id2label or {}).items())]
+        told = {} if self.image is not None else {"classes": classes}
+        return space | {name: getattr(config, name) for name in names} | told
+
+    @classmethod
     @torch.no_grad()
     def fit_ridge(
         cls,
         relative_embeds: Tensor,
         labels: Tensor | Sequence[Any],
-        like: RelativeUpload,
+        like: RelativePreTrainedModel,
         *,
         ridge: float = RIDGE,
         **label_settings: Any,
@@ -198,25 +339,23 @@ class RelativeDecoder(RelativeUpload):
         r_NR, labels = torch.as_tensor(relative_embeds), torch.as_tensor(labels)
         if len(labels) != len(r_NR):
             raise SampleError(f"There are {len(labels)} labels for {len(r_NR)} samples. Give one for each.")
-        config = like.config.without_encoder()
         problem = label_settings.get("problem_type") or _problem_of(labels)
-        for name in LABEL_FIELDS:
-            setattr(config, name, None)
-        config.num_labels = _number_of(labels, problem)
-        for name, value in (label_settings | {"problem_type": problem, "decoder_type": "linear"}).items():
-            setattr(config, name, value)
-        config.decoder_aggregation = "concat"
-        config.check()
+        told = {"num_labels": _number_of(labels, problem)} if label_settings.get("id2label") is None else {}
+        config = RelativeDecoderConfig(
+            space=like.config.space,
+            modality=like.config.modality,
+            anchor_view=like.config.anchor_view,
+            decoder_type="linear",
+            **told | label_settings | {"problem_type": problem},
+        )
         with BUILDING:
             decoder = cls(config)
         decoder._refuse_other_width(r_NR)
-        decoder._set_linear(*_fitted(decoder.norm(r_NR.float()), labels, config, ridge))
-        decoder._carries(like.anchors, None)
+        weight_CR, bias_C = _fitted(decoder.norm(r_NR.float()), labels, config, ridge)
+        decoder.output.weight.copy_(weight_CR)
+        decoder.output.bias.copy_(bias_C)
+        decoder.carry(like.anchors, None)
         return decoder.eval()
-
-    def _set_linear(self, weight_CR: Tensor, bias_C: Tensor) -> None:
-        self.output.weight.copy_(weight_CR)
-        self.output.bias.copy_(bias_C)
 
     def forward(self, relative_embeds: Tensor, labels: Tensor | None = None) -> RelativeDecoderOutput:
         """Logits (B, C), or images (B, C, H, W), of relative representations (B, R); with labels the loss as well.
@@ -246,16 +385,16 @@ class RelativeDecoder(RelativeUpload):
         return RelativeDecoderOutput(loss=loss, logits=logits_BC)
 
     def _refuse_other_width(self, relative_embeds: Tensor) -> None:
-        if relative_embeds.shape[-1] != self.config.relative_size:
+        space = self.config.space
+        if relative_embeds.shape[-1] != space.size:
             raise StitchingError(
-                f"The decoder reads relative representations of {self.config.relative_size} numbers "
-                f"({self.config.num_anchors} anchors, {', '.join(self.config.similarities)}), found "
+                f"The decoder reads relative representations of {space.size} numbers ({space}), found "
                 f"{tuple(relative_embeds.shape)}. Use an encoder with the decoder's anchors and projection."
             )
 
     def _loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
         """That of `config.problem_type`, in float32 or better; labels may be integers or floats of any size."""
-        logits_BC = logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32))
+        logits_BC = logits_BC.to(wide(logits_BC.dtype))
         counts = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
         one_of_many = self.config.problem_type in (None, "single_label_classification") and logits_BC.shape[-1] > 1
         labels = labels.long() if counts and one_of_many else labels.to(logits_BC.dtype)
@@ -287,7 +426,7 @@ def _number_of(labels: Tensor, problem: str) -> int:
     return labels.shape[1] if labels.ndim > 1 else 1
 
 
-def _fitted(z_NR: Tensor, labels: Tensor, config: RelativeConfig, ridge: float) -> tuple[Tensor, Tensor]:
+def _fitted(z_NR: Tensor, labels: Tensor, config: RelativeDecoderConfig, ridge: float) -> tuple[Tensor, Tensor]:
     """Weights (C, R) and bias (C,) of the logits."""
     labels, num_labels = labels.to(z_NR.device), config.num_labels or 0
     if config.problem_type == "single_label_classification":

@@ -10,6 +10,7 @@ would catch without knowing this library::
     │   └── StaleAnchorsError             stored embeddings that are not what the encoder makes of its anchors now
     ├── SampleError (ValueError)          samples that cannot be encoded: an empty text, a number where a text belongs
     ├── EmbeddingError (ValueError)       embeddings without a direction: zero, infinite, not a number
+    ├── PartError (TypeError)             no model, no name of one: a wrapped model, a pipeline, nothing at all
     ├── StitchingError (ValueError)       parts that do not fit: other anchors, another order, another similarity
     ├── UploadError (OSError)             an upload that lacks the part asked for, or is no upload of ours
     │   └── UploadIntegrityError          a file whose bytes are not the ones its repository names
@@ -46,6 +47,10 @@ class SampleError(RelrepsError, ValueError):
 
 class EmbeddingError(RelrepsError, ValueError):
     """Embeddings that have no direction: zero, infinite or not a number."""
+
+
+class PartError(RelrepsError, TypeError):
+    """A thing where a model or the name of an upload belongs, and that is neither."""
 
 
 class StitchingError(RelrepsError, ValueError):

@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -23,9 +26,9 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-from hf_relreps.configuration import RelativeConfig
+from hf_relreps.configuration import RelativeDecoderConfig
 from hf_relreps.errors import ConfigurationError, StitchingError
-from hf_relreps.precision import WideBuffers
+from hf_relreps.projection import WideBuffers, wide
 
 
 AUTO_CLASSIFIERS: dict[str, Any] = {
@@ -33,10 +36,15 @@ AUTO_CLASSIFIERS: dict[str, Any] = {
     "image": AutoModelForImageClassification,
     "audio": AutoModelForAudioClassification,
 }
+CLASSIFIERS: dict[str, Any] = {  # configuration -> class
+    "text": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    "image": MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    "audio": MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
+}
 
 # What a head reads of its encoder's output -> an output that says the same with one vector (B, E) of each sample.
 # One token stands for all that a head takes the first, the last or the mean of.
-READS: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {
+READINGS: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {
     "pooler": lambda x_BE: {"pooler_output": x_BE, "last_hidden_state": x_BE[:, None]},
     "cls": lambda x_BE: {"last_hidden_state": x_BE[:, None]},
     "mean": lambda x_BE: {"last_hidden_state": x_BE[:, None]},
@@ -73,7 +81,7 @@ class GivenVectors(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Standin:
         """What the encoder would give, as far as the head reads it."""
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim == 3]
-        return Standin(**READS[self.reads](given[0][:, 0]))
+        return Standin(**READINGS[self.reads](given[0][:, 0]))
 
 
 class ClassifierHead(nn.Module):
@@ -81,7 +89,7 @@ class ClassifierHead(nn.Module):
 
     Args:
         classifier: Keeps its encoder; the weights of the head are shared.
-        reads: What the head takes of its encoder's output, one of `READS`.
+        reads: What the head takes of its encoder's output, one of `READINGS`.
 
     Raises:
         StitchingError: If the classifier has no encoder of its own that could be left out.
@@ -156,11 +164,11 @@ class Placement(WideBuffers):
     def forward(self, r_BR: Tensor) -> Tensor:
         """Embeddings (B, E)."""
         with torch.autocast(r_BR.device.type, enabled=False):
-            r_BR = r_BR.to(torch.promote_types(r_BR.dtype, self.points_RE.dtype))
+            r_BR = r_BR.to(torch.promote_types(r_BR.dtype, wide(self.points_RE.dtype)))
             return r_BR @ self.points_RE.to(r_BR.dtype) + self.shift_E.to(r_BR.dtype)
 
 
-def built_head(config: RelativeConfig) -> ClassifierHead:
+def build_head(config: RelativeDecoderConfig) -> ClassifierHead:
     """The head that a configuration describes, with random weights, to be filled by a load."""
     if None in (config.head_config, config.head_modality, config.head_reads, config.head_size):
         raise ConfigurationError(
@@ -171,7 +179,7 @@ def built_head(config: RelativeConfig) -> ClassifierHead:
         )
     auto_class = AUTO_CLASSIFIERS[str(config.head_modality)]
     head_config: Any = config.head_config
-    if type(head_config) not in auto_class._model_mapping:
+    if type(head_config) not in CLASSIFIERS[str(config.head_modality)]:
         raise ConfigurationError(
             f"head_config describes a {head_config.model_type!r}, of which transformers has no classifier of "
             f"{config.head_modality}s. Pull the upload again, or ask its author."

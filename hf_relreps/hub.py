@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, overload
 from huggingface_hub import HfApi, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_relreps.anchors import FOLDER as ANCHORS_FOLDER
-from hf_relreps.anchors import RECORD_FILE, AnchorSet, AnchorView
-from hf_relreps.configuration import RelativeConfig
+from hf_relreps.anchor_files import FOLDER as ANCHORS_FOLDER
+from hf_relreps.anchor_files import RECORD_FILE
+from hf_relreps.anchors import AnchorSet, AnchorView
+from hf_relreps.configuration import AnyRelativeConfig, config_from, is_ours
 from hf_relreps.errors import AnchorError, StitchingError, UploadError
 from hf_relreps.model_card import PART_TAG, TAG, VIEW_TAG, CardFacts, anchors_tag, merged, model_card
-from hf_relreps.publishing import CARD_FILE
-from hf_relreps.sources import Source
-from hf_relreps.stitching import check_compatible
-from hf_relreps.uploads import PARTS, RelativeUpload, weight_files
+from hf_relreps.pretrained import RelativePreTrainedModel
+from hf_relreps.sources import CARD_FILE, Source
+from hf_relreps.space import RelativeSpace, require_fit
+from hf_relreps.uploads import PARTS, weight_files
 
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class FoundParts(Sequence[FoundPart]):
 
 
 def find_parts(
-    anchors: AnchorSet | AnchorView | RelativeUpload | str,
+    anchors: AnchorSet | AnchorView | RelativePreTrainedModel | str,
     *,
     task: str | None = None,
     language: str | None = None,
@@ -147,7 +148,7 @@ def find_parts(
 
         ```
     """
-    fingerprint, config = _identified(anchors, token)
+    fingerprint, space = _identify(anchors, token)
     tags = [TAG, anchors_tag(fingerprint), *([f"{PART_TAG}{part}"] if part else [])]
     api = HfApi(token=token, library_name="hf_relreps")
     try:
@@ -161,7 +162,7 @@ def find_parts(
         )
     except HfHubHTTPError as error:
         raise UploadError(f"The Hub did not search: {error} Try again later.") from error
-    rows = [_found(info, fingerprint, config, token) for info in infos]
+    rows = [_describe(info, space, token) for info in infos]
     if language is not None:
         spoken = {info.id for info in infos if language in {*_languages_of(info), *_tagged(info, VIEW_TAG)}}
         rows = [row for row in rows if row.repo_id in spoken]
@@ -236,30 +237,30 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
         raise UploadError(
             f"{folder} is no folder with a relative model. Save one there: model.save_pretrained(folder)."
         )
-    held = [part for part in PARTS if source.file(f"{part}/config.json")]
-    anchors: dict[str, Any] = {"num_anchors": config.num_anchors, "fingerprint": config.anchor_fingerprint or ""}
+    space: Any = config.space
+    anchors: dict[str, Any] = {"num_anchors": space.num_anchors, "fingerprint": space.fingerprint or ""}
     if source.file(f"{ANCHORS_FOLDER}/{RECORD_FILE}"):
         anchors = AnchorSet.load(source).summary()
-    part = held[0] if len(held) == 1 else None
-    card = model_card(repo_id or str(folder), config.to_dict(), part, anchors, CardFacts())
+    card = model_card(repo_id or str(folder), config.to_dict(), anchors, CardFacts())
     file = Path(folder, CARD_FILE)
     file.write_text(merged(card, file.read_text("utf-8-sig") if file.is_file() else None), "utf-8")
     return file
 
 
-def _identified(anchors: Any, token: bool | str | None) -> tuple[str, RelativeConfig | None]:
-    """The fingerprint, and the configuration that an upload must fit, where there is one."""
+def _identify(anchors: Any, token: bool | str | None) -> tuple[str, RelativeSpace | None]:
+    """The fingerprint, and the space that an upload must share, where it is known."""
     if isinstance(anchors, AnchorSet | AnchorView):
         return anchors.fingerprint, None
-    if isinstance(anchors, RelativeUpload):
-        return anchors.config.anchor_fingerprint or "", anchors.config
+    if isinstance(anchors, RelativePreTrainedModel):
+        return anchors.config.space.fingerprint or "", anchors.config.space
     text = str(anchors)
     if 16 <= len(text) <= 64 and all(digit in "0123456789abcdef" for digit in text):
         return text, None
     source = Source.of(text, token=token)
     config = _config_of(source)
     if config is not None:
-        return config.anchor_fingerprint or "", config
+        space: Any = config.space
+        return space.fingerprint or "", space
     try:
         return AnchorSet.load(source, any_type=True).fingerprint, None
     except UploadError as error:
@@ -268,17 +269,20 @@ def _identified(anchors: Any, token: bool | str | None) -> tuple[str, RelativeCo
         ) from error
 
 
-def _config_of(source: Source) -> RelativeConfig | None:
+def read_config(name: str) -> AnyRelativeConfig | None:
+    """The configuration that an upload of ours says it has; ``None`` for any other place."""
+    return _config_of(Source.of(name))
+
+
+def _config_of(source: Source) -> AnyRelativeConfig | None:
     try:
         content = source.pinned().json("config.json")
     except UploadError:
         return None
-    if content is None or content.get("model_type") != RelativeConfig.model_type:
-        return None
-    return RelativeConfig.from_dict(content)
+    return config_from(content) if content is not None and is_ours(content) else None
 
 
-def _found(info: ModelInfo, fingerprint: str, wanted: RelativeConfig | None, token: Any) -> FoundPart:
+def _describe(info: ModelInfo, wanted: RelativeSpace | None, token: Any) -> FoundPart:
     names = {sibling.rfilename for sibling in info.siblings or []}
     card = info.card_data.to_dict() if info.card_data else {}
     base = card.get("base_model")
@@ -294,15 +298,15 @@ def _found(info: ModelInfo, fingerprint: str, wanted: RelativeConfig | None, tok
     )
 
 
-def _fits(info: ModelInfo, wanted: RelativeConfig, token: Any) -> tuple[bool, str]:
+def _fits(info: ModelInfo, wanted: RelativeSpace, token: Any) -> tuple[bool, str]:
     """Whether what the upload says of itself fits; tags are short, and anybody can write them."""
     try:
         content = Source.of(info.id, revision=info.sha, token=token).json("config.json") or {}
-        config = RelativeConfig.from_dict(content)
-        check_compatible(config, wanted)
+        space: Any = config_from(content).space
+        require_fit(space, wanted)
     except StitchingError as error:
-        found = config.projection
-        differ = [name for name, value in wanted.projection.items() if name in found and found[name] != value]
+        differ = [name for name in space.differences(wanted) if name in ("transform", "similarity", "basis_ridge")]
+        differ = differ or [name for name in space.differences(wanted) if name in wanted.projection]
         return False, f"other {', '.join(differ)}" if differ else str(error).split(". ")[0]
     except (UploadError, ValueError, TypeError) as error:
         return False, f"cannot be read: {str(error).split('. ')[0]}"

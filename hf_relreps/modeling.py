@@ -6,7 +6,9 @@ Shapes: B batch, T tokens, N samples, D absolute size, A anchors, R relative siz
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+import json
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,19 +20,45 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
 from hf_relreps.anchors import AnchorSet, AnchorView
-from hf_relreps.base_models import (
+from hf_relreps.backbones import (
     BUILDING,
+    Freshness,
     Unattached,
     adapter_settings,
     add_adapters,
     base_weights,
-    digest,
+    build_backbone,
+    describe_architecture,
+    device_of,
+    digest_of_weights,
+    embed,
+    evaluating,
+    fetch_base,
     first_difference,
     is_frozen,
+    is_sharded,
+    load_backbone,
     load_own_weights,
+    measure,
     own_weights,
+    refuse_unknown_settings,
+    refuse_unknown_tokens,
+    resolve_config,
+    share_weights,
+    split_settings,
+    tower_of,
+    without_idle_pooler,
 )
-from hf_relreps.configuration import CLASSIFIERS, DECODER_FIELDS, LABEL_FIELDS, RelativeConfig
+from hf_relreps.configuration import (
+    CLASSIFIERS,
+    DECODER_SETTINGS,
+    ENCODER_SETTINGS,
+    AnyRelativeConfig,
+    RelativeConfig,
+    RelativeDecoderConfig,
+    RelativeEncoderConfig,
+    changed,
+)
 from hf_relreps.decoders import RelativeDecoder, warn_of_training_mode
 from hf_relreps.errors import (
     AnchorError,
@@ -41,25 +69,13 @@ from hf_relreps.errors import (
     UploadError,
     UploadIntegrityError,
 )
-from hf_relreps.pooling import default_pooling
+from hf_relreps.pooling import Interface, default_pooling
+from hf_relreps.pretrained import RelativePart, RelativePreTrainedModel
 from hf_relreps.projection import RelativeProjection, refuse_directionless
-from hf_relreps.samples import batches, to_device
+from hf_relreps.samples import batches, digest_of_vocabulary, to_device
 from hf_relreps.sources import Source
-from hf_relreps.uploads import RelativeUpload, stored_weights
-from hf_relreps.wrapping import (
-    built,
-    configured,
-    embed,
-    evaluating,
-    fetched_base,
-    kept,
-    loaded,
-    measure,
-    refuse_unknown_tokens,
-    shallow,
-    tower_of,
-    without_idle_pooler,
-)
+from hf_relreps.space import RelativeSpace, require_fit
+from hf_relreps.uploads import explain, locate, stored_weights
 
 
 logger = logging.get_logger(__name__)
@@ -68,6 +84,10 @@ CHECKED_ANCHORS = 8
 # How far a stored anchor may be from what its encoder makes of it now, as a share of its length: hardware and batches
 # round differently. A wrong tokenizer, pooling or view is off by 0.3 and more.
 OWN_WITHIN, OWN_WITHIN_HALF = 1e-2, 1e-1
+# Of a whole's load: what concerns its decoder too.
+DECODER_ARGUMENTS = ("dtype", "torch_dtype", "ignore_mismatched_sizes", "low_cpu_mem_usage", "offload_folder")
+BALANCED = ("auto", "balanced", "balanced_low_0", "sequential")  # a decoder follows its encoder
+REFRESHING = threading.RLock()  # held while stale anchors are encoded again: the threads that wait find them exact
 
 
 @dataclass
@@ -97,27 +117,11 @@ class RelativeModelOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class RelativePreTrainedModel(RelativeUpload):
-    """What the encoder and the whole models share: switches that concern the wrapped model."""
-
-    base_model_prefix = "encoder"  # the attribute of whole models, and the prefix of its weights in their files
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever the gradient accumulation
-
-    @property
-    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        """`AnchorCallback` keeps the anchors equal on all ranks: no need to send them at every forward."""
-        return [name for name, _ in self.named_buffers() if name.endswith("projection.anchors_AD")]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, RelativeProjection):
-            init.zeros_(module.anchors_AD)
-
-
-class RelativeModel(RelativePreTrainedModel):
+class RelativeModel(RelativePart):
     """An encoder: any `AutoModel`, its pooling, and the projection on to anchors.
+
+    Its stored anchors are exact whenever they are read outside a training step: where its weights have changed they
+    are encoded again first.
 
     Example:
         ```python
@@ -133,35 +137,72 @@ class RelativeModel(RelativePreTrainedModel):
         ```
     """
 
+    config_class = RelativeEncoderConfig
+    config: RelativeEncoderConfig
     part = "encoder"
-    _anchor_nodes: Tensor | None = None
-    _state_of_base: str | None = None  # digest of the backbone's weights when they were last found to be its base's
+    base_model_prefix = "encoder"  # the attribute of whole models, and the prefix of its weights in their files
     backbone: PreTrainedModel
     projection: RelativeProjection
+    _anchor_nodes: Tensor | None = None
+    _state_of_base: str | None = None  # digest of the backbone's weights when they were last found to be its base's
+    _interface: Interface | None = None
+    _bound_to: int | None = None  # which projection knows this encoder
+    _is_refreshing: bool = False
+    _vocabulary: tuple[Any, str | None] | None = None  # which processor was described last, and as what
+    _loaded_vocabulary: str | None = None
 
-    def __init__(self, config: RelativeConfig, backbone: PreTrainedModel | None = None) -> None:
+    def __init__(
+        self, config: RelativeEncoderConfig | RelativeConfig, backbone: PreTrainedModel | None = None
+    ) -> None:
+        config = config.encoder if isinstance(config, RelativeConfig) else config
         super().__init__(config)
         if not isinstance(config.encoder_config, PreTrainedConfig):
             raise ConfigurationError(
-                "An encoder needs encoder_config, which is None: this configuration describes a decoder. "
-                "Load it with RelativeDecoder, or build an encoder with RelativeModel.from_encoder(encoder, view)."
+                "An encoder needs encoder_config, which is None: this configuration wraps no model. Build an encoder "
+                "with RelativeModel.from_encoder(encoder, view)."
             )
         if backbone is not None:
-            self.backbone = kept(without_idle_pooler(backbone, config))
+            self.backbone = without_idle_pooler(backbone, config)
         else:
-            self.backbone = Unattached() if config.encoder_is_frozen else built(config)  # type: ignore[assignment]
+            self.backbone = Unattached() if config.encoder_is_frozen else build_backbone(config)  # type: ignore[assignment]
         config.pooling = config.pooling or default_pooling(self.backbone, config.modality)
         self.projection = RelativeProjection(config)
+        self._freshness = Freshness()
+        self.register_state_dict_pre_hook(_refresh_before_reading)
+        self.register_load_state_dict_post_hook(_note_load)
+        self._bind()
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, RelativeProjection):
+            init.zeros_(module.anchors_AD)
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """Anchors are kept equal on all ranks by `AnchorCallback`: no need to send them at every forward."""
+        return [name for name, _ in self.named_buffers() if name.endswith("projection.anchors_AD")]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it takes its inputs; hooks of accelerate move them on from there."""
+        return device_of(self)
+
+    @property
+    def interface(self) -> Interface:
+        """What the wrapped model takes and gives, found out once."""
+        if self._interface is None or self._interface.model is not self.backbone:
+            self._interface = Interface(self.backbone)
+        return self._interface
 
     @classmethod
     def from_encoder(
         cls,
         encoder: str | Path | PreTrainedModel,
-        anchors_view: AnchorView,
+        anchors_view: AnchorView | AnchorSet,
         processor: Any = None,
         *,
-        config: RelativeConfig | None = None,
+        config: AnyRelativeConfig | RelativeSpace | None = None,
         freeze_encoder: bool = False,
         batch_size: int = 64,
         **settings: Any,
@@ -170,27 +211,34 @@ class RelativeModel(RelativePreTrainedModel):
 
         Args:
             encoder: Name, folder or loaded model, with or without adapters (LoRA, ...) in it.
-            anchors_view: The anchors as this encoder reads them: ``anchors.view("fr")``.
+            anchors_view: The anchors as this encoder reads them: ``anchors.view("fr")``; or a set with one view.
             processor: Tokenizer or image processor; found beside `encoder` where that is a name.
-            config: Where the settings start from, for example ``RelativeConfig.paper()``.
+            config: Where the settings start from, for example ``RelativeConfig.paper()``, or the configuration of a
+                decoder that this encoder is to fit.
             freeze_encoder: Whether training leaves the encoder as it is; an upload then refers to it, not copies it.
             batch_size: Anchors in a batch while they are encoded.
-            **settings: Fields of `RelativeConfig`: pooling, transform, similarity, basis_ridge, num_labels, ...
+            **settings: Fields of `RelativeEncoderConfig` and `RelativeSpace`: pooling, transform, similarity, ... For
+                a name also how it is loaded: revision, token, dtype, device_map, ...
 
         Raises:
             ConfigurationError: If a setting does not exist or has no meaning.
             EmbeddingError: If an anchor's embedding has no direction.
         """
-        backbone, processor, name = loaded(encoder, processor)
-        config = configured(config, backbone, anchors_view, processor, name, settings)
-        backbone = tower_of(backbone, config.tower)
+        loader, settings = split_settings(settings)
+        view = anchors_view.view() if isinstance(anchors_view, AnchorSet) else anchors_view
+        backbone, processor, source = load_backbone(encoder, processor, **loader)
+        own = resolve_config(config, backbone, view, processor, source, settings)
+        device_map: Any = getattr(backbone, "hf_device_map", None)
+        backbone = tower_of(backbone, own.tower)
         if freeze_encoder:
             backbone.requires_grad_(False)
-        measure(backbone, anchors_view, processor, config)
-        with BUILDING:
-            model = cls(config, backbone)
-        model.to(backbone.device)  # type: ignore[arg-type]  # the wrapper of `to` hides self
-        model.encode_anchors(anchors_view, processor, batch_size=batch_size)
+        measure(backbone, view, processor, own)
+        model = cls(own, backbone)
+        model.projection.to(device_of(backbone))
+        if device_map is not None:  # says to pipelines and Trainer that it is placed
+            placed: Any = {f"backbone.{name}".rstrip("."): place for name, place in device_map.items()}
+            model.hf_device_map = placed
+        model.encode_anchors(view, processor, batch_size=batch_size)
         return model
 
     def forward(
@@ -209,25 +257,25 @@ class RelativeModel(RelativePreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **inputs: Any,
     ) -> RelativeModelOutput | tuple[Any, ...]:
-        """Relative representations (B, R) beside the absolute embeddings (B, D); inputs are the wrapped model's."""
-        inputs = _given(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            pixel_values=pixel_values,
-            input_values=input_values,
-            input_features=input_features,
-            x=x,
-            edge_index=edge_index,
-            nodes=nodes,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
+        """Relative representations (B, R) beside the absolute embeddings (B, D); inputs are the wrapped model's.
+
+        Raises:
+            TypeError: If an input has a name that the wrapped model does not know.
+        """
+        self.refuse_unknown_inputs(inputs)
+        named: dict[str, Any] = {"input_ids": input_ids}
+        named |= {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
+        named |= {"inputs_embeds": inputs_embeds, "pixel_values": pixel_values}
+        named |= {"input_values": input_values, "input_features": input_features, "x": x, "edge_index": edge_index}
+        named |= {"nodes": nodes, "output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        given = {name: value for name, value in (named | inputs).items() if value is not None}
         warn_of_training_mode(self)
-        output, x_BD = embed(self.backbone, inputs, self.config)
+        output, x_BD = embed(self.interface, self._with_mask(given), self.config)
+        if self.training and x_BD.requires_grad and not torch.compiler.is_compiling():
+            self._freshness.note_training()
+        self._bind()
         result = RelativeModelOutput(
             last_hidden_state=getattr(output, "last_hidden_state", None),
             pooler_output=x_BD,
@@ -236,6 +284,29 @@ class RelativeModel(RelativePreTrainedModel):
             attentions=getattr(output, "attentions", None),
         )
         return result.to_tuple() if return_dict is False else result
+
+    def refuse_unknown_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Raise `TypeError` if an input that was given has a name that the wrapped model does not know."""
+        unknown = [name for name, value in inputs.items() if value is not None and not self.interface.takes(name)]
+        if unknown:
+            raise TypeError(
+                f"{type(self.backbone).__name__} takes no {', '.join(unknown)}. Its inputs are "
+                f"{', '.join(self.interface.names)}."
+            )
+
+    def _with_mask(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The inputs of texts with a mask made from the padding token, where there is padding and no mask."""
+        ids, pad = given.get("input_ids"), self.config.pad_token_id
+        if ids is None or pad is None or "attention_mask" in given or torch.compiler.is_compiling():
+            return given
+        is_padding = ids == pad
+        if not is_padding.any():
+            return given
+        logger.warning_once(
+            f"input_ids hold the padding token {pad} and no attention_mask was given: the padding is left out by a "
+            "mask made from that token. Give the tokenizer's mask, which knows better."
+        )
+        return given | {"attention_mask": (~is_padding).long()}
 
     def _live_anchors(self, output: Any) -> Tensor | None:
         """The anchors' embeddings in this very forward pass of a graph, where gradients are to pass through them."""
@@ -283,7 +354,7 @@ class RelativeModel(RelativePreTrainedModel):
     def encode_batches(self, parts: Iterable[tuple[Any, dict[str, Tensor]]], n: int) -> Tensor:
         """Absolute embeddings (n, D) of batches made by `hf_relreps.samples.batches`; rows without one stay zero."""
         x_ND = torch.zeros(n, self.config.embedding_size or 0)
-        with evaluating(self):
+        with evaluating(self.backbone):  # not itself: leaving training refreshes the anchors
             for rows, inputs in parts:
                 x_BD = self._embedded(inputs)
                 if len(x_BD) != len(rows):
@@ -297,7 +368,7 @@ class RelativeModel(RelativePreTrainedModel):
     def _embedded(self, inputs: dict[str, Tensor]) -> Tensor:
         refuse_unknown_tokens(self.backbone, inputs)
         try:
-            return embed(self.backbone, to_device(inputs, self.device), self.config)[1]
+            return embed(self.interface, to_device(inputs, self.device), self.config)[1]
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, IndexError, TypeError) as error:  # inputs of a shape or type that it does not take
@@ -306,8 +377,12 @@ class RelativeModel(RelativePreTrainedModel):
                 "Give the processor that it was trained with."
             ) from error
 
-    def encode_anchors(self, anchors_view: AnchorView, processor: Any = None, *, batch_size: int = 64) -> None:
+    def encode_anchors(
+        self, anchors_view: AnchorView | AnchorSet, processor: Any = None, *, batch_size: int = 64
+    ) -> None:
         """Encode a view of an anchor set with the encoder as it is now, and describe every sample by it from now on.
+
+        Its space becomes that of these anchors. A decoder that was trained on others says so still, and is refused.
 
         Raises:
             AnchorError: If the view has another number of anchors than the configuration, or another modality.
@@ -324,19 +399,102 @@ class RelativeModel(RelativePreTrainedModel):
 
             ```
         """
-        _refuse_other_modality(anchors_view, self.config.modality, "This encoder")
-        if len(anchors_view) != self.config.num_anchors:
+        view = anchors_view.view() if isinstance(anchors_view, AnchorSet) else anchors_view
+        config = self.config
+        _refuse_other_modality(view, config.modality, "This encoder")
+        if len(view) != config.space.num_anchors:
             raise AnchorError(
-                f"View {anchors_view.name!r} has {len(anchors_view)} anchors, the configuration names "
-                f"{self.config.num_anchors}. A decoder reads one number for each anchor: give the set that it was "
-                "trained with."
+                f"View {view.name!r} has {len(view)} anchors, the configuration names {config.space.num_anchors}. A "
+                "decoder reads one number for each anchor: give the set that it was trained with."
             )
-        self.projection.set_anchors(self.encode(anchors_view.samples, processor, batch_size=batch_size))
-        self._carries(anchors_view.anchors, processor)
+        self.put_anchors(self.encode(view.samples, processor, batch_size=batch_size), exact=True)
+        self.carry(view.anchors, processor)
         self._anchor_nodes = None
-        self.config.anchor_fingerprint = anchors_view.fingerprint
-        self.config.anchor_view = anchors_view.name
-        self.config.anchor_digest = anchors_view.digest
+        config.space = config.space.replace(fingerprint=view.fingerprint)
+        config.anchor_view = view.name
+        config.anchor_digest = view.digest
+
+    # -- Anchors that stay exact
+
+    def note_training(self) -> None:
+        """Take note that a training step may have changed the weights."""
+        if any(weight.requires_grad for weight in self.backbone.parameters()):
+            self._freshness.note_training()
+
+    def put_anchors(self, anchors_AD: Tensor, *, exact: bool) -> None:
+        """Put embeddings of the anchors (A, D) in place of the stored ones; `exact` if all are of the encoder now."""
+        self.projection.set_anchors(anchors_AD)
+        if exact:
+            self._freshness.note_exact(self.backbone)
+
+    @property
+    def has_stale_anchors(self) -> bool:
+        """Whether the weights have changed since the anchors were encoded."""
+        return self._freshness.is_stale
+
+    def refresh_anchors(self) -> None:
+        """Encode the anchors again if the weights have changed since they were encoded; nothing otherwise.
+
+        It is called by whatever reads the anchors outside a training step. Where the anchors cannot be encoded (the
+        raw ones or the processor are missing, or this process holds a share of the weights only) it warns.
+
+        Example:
+            ```python
+            >>> model = classifier_of("en", seed=3).train()
+            >>> tokens = model.processor(["a game of cards"], return_tensors="pt")
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            >>> model(**tokens, labels=torch.tensor([0])).loss.backward()
+            >>> optimizer.step()
+            >>> model.encoder.has_stale_anchors
+            True
+            >>> _ = model.eval()(**tokens)  # reads them
+            >>> model.encoder.has_stale_anchors
+            False
+
+            ```
+        """
+        if self._is_refreshing or not self._freshness.is_stale or torch.compiler.is_compiling():
+            return
+        with REFRESHING:
+            if self._freshness.is_stale:
+                self._refresh()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch modes; what leaves training has exact anchors, for a compiled forward cannot ask whether they are."""
+        super().train(mode)
+        if not mode:
+            self.refresh_anchors()
+        return self
+
+    def _refresh(self) -> None:
+        self._is_refreshing = True
+        try:
+            if is_sharded(self.backbone):
+                raise ConfigurationError("This process holds only a share of the weights.")
+            view = self.anchors.view(self.config.anchor_view)
+            self.put_anchors(self.encode(view.samples), exact=True)
+        except (AnchorError, UploadError, ConfigurationError) as error:
+            logger.warning_once(
+                "The encoder was trained after its anchors were encoded, and they could not be encoded again: every "
+                f"relative representation is off. {error}"
+            )
+        finally:
+            self._is_refreshing = False
+
+    def _bind(self) -> None:
+        """Let the projection refresh the anchors before they are read; a copy of it does not know whose it is."""
+        if self._bound_to != id(self.projection):
+            for part in self.projection.modules():  # peft puts it into a wrapper
+                if isinstance(part, RelativeProjection):
+                    part.before_reading = self.refresh_anchors
+            self._bound_to = id(self.projection)
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        if not self.has_stale_anchors:  # a copy of what tells that knows no weights yet
+            self._freshness.note_exact(self.backbone)
+        self._bound_to = None
+        self._bind()
 
     def check_anchors(self, processor: Any = None, *, k: int = CHECKED_ANCHORS) -> float:
         """Encode a few anchors again: whether the stored embeddings are this encoder's own.
@@ -361,6 +519,7 @@ class RelativeModel(RelativePreTrainedModel):
 
             ```
         """
+        self.refresh_anchors()
         view = self.anchors.view(self.config.anchor_view)
         rows = torch.linspace(0, len(view) - 1, min(k, len(view))).round().long()
         stored_KD = self.projection.anchors_AD[rows.to(self.projection.anchors_AD.device)].detach().cpu().double()
@@ -378,46 +537,69 @@ class RelativeModel(RelativePreTrainedModel):
             )
         return largest
 
-    def _check_before_save(self) -> None:
-        """Warn of stored anchors that are not the encoder's own."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return  # a sharded encoder would wait for the other processes
-        if isinstance(self.backbone, Unattached) or (self._anchors is None and self._source is None):
-            return
-        try:
-            self.check_anchors()
-        except RelrepsError as error:
-            logger.warning("The anchors that are saved may not be the encoder's own. %s", error)
-
-    def use_projection(self, like: RelativeConfig) -> Self:
-        """Describe samples with another configuration's transform, similarity and change of basis.
+    def use_projection(self, like: AnyRelativeConfig | RelativeSpace) -> Self:
+        """Describe samples with another space's transform, similarity and change of basis.
 
         The anchors' embeddings stay, so nothing is encoded again; decoders trained before no longer fit.
 
         Example:
             ```python
             >>> encoder = classifier_of("en", seed=3).encoder
-            >>> encoder.use_projection(RelativeConfig.paper()).config.similarity
-            'cosine'
+            >>> encoder.use_projection(RelativeConfig.paper()).config.space.similarity
+            ('cosine',)
 
             ```
         """
-        for name in like.projection:
-            setattr(self.config, name, copy.deepcopy(getattr(like, name)))
-        self.config.check()
+        space: Any = like if isinstance(like, RelativeSpace) else like.space
+        self.config.space = self.config.space.replace(**space.projection)
         self.projection.forget_frame()
         return self
 
-    def _under(self, config: RelativeConfig) -> RelativeModel:
-        """The same weights and the same anchors under the configuration of a whole model.
+    def share(self) -> RelativeModel:
+        """Another encoder with the same weights: its settings, its mode and its anchors are its own.
 
-        So what happens to the whole model's configuration does not reach the encoder that it was made from.
+        Training either trains both.
         """
-        encoder, projection = shallow(self), shallow(self.projection)
-        encoder.config = projection.config = config
-        projection.forget_frame()
-        encoder.projection = projection
+        held = [one for one in (self._anchors, self._processor, self._source) if one is not None]
+        encoder = share_weights(self, *held)
+        encoder._freshness = self._freshness.share()
         return encoder
+
+    # -- Saving and loading
+
+    def describe_weights(self) -> dict[str, Any]:
+        """The space, how the encoder is read, what its anchors are, its architecture and its vocabulary."""
+        config = self.config
+        space = {f"space.{name}": value for name, value in config.space.to_dict().items()}
+        names = ("modality", "pooling", "tower", "max_length", "anchor_view", "anchor_digest")
+        architecture = {f"encoder_config.{k}": v for k, v in describe_architecture(config.encoder_config).items()}
+        return space | {name: getattr(config, name) for name in names} | {"vocabulary": self._words()} | architecture
+
+    def _words(self) -> str | None:
+        """Digest of the tokenizer's vocabulary, that of the loaded weights where the processor was not fetched yet."""
+        if self._processor is None or self.config.modality != "text":
+            return self._loaded_vocabulary
+        tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        key = (id(tokenizer), len(tokenizer) if hasattr(tokenizer, "__len__") else 0)  # tokens may be added
+        if self._vocabulary is None or self._vocabulary[0] != key:
+            self._vocabulary = (key, digest_of_vocabulary(tokenizer))
+        return self._vocabulary[1]
+
+    def set_extra_state(self, state: Any) -> None:
+        """Refuse weights that mean something else here, and remember the vocabulary of those that do not."""
+        super().set_extra_state(state)
+        if isinstance(state, Tensor) and not state.is_meta:
+            self._loaded_vocabulary = json.loads(bytes(state.cpu().numpy())).get("vocabulary")
+
+    def _prepare_save(self) -> None:
+        """Encode the anchors again if the encoder was trained since; warn where they still are not its own."""
+        self.refresh_anchors()
+        if isinstance(self.backbone, Unattached) or not self.has_raw_anchors or is_sharded(self.backbone):
+            return
+        try:
+            self.check_anchors()
+        except RelrepsError as error:
+            logger.warning("The anchors that are saved may not be the encoder's own. %s", error)
 
     def _refer_to_base(self) -> set[str]:
         """Decide whether the upload can refer to the encoder's base, and note that in the configuration."""
@@ -435,7 +617,7 @@ class RelativeModel(RelativePreTrainedModel):
     def _is_its_base(self) -> bool:
         """Whether the base on the Hub gives exactly these weights; asked once, unless they change."""
         config, weights = self.config, base_weights(self.backbone)
-        state = digest(weights)
+        state = digest_of_weights(weights)
         if state == self._state_of_base:
             return True
         name = config.base_model_name_or_path
@@ -443,7 +625,7 @@ class RelativeModel(RelativePreTrainedModel):
             logger.warning("The frozen encoder has no name on the Hub to refer to: it is stored whole.")
             return False
         try:
-            base, commit = fetched_base(config)
+            base, commit = fetch_base(config)
         except OSError as error:
             logger.warning("The frozen encoder is stored whole, since its base %s cannot be read: %s", name, error)
             return False
@@ -451,27 +633,28 @@ class RelativeModel(RelativePreTrainedModel):
         if differs:
             logger.warning("The encoder is stored whole: its %s is not the one of %s.", differs, name)
             return False
-        config.base_model_revision, config.base_model_digest = commit, digest(base_weights(base))
+        config.base_model_revision, config.base_model_digest = commit, digest_of_weights(base_weights(base))
         self._state_of_base = state
         return True
 
-    def _attach_base(self, source: Source) -> None:
+    def _complete(self, source: Source) -> None:
         """Fetch the base that the upload refers to, check it, and put the upload's own adapters into it.
 
         Only now, after the load: what a load finds in the model without weights for it, it would fill at random.
         """
+        self._freshness.note_exact(self.backbone)
         if not isinstance(self.backbone, Unattached):
             return
         config = self.config
         try:
-            base, _ = fetched_base(config, **source.arguments)
+            base, _ = fetch_base(config, **source.arguments)
         except OSError as error:
             raise UploadError(
                 f"{source} refers to the encoder {config.base_model_name_or_path} at commit "
                 f"{config.base_model_revision}, which cannot be read: {error} "
                 "Ask its author to store the encoder in the upload."
             ) from error
-        found = digest(base_weights(base))
+        found = digest_of_weights(base_weights(base))
         if found != config.base_model_digest:
             raise UploadIntegrityError(
                 f"{source} refers to the encoder {config.base_model_name_or_path} with weights of digest "
@@ -489,6 +672,7 @@ class RelativeModel(RelativePreTrainedModel):
             self._state_of_base = found
         place: dict[str, Any] = {"device": self.projection.anchors_AD.device, "dtype": config.dtype}
         self.backbone = base.to(**place).eval()
+        self._freshness.note_exact(self.backbone)
 
     def get_input_embeddings(self) -> nn.Module:
         """Those of the wrapped model."""
@@ -502,6 +686,9 @@ class RelativeModel(RelativePreTrainedModel):
 class RelativeTaskModel(RelativePreTrainedModel):
     """An encoder and a decoder; subclasses name the inputs of their modality, which the Trainer reads."""
 
+    config_class = RelativeConfig
+    config: RelativeConfig
+    base_model_prefix = "encoder"
     modality: str
     decoder_types: tuple[str, ...] = CLASSIFIERS
     encoder: RelativeModel
@@ -511,23 +698,43 @@ class RelativeTaskModel(RelativePreTrainedModel):
         self, config: RelativeConfig, encoder: RelativeModel | None = None, decoder: RelativeDecoder | None = None
     ) -> None:
         super().__init__(config)
-        if config.decoder_type not in self.decoder_types:
-            raise ConfigurationError(
-                f"decoder_type={config.decoder_type!r} is none that {type(self).__name__} reads; it takes "
-                f"{', '.join(self.decoder_types)}."
-            )
-        self.encoder = RelativeModel(config) if encoder is None else kept(encoder)
-        self.decoder = RelativeDecoder(config) if decoder is None else kept(decoder)
-        if self.decoder._anchors is None and self.decoder._source is None:
-            self.decoder._carries(self.encoder._anchors, None)
+        _refuse_other_task(type(self), config)
+        self.encoder = RelativeModel(config.encoder) if encoder is None else encoder
+        self.decoder = RelativeDecoder(config.decoder) if decoder is None else decoder
+        config.encoder, config.decoder = self.encoder.config, self.decoder.config
+        if not self.decoder.has_raw_anchors:
+            self.decoder.carry(self.encoder._anchors, None)
+        self._note_placement()
         self.post_init()
+
+    def _note_placement(self) -> None:
+        """Say to pipelines, `Trainer` and saves that the encoder was placed by a device map, if it was."""
+        maps: dict[str, Any] = {name: getattr(part, "hf_device_map", None) for name, part in self.parts.items()}
+        if maps["encoder"] is not None:
+            maps["decoder"] = maps["decoder"] or {"": str(self.decoder.device)}
+            places = {f"{name}.{below}".rstrip("."): at for name, of in maps.items() for below, at in of.items()}
+            self.hf_device_map = {"": str(self.encoder.device)} | places  # pipelines send inputs to the first
+
+    @classmethod
+    def from_parts(cls, encoder: RelativeModel, decoder: RelativeDecoder) -> Self:
+        """The whole of two parts, which it takes as they are.
+
+        Raises:
+            StitchingError: If they do not fit.
+        """
+        require_fit(encoder.config.space, decoder.config.space)
+        return cls(RelativeConfig(encoder=encoder.config, decoder=decoder.config), encoder, decoder)
 
     @classmethod
     def from_encoder(
         cls,
         encoder: str | Path | PreTrainedModel,
-        anchors_view: AnchorView | None = None,
+        anchors_view: AnchorView | AnchorSet | None = None,
         processor: Any = None,
+        *,
+        config: AnyRelativeConfig | RelativeSpace | None = None,
+        freeze_encoder: bool = False,
+        batch_size: int = 64,
         **settings: Any,
     ) -> Self:
         """An encoder made relative, with a new decoder to be trained.
@@ -536,54 +743,124 @@ class RelativeTaskModel(RelativePreTrainedModel):
             encoder: Name, folder or loaded model: any `AutoModel`, or a loaded `RelativeModel` whose anchors are kept.
             anchors_view: The anchors as this encoder reads them; none for a `RelativeModel`.
             processor: Tokenizer or image processor; found beside `encoder` where that is a name.
-            **settings: As for `RelativeModel.from_encoder`, with num_labels, id2label, label2id, problem_type; for a
-                `RelativeModel` these and the decoder's fields.
+            config: Where the settings start from, for example ``RelativeConfig.paper()``.
+            freeze_encoder: Whether training leaves the encoder as it is.
+            batch_size: Anchors in a batch while they are encoded.
+            **settings: As for `RelativeModel.from_encoder`, with num_labels, id2label, label2id, problem_type and the
+                fields of `RelativeDecoderConfig`; for a `RelativeModel` the latter alone.
 
         Raises:
             AnchorError: If there is no view, or it is of another modality than this class reads.
             ConfigurationError: If a setting does not exist or has no meaning.
         """
+        new = {name: value for name, value in settings.items() if name in DECODER_SETTINGS}
+        rest = {name: value for name, value in settings.items() if name not in DECODER_SETTINGS}
         if isinstance(encoder, RelativeModel):
-            return cls._on(encoder, anchors_view, settings)
-        if anchors_view is None:
-            raise AnchorError(f"{cls.__name__}.from_encoder needs a view of an anchor set: anchors.view(name).")
-        _refuse_other_modality(anchors_view, cls.modality, cls.__name__)
-        encoder = RelativeModel.from_encoder(encoder, anchors_view, processor, **settings)
-        _refuse_new_head(encoder.config)
-        with BUILDING:
-            return cls(encoder.config, encoder)
+            frozen = {"freeze_encoder": True} if freeze_encoder else {}
+            cls._refuse_other_encoder(encoder, anchors_view, rest | frozen)
+            relative = encoder.share()
+        else:
+            if anchors_view is None:
+                raise AnchorError(f"{cls.__name__}.from_encoder needs a view of an anchor set: anchors.view(name).")
+            view = anchors_view.view() if isinstance(anchors_view, AnchorSet) else anchors_view
+            _refuse_other_modality(view, cls.modality, cls.__name__)
+            refuse_unknown_settings(split_settings(rest)[1], ENCODER_SETTINGS | DECODER_SETTINGS, cls.__name__)
+            how: dict[str, Any] = {"config": config, "freeze_encoder": freeze_encoder, "batch_size": batch_size}
+            relative = RelativeModel.from_encoder(encoder, view, processor, **how, **rest)
+        return cls.from_parts(relative, cls._new_decoder(relative, config, new))
 
     @classmethod
-    def _on(cls, encoder: RelativeModel, anchors_view: AnchorView | None, settings: dict[str, Any]) -> Self:
-        """A new decoder on an encoder that is relative already: the weights are shared, the configuration is not."""
-        if encoder.config.modality != cls.modality:
+    def _new_decoder(cls, encoder: RelativeModel, config: Any, settings: dict[str, Any]) -> RelativeDecoder:
+        start = getattr(config, "decoder", config)
+        start = start if isinstance(start, RelativeDecoderConfig) else RelativeDecoderConfig()
+        of_encoder = {"space": encoder.config.space, "modality": encoder.config.modality}
+        own = changed(start, of_encoder | {"anchor_view": encoder.config.anchor_view, "head_pair": None} | settings)
+        if own.decoder_type == "head":
+            raise ConfigurationError(
+                "decoder_type='head' is the head of an ordinary classifier, which is not made anew. Take one: "
+                "stitch(encoder, classifier, anchors=anchors); or train an 'mlp' or 'linear' decoder."
+            )
+        _refuse_other_task(cls, RelativeConfig(encoder=encoder.config, decoder=own))
+        with BUILDING:
+            return RelativeDecoder(own).to(encoder.projection.anchors_AD.device)  # type: ignore[arg-type]
+
+    @classmethod
+    def _refuse_other_encoder(
+        cls, encoder: RelativeModel, anchors_view: AnchorView | AnchorSet | None, settings: Mapping[str, Any]
+    ) -> None:
+        """An encoder that is relative already keeps its anchors and its settings."""
+        config = encoder.config
+        if config.modality != cls.modality:
             raise AnchorError(
-                f"{cls.__name__} reads {cls.modality}s, this encoder reads {encoder.config.modality}s. "
+                f"{cls.__name__} reads {cls.modality}s, this encoder reads {config.modality}s. "
                 "Use the class of that modality."
             )
-        if anchors_view is not None and anchors_view.digest != encoder.config.anchor_digest:
+        view = anchors_view.view() if isinstance(anchors_view, AnchorSet) else anchors_view
+        if view is not None and view.digest != config.anchor_digest:
             raise AnchorError(
-                f"The encoder is described by view {encoder.config.anchor_view!r} of anchors "
-                f"{(encoder.config.anchor_fingerprint or 'none')[:16]}, the view given is {anchors_view.name!r} of "
-                f"{anchors_view.fingerprint[:16]}. Leave it out, or first call encoder.encode_anchors(view)."
+                f"The encoder is described by view {config.anchor_view!r} of {config.space.anchors}, the view given "
+                f"is {view.name!r} of {view.fingerprint[:16]}. Leave it out, or first call encode_anchors(view)."
             )
-        allowed = {*DECODER_FIELDS, "num_labels", *LABEL_FIELDS}
-        unknown = sorted(set(settings) - allowed)
-        if unknown:
+        if settings:
             raise ConfigurationError(
-                f"{', '.join(unknown)} cannot be set for a new decoder on a RelativeModel; it takes "
-                f"{', '.join(sorted(allowed))}. What concerns the encoder is set when it is made relative, or with "
-                "encoder.use_projection(config)."
+                f"{', '.join(sorted(settings))} cannot be set for a new decoder on a RelativeModel; it takes "
+                f"{', '.join(sorted(DECODER_SETTINGS))}. What concerns the encoder is set when it is made relative, "
+                "or with encoder.use_projection(config)."
             )
-        config = copy.deepcopy(encoder.config)
-        if config.decoder_type == "head":  # that of an ordinary classifier, from which the encoder was taken
-            config.decoder_type = RelativeConfig.decoder_type
-        for name, value in settings.items():
-            setattr(config, name, value)
-        config.check()
-        _refuse_new_head(config)
-        with BUILDING:
-            return cls(config, encoder._under(config))
+
+    # -- Loading and saving, part by part
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load both parts of an upload, each with its own dtype.
+
+        Args:
+            pretrained_model_name_or_path: Folder or repository id.
+            *args: As for any `PreTrainedModel`.
+            **kwargs: As for any `PreTrainedModel`: `revision`, `token`, `dtype`, `device_map`, ...
+
+        Raises:
+            ConfigurationError: If the upload reads another modality than this class, or has another number of classes
+                than `num_labels` asks for.
+            StitchingError: If its parts do not fit together.
+            UploadError: If the upload lacks a part, or is not one of this library.
+        """
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *args, **kwargs)
+        source = locate(pretrained_model_name_or_path, None, kwargs.pop("subfolder", None) or "", kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        adapter, adapter_name = dict(kwargs.pop("adapter_kwargs", None) or {}), kwargs.pop("adapter_name", "default")
+        adapter_place = adapter.pop("_adapter_model_path", None)
+        config, kwargs = cls._resolve_config(source, kwargs)
+        _refuse_other_task(cls, config)
+        info: dict[str, Any] = {}
+        parts: dict[str, Any] = {}
+        for name, part_class in (("encoder", RelativeModel), ("decoder", RelativeDecoder)):
+            how = _of_part(name, kwargs, parts.get("encoder"))
+            how |= {"config": getattr(config, name), "subfolder": source.folder, **source.arguments}
+            loaded: Any = part_class.from_pretrained(source.name, output_loading_info=True, **how)
+            parts[name] = loaded[0]
+            _add_info(info, name, loaded[1])
+        require_fit(parts["encoder"].config.space, parts["decoder"].config.space)
+        model = cls(config, **parts)
+        if adapter_place is not None:  # of peft, around the whole: `AutoModel` led from it to this base
+            model.load_adapter(adapter_place, adapter_name=adapter_name, adapter_kwargs=adapter)
+        model.eval()
+        return (model, info) if wants_info else model  # type: ignore[return-value]  # as transformers does
+
+    @classmethod
+    def _resolve_config(cls, source: Source, kwargs: dict[str, Any]) -> tuple[RelativeConfig, dict[str, Any]]:
+        config = kwargs.pop("config", None)
+        if isinstance(config, RelativeConfig):
+            return copy.deepcopy(config), kwargs
+        of_weights = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
+        config, kwargs = load_whole_config(source, kwargs)
+        return config, kwargs | of_weights
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Both by their names."""
+        return {"encoder": self.encoder, "decoder": self.decoder}
 
     @property
     def anchors(self) -> AnchorSet:
@@ -599,28 +876,36 @@ class RelativeTaskModel(RelativePreTrainedModel):
     def processor(self, processor: Any) -> None:
         self.encoder.processor = processor
 
-    def _came_from(self, source: Source) -> None:
-        super()._came_from(source)
-        self.encoder._came_from(source)
-        self.decoder._came_from(source)
+    @property
+    def has_raw_anchors(self) -> bool:
+        """Whether the anchors are at hand or can be fetched."""
+        return self.encoder.has_raw_anchors
 
-    def _check_before_save(self) -> None:
-        self.encoder._check_before_save()
+    @property
+    def device(self) -> torch.device:
+        """Where it takes its inputs."""
+        return self.encoder.device
 
-    def _save_companions(self, root: Path) -> None:
-        self.encoder._save_companions(root)
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        return [f"encoder.{name}" for name in self.encoder._ddp_params_and_buffers_to_ignore]
 
-    def _attach_base(self, source: Source) -> None:
-        self.encoder._attach_base(source)
+    def require_fit(self) -> None:
+        """Raise `StitchingError` if the encoder no longer lives in the space that the decoder was trained on."""
+        encoder, decoder = self.encoder.config.space, self.decoder.config.space
+        if encoder != decoder and not torch.compiler.is_compiling():
+            require_fit(encoder, decoder)
+
+    def _prepare_save(self) -> None:
+        self.require_fit()
+        self.encoder._prepare_save()
 
     def _refer_to_base(self) -> set[str]:
         names = {f"encoder.{name}" for name in self.encoder._refer_to_base()}
-        for name in ("base_model_revision", "base_model_digest", "encoder_is_frozen", "encoder_adapters"):
-            setattr(self.config, name, getattr(self.encoder.config, name))
         places = [self.encoder._source, self.decoder._source]
         origins = [place.name for place in places if place is not None and not place.is_local]
-        if self.decoder._source is None and self.config.head_name_or_path:
-            origins.append(self.config.head_name_or_path)
+        if self.decoder._source is None and self.decoder.config.head_name_or_path:
+            origins.append(self.decoder.config.head_name_or_path)
         if len(set(origins)) == 2:
             self.config.stitched_from = origins
         return names
@@ -634,16 +919,86 @@ class RelativeTaskModel(RelativePreTrainedModel):
         self.encoder.set_input_embeddings(value)
 
 
-def _refuse_new_head(config: RelativeConfig) -> None:
-    if config.decoder_type == "head":
-        raise ConfigurationError(
-            "decoder_type='head' is the head of an ordinary classifier, which is not made anew. Take one: "
-            "stitch(encoder, classifier, anchors=anchors); or train an 'mlp' or 'linear' decoder."
+def load_whole_config(source: Source, kwargs: dict[str, Any]) -> tuple[RelativeConfig, dict[str, Any]]:
+    """The configuration of a whole upload, and the keywords that it did not take.
+
+    Raises:
+        UploadError: If the upload is not a whole model of this library.
+    """
+    content = source.json("config.json")
+    if content is None or content.get("model_type") != RelativeConfig.model_type:
+        missing = "decoder" if (content or {}).get("model_type") != RelativeDecoderConfig.model_type else "encoder"
+        raise explain(source, missing, None)
+    try:
+        config: Any = RelativeConfig.from_pretrained(
+            source.name, return_unused_kwargs=True, **kwargs | source.arguments | source.subfolder_argument
         )
+    except (RelrepsError, MemoryError):
+        raise
+    except Exception as error:  # a configuration from outside makes other code fail in any way
+        raise explain(source, None, error) from error
+    return config[0], config[1]
 
 
-def _given(**inputs: Any) -> dict[str, Any]:
-    return {name: value for name, value in inputs.items() if value is not None}
+def _of_part(name: str, kwargs: Mapping[str, Any], encoder: RelativeModel | None) -> dict[str, Any]:
+    """Those of the keywords of a whole's load that concern a part."""
+    how = {key: value for key, value in kwargs.items() if key not in ("device_map", "state_dict")}
+    how = how if name == "encoder" else {key: how[key] for key in DECODER_ARGUMENTS if key in how}
+    device_map, state_dict = kwargs.get("device_map"), kwargs.get("state_dict")
+    if isinstance(device_map, Mapping):
+        below = {
+            key.removeprefix(name).lstrip("."): place
+            for key, place in device_map.items()
+            if key in ("", name) or key.startswith(f"{name}.")
+        }
+        how |= {"device_map": below or None}
+    elif device_map is not None and (encoder is None or str(device_map) not in BALANCED):
+        how |= {"device_map": device_map}
+    elif device_map is not None and encoder is not None:
+        how |= {"device_map": {"": encoder.device}}
+    if state_dict is not None:
+        how |= {"state_dict": {key: value for key, value in state_dict.items() if key.startswith(f"{name}.")}}
+    return how
+
+
+def _add_info(info: dict[str, Any], name: str, of_part: Mapping[str, Any]) -> None:
+    """Put what a part's load says beside what the other's says, with the names of the whole."""
+    for key, value in of_part.items():
+        if isinstance(value, set):
+            info.setdefault(key, set()).update(value)
+        elif isinstance(value, list):
+            info.setdefault(key, []).extend(value)
+        else:
+            info.setdefault(key, value)
+
+
+def _refresh_before_reading(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    """A state dict is read outside a training step."""
+    assert isinstance(module, RelativeModel)
+    module.refresh_anchors()
+
+
+def _note_load(module: nn.Module, incompatible_keys: Any) -> None:
+    """Weights that came with their anchors are exact; weights that came without leave the anchors stale."""
+    assert isinstance(module, RelativeModel)
+    for part in module.projection.modules():
+        if isinstance(part, RelativeProjection) and part.has_loaded:
+            part.has_loaded = False
+            module._freshness.note_exact(module.backbone)
+
+
+def _refuse_other_task(task_class: Any, config: RelativeConfig) -> None:
+    """Raise `ConfigurationError` if a class of whole models does not do what a configuration describes."""
+    if config.modality != task_class.modality:
+        raise ConfigurationError(
+            f"{task_class.__name__} reads {task_class.modality}s, this encoder reads {config.modality}s. Use the "
+            "class of that modality."
+        )
+    if config.decoder.decoder_type not in task_class.decoder_types:
+        raise ConfigurationError(
+            f"decoder_type={config.decoder.decoder_type!r} is none that {task_class.__name__} reads; it takes "
+            f"{', '.join(task_class.decoder_types)}."
+        )
 
 
 def _refuse_other_modality(view: AnchorView, modality: str, who: str) -> None:

@@ -50,7 +50,7 @@ def spatial_mean(hidden_BDHW: Tensor, mask_BT: Tensor | None) -> Tensor:
 
 
 # The pooler of the model itself needs its whole output, so `pool` reads it there.
-POOLINGS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
+POOLERS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
     "cls": cls,
     "mean": mean,
     "last": last,
@@ -69,7 +69,7 @@ def pool(output: Any, mask_BT: Tensor | None, pooling: str) -> Tensor:
         if pooled is None:
             raise ConfigurationError(
                 "pooling='pooler' reads the encoder's own pooler, which it does not have. "
-                f"Choose one of {', '.join(POOLINGS)}."
+                f"Choose one of {', '.join(POOLERS)}."
             )
         return pooled.flatten(1)  # convolutional poolers give (B, D, 1, 1)
     hidden = vectors(output)
@@ -85,11 +85,11 @@ def pool(output: Any, mask_BT: Tensor | None, pooling: str) -> Tensor:
             f"pooling={pooling!r} reads a mask of {tuple(hidden.shape[:2])} like the encoder's vectors, found "
             f"{tuple(mask_BT.shape)}: the encoder gives another number of vectors than it takes tokens. Choose pooler."
         )
-    return POOLINGS[pooling](hidden, mask_BT)
+    return POOLERS[pooling](hidden, mask_BT)
 
 
 # Inputs by which a model shows that it reads a modality; `grid_thw` goes with patches of images in one long row.
-READS = {
+MAIN_INPUTS = {
     "text": {"input_ids"},
     "image": {"pixel_values", "grid_thw"},
     "audio": {"input_values", "input_features"},
@@ -107,29 +107,97 @@ CALLED = {
 OUTPUTS = ("last_hidden_state", "encoder_last_hidden_state", "image_embeds", "text_embeds", "feature_maps")
 
 
+# Methods by which audio encoders tell how many vectors they make of what they read.
+SHORTENING = ("_get_feature_vector_attention_mask", "_get_output_attention_mask")
+
+
 def reads(model: nn.Module, modality: str) -> bool:
     """Whether a model takes inputs of a modality."""
-    return bool(READS[modality] & set(_parameters(model)))
+    return bool(MAIN_INPUTS[modality] & set(_parameters(model)))
 
 
-def readable(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a processor's outputs that a model takes, by the names that it has for them."""
-    names = _parameters(model)
-    if not any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in names.values()):
-        also = {name: other for name, other in CALLED.items() if other not in names}
-        named = {name: inputs.get(name, inputs.get(also.get(name, ""))) for name in names}
-        switches = {name: value for name, value in inputs.items() if name.startswith("output_")}
-        inputs = {name: value for name, value in named.items() if value is not None} | switches
-    if "use_cache" in names:  # nothing is generated
-        inputs = {**inputs, "use_cache": False}
-    if "bbox" in names and "bbox" not in inputs and "input_ids" in inputs:  # text on no page, as LayoutLM assumes
-        inputs = {**inputs, "bbox": inputs["input_ids"].new_zeros((*inputs["input_ids"].shape, 4))}
-    mask_BT = inputs.get("attention_mask")
-    places = "position_ids" in names and "position_ids" not in inputs and "input_ids" in inputs
-    if places and mask_BT is not None and mask_BT.ndim == 2 and _is_causal(model):
-        # Padding on the left would shift absolute positions; on the right these are the model's own.
-        return dict(inputs) | {"position_ids": (mask_BT.long().cumsum(-1) - 1).clamp_min(0)}
-    return dict(inputs)
+class Interface:
+    """What a model takes and gives, found out once: looking at each forward costs as much as a small layer.
+
+    Args:
+        model: The wrapped model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        parameters = _parameters(model)
+        self.model = model
+        self.names = tuple(parameters)
+        self.takes_all = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters.values())
+        self.also = {name: other for name, other in CALLED.items() if other not in parameters}
+        self.counts_positions = "position_ids" in parameters and is_causal(model)
+        # Only `hf_relreps.samples` gives this mask to a model that does not take it (Whisper): neither a pipeline nor
+        # a data set does, and their samples must be described like the anchors.
+        self.idle_masks = {"input_features_mask"} - set(parameters)
+        self.shortens = next((name for name in SHORTENING if hasattr(model, name)), None)
+
+    def takes(self, name: str) -> bool:
+        """Whether an input of this name reaches the model."""
+        return self.takes_all or name in self.names or name in CALLED.values() or name.startswith("output_")
+
+    def readable(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a processor's outputs that the model takes, by the names that it has for them."""
+        names = self.names
+        if not self.takes_all:
+            named = {name: inputs.get(name, inputs.get(self.also.get(name, ""))) for name in names}
+            switches = {name: value for name, value in inputs.items() if name.startswith("output_")}
+            inputs = {name: value for name, value in named.items() if value is not None} | switches
+        if "use_cache" in names:  # nothing is generated
+            inputs = {**inputs, "use_cache": False}
+        if "bbox" in names and "bbox" not in inputs and "input_ids" in inputs:  # text on no page, as LayoutLM assumes
+            inputs = {**inputs, "bbox": inputs["input_ids"].new_zeros((*inputs["input_ids"].shape, 4))}
+        mask_BT = inputs.get("attention_mask")
+        places = self.counts_positions and "position_ids" not in inputs and "input_ids" in inputs
+        if places and mask_BT is not None and mask_BT.ndim == 2:
+            # Padding on the left would shift absolute positions; on the right these are the model's own.
+            return dict(inputs) | {"position_ids": (mask_BT.long().cumsum(-1) - 1).clamp_min(0)}
+        return dict(inputs)
+
+    def unpack(self, output: Any, inputs: Mapping[str, Any]) -> tuple[Any, Tensor | None]:
+        """An output with its vectors as `last_hidden_state`, a row for each sample, and the mask (B, T) of those."""
+        hidden = _vectors_or_none(output)
+        if hidden is None:
+            return output, None
+        patches_B, mask_BT = _patches(inputs), None
+        # `shape`, not `len`: that would fix the size of the batch in an exported program.
+        if hidden.ndim == 3 and hidden.shape[0] == 1 and patches_B.shape[0] > 1:
+            hidden = hidden[0]
+        if hidden.ndim == 2 and hidden.shape[0] != patches_B.shape[0]:
+            hidden, mask_BT = unpacked(hidden, patches_B)
+        elif hidden.ndim == 3:
+            mask_BT = self._mask_of(hidden, inputs)
+        elif hidden.ndim == 4 and hidden.shape[1] == hidden.shape[2] != hidden.shape[3]:  # a square map, width last
+            hidden = hidden.movedim(-1, 1)
+        output.last_hidden_state = hidden
+        return output, mask_BT
+
+    def _mask_of(self, hidden_BTD: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
+        """The mask of an output's vectors: audio encoders give fewer than they read."""
+        length, masks = hidden_BTD.shape[1], self._masks(inputs)
+        fitting = [mask_BT for mask_BT in masks if mask_BT.shape[1] == length]
+        if fitting or not masks or "input_ids" in inputs:
+            return next(iter(fitting or masks), None)
+        if self.shortens == SHORTENING[0]:
+            return self.model._get_feature_vector_attention_mask(length, masks[0])
+        if self.shortens == SHORTENING[1]:
+            return self.model._get_output_attention_mask(masks[0], target_length=length)
+        kept_B = (masks[0].long().sum(-1) * length / masks[0].shape[1]).ceil()  # in proportion: Whisper halves frames
+        return torch.arange(length, device=hidden_BTD.device) < kept_B[:, None]
+
+    def _masks(self, inputs: Mapping[str, Any]) -> list[Tensor]:
+        idle = self.idle_masks
+        return [mask for name, mask in inputs.items() if name.endswith("mask") and name not in idle and mask.ndim == 2]
+
+    def guesses_mask(self, output: Any, inputs: Mapping[str, Any]) -> bool:
+        """Whether the mask of an output's vectors is known only in proportion, so that it may be wrong by one."""
+        hidden, masks = _vectors_or_none(output), self._masks(inputs)
+        if hidden is None or hidden.ndim != 3 or not masks or "input_ids" in inputs:
+            return False
+        return self.shortens is None and all(mask_BT.shape[1] != hidden.shape[1] for mask_BT in masks)
 
 
 def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
@@ -179,25 +247,6 @@ def unpacked(packed_PD: Tensor, patches_B: Tensor) -> tuple[Tensor, Tensor]:
     return nn.utils.rnn.pad_sequence(list(parts), batch_first=True), mask_BT
 
 
-def spread(model: Any, output: Any, inputs: Mapping[str, Any]) -> tuple[Any, Tensor | None]:
-    """An output with its vectors as `last_hidden_state`, a row for each sample, and the mask (B, T) of those."""
-    hidden = _vectors_or_none(output)
-    if hidden is None:
-        return output, None
-    patches_B, mask_BT = _patches(inputs), None
-    # `shape`, not `len`: that would fix the size of the batch in an exported program.
-    if hidden.ndim == 3 and hidden.shape[0] == 1 and patches_B.shape[0] > 1:
-        hidden = hidden[0]
-    if hidden.ndim == 2 and hidden.shape[0] != patches_B.shape[0]:
-        hidden, mask_BT = unpacked(hidden, patches_B)
-    elif hidden.ndim == 3:
-        mask_BT = _mask_of(model, hidden, inputs)
-    elif hidden.ndim == 4 and hidden.shape[1] == hidden.shape[2] != hidden.shape[3]:  # a square map, its width last
-        hidden = hidden.movedim(-1, 1)
-    output.last_hidden_state = hidden
-    return output, mask_BT
-
-
 def _patches(inputs: Mapping[str, Any]) -> Tensor:
     """How many patches each of the B samples has, or numbers in proportion to that."""
     for name in ("image_grid_thw", "grid_thw", "image_sizes", "target_sizes"):
@@ -205,36 +254,6 @@ def _patches(inputs: Mapping[str, Any]) -> Tensor:
             return inputs[name].prod(-1)
     first = next(value for value in inputs.values() if isinstance(value, Tensor))
     return torch.ones(first.shape[0], dtype=torch.long)
-
-
-def _mask_of(model: Any, hidden_BTD: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
-    """The mask of an output's vectors: audio encoders give fewer than they read."""
-    length, masks = hidden_BTD.shape[1], _masks(model, inputs)
-    fitting = [mask_BT for mask_BT in masks if mask_BT.shape[1] == length]
-    if fitting or not masks or "input_ids" in inputs:
-        return next(iter(fitting or masks), None)
-    if hasattr(model, "_get_feature_vector_attention_mask"):
-        return model._get_feature_vector_attention_mask(length, masks[0])
-    if hasattr(model, "_get_output_attention_mask"):
-        return model._get_output_attention_mask(masks[0], target_length=length)
-    kept_B = (masks[0].long().sum(-1) * length / masks[0].shape[1]).ceil()  # in proportion: Whisper halves its frames
-    return torch.arange(length, device=hidden_BTD.device) < kept_B[:, None]
-
-
-def _masks(model: Any, inputs: Mapping[str, Any]) -> list[Tensor]:
-    # Only `hf_relreps.samples` gives this mask to a model that does not take it (Whisper): neither a pipeline nor
-    # a data set does, and their samples must be described like the anchors.
-    idle = {"input_features_mask"} - set(_parameters(model))
-    return [mask for name, mask in inputs.items() if name.endswith("mask") and name not in idle and mask.ndim == 2]
-
-
-def guesses_mask(model: Any, output: Any, inputs: Mapping[str, Any]) -> bool:
-    """Whether the mask of an output's vectors is known only in proportion, so that it may be wrong by one."""
-    hidden, masks = _vectors_or_none(output), _masks(model, inputs)
-    if hidden is None or hidden.ndim != 3 or not masks or "input_ids" in inputs:
-        return False
-    tells = any(hasattr(model, name) for name in ("_get_feature_vector_attention_mask", "_get_output_attention_mask"))
-    return not tells and all(mask_BT.shape[1] != hidden.shape[1] for mask_BT in masks)
 
 
 def default_pooling(model: Any, modality: str, output: Any = None) -> str:
@@ -256,7 +275,7 @@ def default_pooling(model: Any, modality: str, output: Any = None) -> str:
     own = _own_pooling(output, hidden)
     if modality == "text":
         picks = own is not None and not isinstance(getattr(model, "pooler", None), nn.Module)
-        return "pooler" if picks else "last" if _is_causal(model) else "mean"
+        return "pooler" if picks else "last" if is_causal(model) else "mean"
     plain = "spatial_mean" if hidden is not None and hidden.ndim == 4 else "mean"
     if plain == "mean" and modality == "image" and _has_class_token(model):
         return "cls"
@@ -264,7 +283,7 @@ def default_pooling(model: Any, modality: str, output: Any = None) -> str:
         return plain
     if hidden is None or hidden.ndim == 2:
         return "pooler"
-    mean_BD = POOLINGS[plain](hidden, None)
+    mean_BD = POOLERS[plain](hidden, None)
     return plain if own.shape == mean_BD.shape and torch.allclose(own, mean_BD, atol=1e-4) else "pooler"
 
 
@@ -280,7 +299,7 @@ def _has_class_token(model: nn.Module) -> bool:
     return any(name.endswith(("cls_token", "class_embedding", "class_token")) for name, _ in model.named_parameters())
 
 
-def _is_causal(model: Any) -> bool:
+def is_causal(model: Any) -> bool:
     """Whether each token sees only those before it: what the attention says, else what the type is known for."""
     if model.config.is_encoder_decoder:
         return False

@@ -16,10 +16,6 @@ from torch import Tensor
 
 
 FEWEST_PAIRS = 100
-# Mean error by the number of pairs, without and with `own_accuracy`: docs/quality.md, from
-# `python -m benchmarks.quality prediction`. Nodes of graphs are apart: weak encoders, of which none knows best.
-ERRORS = {100: (0.05, 0.04), 300: (0.04, 0.03), 1000: (0.04, 0.03)}
-ERRORS_OF_NODES = {100: (0.14, 0.07), 300: (0.14, 0.08)}
 # What the own encoder alone believes, if it is calibrated: two encoders do not err independently of one another.
 WEIGHT_OF_OWN = 1 / 3
 SHARPEST = 100.0  # scores are multiplied by no more, and divided by no more
@@ -32,29 +28,27 @@ class Prediction:
 
     Args:
         num_pairs: How many samples it was told from.
-        ratio: Stitched over own; ``None`` if it cannot be told.
-        error: Mean absolute error of such predictions where they were measured.
+        ratio: Stitched over own; ``None`` if it cannot be told. How near that was to what labels say in some settings,
+            and how far off in another: `docs/quality.md`.
         why_not: Why it cannot be told.
 
     Example:
         ```python
         >>> from hf_relreps.prediction import Prediction
-        >>> print(Prediction(num_pairs=300, ratio=0.956, error=0.04))
-        keeps 96 % of the decoder's own macro-F1, ± 4 (300 pairs)
+        >>> print(Prediction(num_pairs=300, ratio=0.956))
+        keeps 96 % of the decoder's own macro-F1 (300 pairs)
 
         ```
     """
 
     num_pairs: int
     ratio: float | None = None
-    error: float | None = None
     why_not: str = ""
 
     def __str__(self) -> str:
-        if self.ratio is None or self.error is None:
+        if self.ratio is None:
             return f"not known: {self.why_not}"
-        kept, error = f"{100 * self.ratio:.0f} %", f"{100 * self.error:.0f}"
-        return f"keeps {kept} of the decoder's own macro-F1, ± {error} ({self.num_pairs:,} pairs)"
+        return f"keeps {100 * self.ratio:.0f} % of the decoder's own macro-F1 ({self.num_pairs:,} pairs)"
 
 
 def predicted(
@@ -63,25 +57,21 @@ def predicted(
     own_accuracy: float | None = None,
     *,
     one_class_each: bool = True,
-    of_nodes: bool = False,
 ) -> Prediction:
-    """`expected_ratio` with its error, where both are known.
+    """`expected_ratio`, where it can be told.
 
     Args:
         own_NC: Logits of the decoder behind its own encoder.
         stitched_NC: Logits of the decoder behind the other one, for the same samples.
         own_accuracy: How often the decoder is right behind its own encoder, if that is known.
         one_class_each: Whether each sample has one class, not several.
-        of_nodes: Whether samples are nodes of a graph.
     """
     num_pairs = len(own_NC)
     if not one_class_each:
         return Prediction(num_pairs, why_not="it was measured only where each sample has one class")
     if num_pairs < FEWEST_PAIRS:
         return Prediction(num_pairs, why_not=f"found {num_pairs} pairs, expected {FEWEST_PAIRS} or more")
-    errors = ERRORS_OF_NODES if of_nodes else ERRORS
-    error = errors[max(few for few in errors if few <= num_pairs)][own_accuracy is not None]
-    return Prediction(num_pairs, expected_ratio(own_NC, stitched_NC, own_accuracy), error)
+    return Prediction(num_pairs, expected_ratio(own_NC, stitched_NC, own_accuracy))
 
 
 def expected_ratio(own_NC: Tensor, stitched_NC: Tensor, own_accuracy: float | None = None) -> float:

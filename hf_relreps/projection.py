@@ -6,15 +6,16 @@ Shapes: B batch, D absolute size, A anchors, R relative size (A times the number
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hf_relreps.configuration import RelativeConfig
+from hf_relreps.configuration import RelativeEncoderConfig
 from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError
-from hf_relreps.precision import WideBuffers
 from hf_relreps.similarities import KERNELS, OF_COSINE, SIMILARITIES, cosine_to, mean_squared_distance, unit
+from hf_relreps.space import RelativeSpace
 
 
 # Samples projected at a time where no gradient is asked for: what fits into a processor's cache between passes, and of
@@ -43,24 +44,24 @@ class Frame(NamedTuple):
     bases_AA: tuple[Tensor, ...]
 
 
-def frame_of(anchors_AD: Tensor, config: RelativeConfig) -> Frame:
+def frame_of(anchors_AD: Tensor, space: RelativeSpace) -> Frame:
     """The frame of anchors' embeddings, one factorisation of an (A, A) matrix for each similarity.
 
-    Computed in float64 and kept in the anchors' dtype. Differentiable in the anchors, so that gradients may pass
-    through them (with ``whiten`` as long as no two variances are equal).
+    Computed in float64 and kept in the anchors' dtype, which is float32 or better. Differentiable in the anchors, so
+    that gradients may pass through them (with ``whiten`` as long as no two variances are equal).
 
     Raises:
         ConfigurationError: If `basis_ridge` is too small for the anchors' similarities to have an inverse.
     """
     precise_AD = anchors_AD.cpu().double() if anchors_AD.device.type == "mps" else anchors_AD.double()
-    shift_D, scale = _fit_transform(precise_AD, config)
+    shift_D, scale = _fit_transform(precise_AD, space)
     precise_AD = _transform(precise_AD, shift_D, scale)
-    units_AD = unit(precise_AD) if set(config.similarities) & set(OF_COSINE) else None
-    spread = mean_squared_distance(units_AD) if units_AD is not None and "rbf" in config.similarities else None
+    units_AD = unit(precise_AD) if set(space.similarity) & set(OF_COSINE) else None
+    spread = mean_squared_distance(units_AD) if units_AD is not None and "rbf" in space.similarity else None
     frame = Frame(shift_D, scale, precise_AD, units_AD, spread, ())
-    if config.basis_ridge is not None:
-        kernels_AA = _alike(precise_AD, frame, config)
-        frame = frame._replace(bases_AA=tuple(_ridge_inverse(k_AA, config.basis_ridge) for k_AA in kernels_AA))
+    if space.basis_ridge is not None:
+        kernels_AA = _alike(precise_AD, frame, space)
+        frame = frame._replace(bases_AA=tuple(_ridge_inverse(k_AA, space.basis_ridge) for k_AA in kernels_AA))
     return _like(anchors_AD, frame)
 
 
@@ -80,7 +81,7 @@ def _like(tensor: Tensor, frame: Frame) -> Frame:
     )
 
 
-def project(x_BD: Tensor, frame: Frame, config: RelativeConfig, out_BR: Tensor | None = None) -> Tensor:
+def project(x_BD: Tensor, frame: Frame, space: RelativeSpace, out_BR: Tensor | None = None) -> Tensor:
     """Relative representations (B, R): each row depends on its own sample and the anchors only.
 
     With a change of basis, ``r = K(x, A) (K(A, A) + ridge I)^-1``: the ridge coefficients of the sample in the
@@ -89,56 +90,56 @@ def project(x_BD: Tensor, frame: Frame, config: RelativeConfig, out_BR: Tensor |
     Args:
         x_BD: Absolute embeddings.
         frame: Of their encoder's anchors.
-        config: Settings of the projection.
+        space: Whose projection.
         out_BR: Where to write them, without gradients.
     """
     x_BD = _transform(x_BD, frame.shift_D, frame.scale)
-    one = out_BR if len(config.similarities) == 1 else None
+    one = out_BR if len(space.similarity) == 1 else None
     if frame.bases_AA:
-        pairs = zip(_alike(x_BD, frame, config), frame.bases_AA, strict=True)
+        pairs = zip(_alike(x_BD, frame, space), frame.bases_AA, strict=True)
         r_BR = [torch.matmul(r_BA, basis_AA, out=one) for r_BA, basis_AA in pairs]
     else:
-        r_BR = _alike(x_BD, frame, config, one)
+        r_BR = _alike(x_BD, frame, space, one)
     joined = r_BR[0] if len(r_BR) == 1 else torch.cat(r_BR, dim=-1)
     return joined if out_BR is None or joined is out_BR else out_BR.copy_(joined)
 
 
-def project_in_chunks(x_ND: Tensor, frame: Frame, config: RelativeConfig) -> Tensor:
+def project_in_chunks(x_ND: Tensor, frame: Frame, space: RelativeSpace) -> Tensor:
     """`project` without gradients for any number of samples: memory for the output and one chunk."""
-    one_pass = frame.shift_D is None and not frame.bases_AA and config.similarities == ["cosine"]
+    one_pass = frame.shift_D is None and not frame.bases_AA and space.similarity == ("cosine",)
     rows = ROWS_OF_ONE_PASS if one_pass else ROWS_PER_CHUNK
     if len(x_ND) <= rows:
-        return project(x_ND, frame, config)
-    r_NR = x_ND.new_empty(len(x_ND), config.relative_size)
+        return project(x_ND, frame, space)
+    r_NR = x_ND.new_empty(len(x_ND), space.size)
     with torch.no_grad():
         for x_BD, r_BR in zip(x_ND.split(rows), r_NR.split(rows), strict=True):
-            project(x_BD, frame, config, r_BR)
+            project(x_BD, frame, space, r_BR)
     return r_NR
 
 
-def _alike(x_BD: Tensor, frame: Frame, config: RelativeConfig, out_BA: Tensor | None = None) -> list[Tensor]:
+def _alike(x_BD: Tensor, frame: Frame, space: RelativeSpace, out_BA: Tensor | None = None) -> list[Tensor]:
     """How alike transformed samples are to the anchors, (B, A) for each similarity; `out_BA` is room for the first."""
     cosine_BA = x_BD if frame.units_AD is None else cosine_to(x_BD, frame.units_AD, out_BA)
-    extra = {"rbf": (config.rbf_gamma, frame.spread)}
+    extra = {"rbf": (space.rbf_gamma, frame.spread)}
     return [
         OF_COSINE[name](cosine_BA, *extra.get(name, ()))
         if name in OF_COSINE
         else SIMILARITIES[name](x_BD, frame.anchors_AD)
-        for name in config.similarities
+        for name in space.similarity
     ]
 
 
-def _fit_transform(anchors_AD: Tensor, config: RelativeConfig) -> tuple[Tensor | None, Tensor | None]:
-    if config.transform == "none":
+def _fit_transform(anchors_AD: Tensor, space: RelativeSpace) -> tuple[Tensor | None, Tensor | None]:
+    if space.transform == "none":
         return None, None
     shift_D = anchors_AD.mean(0)
-    if config.transform == "center":
+    if space.transform == "center":
         return shift_D, None
-    if config.transform == "standardize":
+    if space.transform == "standardize":
         deviation_D = anchors_AD.std(0, correction=0)
         constant_D = deviation_D <= NO_SPREAD * anchors_AD.abs().amax(0)
         return shift_D, deviation_D.masked_fill(constant_D, torch.inf).reciprocal()
-    return shift_D, _shrunk_whitening(anchors_AD - shift_D, config.shrinkage)
+    return shift_D, _shrunk_whitening(anchors_AD - shift_D, space.shrinkage or 0.0)
 
 
 def _shrunk_whitening(centred_AD: Tensor, shrinkage: float) -> Tensor:
@@ -173,12 +174,37 @@ def _ridge_inverse(kernel_AA: Tensor, ridge: float) -> Tensor:
         ) from error
 
 
+class WideBuffers(nn.Module):
+    """Its buffers move with the model, but never below float32: ``model.half()`` leaves them as they are."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        before = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            moved = self._buffers[name]
+            if moved is not None and moved.dtype.itemsize < torch.float32.itemsize:
+                self._buffers[name] = buffer.to(moved.device, torch.float32)
+        return self
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Float32 or better."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class RelativeProjection(WideBuffers):
     """Holds the anchors' embeddings and turns absolute embeddings (B, D) into relative representations (B, R).
 
-    The arithmetic is float32 or better whatever the dtype of the model, also under autocast. The anchors' frame is
-    computed again when the anchors or the settings of the projection have changed. What `torch.compile` made of it
+    The arithmetic is float32 or better whatever the dtype of the model and of the stored anchors, also under autocast.
+    The anchors' frame is computed again when the anchors or the space have changed. What `torch.compile` made of it
     sees changes by `set_anchors` and `load_state_dict`, and needs `forget_frame` after others.
+
+    Args:
+        config: Holds the space, which is read at each call, and the width of the embeddings.
+
+    Attributes:
+        before_reading: Called before the anchors are read outside a training step; an encoder renews them there.
+        has_loaded: Whether `load_state_dict` has put new anchors here; an encoder takes note of it.
 
     Raises:
         AnchorError: From the first call, if there are no anchors yet.
@@ -186,15 +212,30 @@ class RelativeProjection(WideBuffers):
     """
 
     anchors_AD: Tensor
+    before_reading: Callable[[], None] | None = None
+    has_loaded: bool = False
 
-    def __init__(self, config: RelativeConfig) -> None:
+    def __init__(self, config: RelativeEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        anchors_AD = torch.zeros(config.num_anchors, config.embedding_size or 0, dtype=torch.float32)
+        anchors_AD = torch.zeros(config.space.num_anchors, config.embedding_size or 0, dtype=torch.float32)
         self.register_buffer("anchors_AD", anchors_AD)
         self._frame: Frame | None = None
         self._framed_AD: Tensor | None = None  # the tensor that the frame was computed from, and what it was like then
         self._framed_as: tuple[Any, ...] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy does not know whose it is: its encoder is not copied with it, but tells it anew."""
+        return {name: value for name, value in vars(self).items() if name != "before_reading"}
+
+    @property
+    def space(self) -> RelativeSpace:
+        """What samples are described in."""
+        return self.config.space
+
+    def extra_repr(self) -> str:
+        """For `repr`: the space."""
+        return str(self.space)
 
     def set_anchors(self, anchors_AD: Tensor) -> None:
         """Put new embeddings of the anchors in place of the old ones, after checking them."""
@@ -204,11 +245,12 @@ class RelativeProjection(WideBuffers):
                 f"The anchors' embeddings have shape {tuple(anchors_AD.shape)}, expected {expected}: (num_anchors, "
                 "embedding_size). Encode the anchor set that the configuration names."
             )
-        _refuse_unusable(anchors_AD, self.config)
-        with torch.no_grad():
-            self.anchors_AD.copy_(anchors_AD)
+        _refuse_unusable(anchors_AD, self.space)
+        # A new tensor: what shares the old one describes its samples by that.
+        place: dict[str, Any] = {"device": self.anchors_AD.device, "dtype": wide(self.anchors_AD.dtype)}
+        self.anchors_AD = anchors_AD.detach().to(**place, copy=True)
         self.forget_frame()
-        self._frame = self.frame  # now, for a compiled forward takes the frame as it finds it
+        self._frame = self._framed()  # now, for a compiled forward takes the frame as it finds it
 
     def forward(self, x_BD: Tensor, live_anchors_AD: Tensor | None = None) -> Tensor:
         """Relative representations (B, R) of absolute embeddings (B, D).
@@ -218,31 +260,37 @@ class RelativeProjection(WideBuffers):
             live_anchors_AD: Embeddings of the anchors to use in place of the stored ones, with their gradients.
         """
         with torch.autocast(x_BD.device.type, enabled=False):
-            x_BD = x_BD.to(torch.promote_types(x_BD.dtype, self.anchors_AD.dtype))
+            x_BD = x_BD.to(torch.promote_types(x_BD.dtype, wide(self.anchors_AD.dtype)))
             if live_anchors_AD is not None:
-                return project(x_BD, frame_of(live_anchors_AD.to(x_BD.dtype), self.config), self.config)
+                return project(x_BD, frame_of(live_anchors_AD.to(x_BD.dtype), self.space), self.space)
             frame = _like(x_BD, self.frame)
             if (torch.is_grad_enabled() and x_BD.requires_grad) or torch.compiler.is_compiling():
-                return project(x_BD, frame, self.config)
-            return project_in_chunks(x_BD, frame, self.config)
+                return project(x_BD, frame, self.space)
+            return project_in_chunks(x_BD, frame, self.space)
 
     @property
     def frame(self) -> Frame:
-        """The anchors' frame, computed again only after the anchors or the settings have changed."""
-        frame, anchors_AD = self._frame, self.anchors_AD
+        """The anchors' frame, computed again only after the anchors or the space have changed."""
         if torch.compiler.is_compiling():  # a traced graph cannot ask whether the anchors have changed
-            return frame_of(anchors_AD, self.config) if frame is None else frame
-        framed_as = (0 if anchors_AD.is_inference() else anchors_AD._version, self.config.projection)
+            return frame_of(self.anchors_AD, self.space) if self._frame is None else self._frame
+        if self.before_reading is not None and not (self.training and torch.is_grad_enabled()):
+            self.before_reading()
+        return self._framed()
+
+    def _framed(self) -> Frame:
+        frame, anchors_AD = self._frame, self.anchors_AD
+        framed_as = (0 if anchors_AD.is_inference() else anchors_AD._version, self.space)
         if frame is None or self._framed_AD is not anchors_AD or self._framed_as != framed_as:
             _refuse_missing(anchors_AD)
-            _refuse_unusable(anchors_AD, self.config)
+            _refuse_unusable(anchors_AD, self.space)
             with torch.inference_mode(False), torch.no_grad():
-                frame = frame_of(anchors_AD.clone(), self.config)
+                frame = frame_of(anchors_AD.to(wide(anchors_AD.dtype), copy=True), self.space)
             self._frame, self._framed_AD, self._framed_as = frame, anchors_AD, framed_as
         return frame
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.has_loaded = self.has_loaded or f"{prefix}anchors_AD" in state_dict
         self.forget_frame()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -276,21 +324,21 @@ def _refuse_missing(anchors_AD: Tensor) -> None:
         )
 
 
-def _refuse_unusable(anchors_AD: Tensor, config: RelativeConfig) -> None:
+def _refuse_unusable(anchors_AD: Tensor, space: RelativeSpace) -> None:
     """Raise `EmbeddingError` if an anchor has no direction, or loses it by the transform, or all share one in rbf."""
     refuse_directionless(anchors_AD, "anchor")
     anchors_AD = anchors_AD.detach().cpu().double()
-    if config.transform != "none":
+    if space.transform != "none":
         rest_A = torch.linalg.vector_norm(anchors_AD - anchors_AD.mean(0), dim=-1)
         lost_A = rest_A <= NO_SPREAD * torch.linalg.vector_norm(anchors_AD, dim=-1)
-        if lost_A.any() if set(config.similarities) & set(KERNELS) else lost_A.all():
+        if lost_A.any() if set(space.similarity) & set(KERNELS) else lost_A.all():
             raise EmbeddingError(
                 f"{int(lost_A.sum())} of {len(anchors_AD)} anchors lie at the mean of all, the first is anchor "
-                f"{int(lost_A.nonzero()[0])}: transform={config.transform!r} leaves nothing of them. Choose more and "
+                f"{int(lost_A.nonzero()[0])}: transform={space.transform!r} leaves nothing of them. Choose more and "
                 "distinct anchors, look whether the encoder gives every sample the same embedding, or set "
                 "transform='none'."
             )
-    elif "rbf" in config.similarities and len(anchors_AD) > 1 and mean_squared_distance(unit(anchors_AD)) < NO_SPREAD:
+    elif "rbf" in space.similarity and len(anchors_AD) > 1 and mean_squared_distance(unit(anchors_AD)) < NO_SPREAD:
         raise EmbeddingError(
             f"All {len(anchors_AD)} anchors have the same direction, so the rbf similarity has no width. Choose "
             "distinct anchors, or look whether the encoder gives every sample the same embedding."

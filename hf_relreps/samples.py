@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
@@ -21,7 +22,7 @@ logger = logging.get_logger(__name__)
 
 # What a sample of each modality is; a sound as `datasets` decodes it: {"array": floats, "sampling_rate": hertz}.
 # A node is its number in the graph.
-MODALITIES: dict[str, type] = {"text": str, "image": Image.Image, "audio": Mapping, "node": Integral}
+SAMPLE_TYPES: dict[str, type] = {"text": str, "image": Image.Image, "audio": Mapping, "node": Integral}
 SIDES = ("height", "width")
 MOST_PIXELS = 100_000_000
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow clips these to 8 bits without a word
@@ -69,9 +70,9 @@ def check_samples(samples: Sequence[Any], name: str, rows: Sequence[int] | None 
         raise SampleError(f"{name} is the text {samples!r:.60}, expected a list of samples. For one text give [text].")
     if len(samples) == 0:
         raise SampleError(f"{name} holds no samples. Expected a list of texts, images or sounds.")
-    modality = next((m for m, kind in MODALITIES.items() if isinstance(samples[0], kind)), "text")
+    modality = next((m for m, kind in SAMPLE_TYPES.items() if isinstance(samples[0], kind)), "text")
     for i, sample in zip(range(len(samples)) if rows is None else rows, samples, strict=True):
-        if not isinstance(sample, MODALITIES[modality]):
+        if not isinstance(sample, SAMPLE_TYPES[modality]):
             raise SampleError(
                 f"{name}[{i}] is {sample!r:.60} ({type(sample).__name__}), expected {modality} like every other "
                 "sample. Drop such rows, or convert the column, before choosing samples."
@@ -151,6 +152,15 @@ def _content(sample: Any) -> bytes:
     if isinstance(sample, Integral):
         return str(sample).encode()
     return f"{sample.mode} {sample.size} ".encode() + sample.tobytes()
+
+
+def digest_of_vocabulary(processor: Any) -> str | None:
+    """SHA-256 (64 hex digits) of a tokenizer's vocabulary; ``None`` for other processors."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if not hasattr(tokenizer, "get_vocab"):
+        return None
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(words.encode()).hexdigest()
 
 
 def batches(

@@ -65,12 +65,12 @@ def select(
     if strategy == "uniform":
         return rng.permutation(n)[:k]
     if strategy == "stratified":
-        return _stratified(_needed(labels, n, strategy, "label_column="), k, rng)
-    unit_ND = _directions(_needed(embeddings_ND, n, strategy, "embeddings="))
+        return _take_in_turn(_require(labels, n, strategy, "label_column="), k, rng)
+    unit_ND = _directions(_require(embeddings_ND, n, strategy, "embeddings="))
     return _kmeans(unit_ND, k, seed) if strategy == "kmeans" else _farthest_points(unit_ND, k, rng)
 
 
-def _needed(values: Any, n: int, strategy: str, argument: str) -> Any:
+def _require(values: Any, n: int, strategy: str, argument: str) -> Any:
     if values is None:
         raise AnchorError(f"strategy={strategy!r} needs {argument}, one for each candidate; it was not given.")
     if len(values) != n:
@@ -95,7 +95,7 @@ def _directions(embeddings_ND: Any) -> Tensor:
     return unit_ND
 
 
-def _stratified(labels: Sequence[Any], k: int, rng: np.random.Generator) -> np.ndarray:
+def _take_in_turn(labels: Sequence[Any], k: int, rng: np.random.Generator) -> np.ndarray:
     """Shuffle, then take one of each class in turn until k are found."""
     shuffled = rng.permutation(len(labels))
     turn = np.empty(len(labels), dtype=int)
@@ -124,7 +124,7 @@ def _kmeans(unit_ND: Tensor, k: int, seed: int) -> np.ndarray:
     free_N = torch.ones(len(unit_ND), dtype=torch.bool)
     centroids_kD = torch.as_tensor(means.cluster_centers_, dtype=unit_ND.dtype)
     chosen = []
-    for row, centroid_D in zip(_nearest(unit_ND, centroids_kD), centroids_kD, strict=True):
+    for row, centroid_D in zip(_find_nearest(unit_ND, centroids_kD), centroids_kD, strict=True):
         if not free_N[row]:
             row = int((unit_ND @ centroid_D).masked_fill(~free_N, -torch.inf).argmax())
         chosen.append(row)
@@ -132,7 +132,7 @@ def _kmeans(unit_ND: Tensor, k: int, seed: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def _nearest(unit_ND: Tensor, centroids_kD: Tensor) -> list[int]:
+def _find_nearest(unit_ND: Tensor, centroids_kD: Tensor) -> list[int]:
     """The candidate nearest to each centroid, a chunk of candidates at a time: memory is linear in N."""
     found = [(centroids_kD @ unit_BD.T).max(dim=1) for unit_BD in unit_ND.split(ROWS_PER_CHUNK)]
     chunk_k = torch.stack([best.values for best in found]).argmax(0)

@@ -14,10 +14,12 @@ from typing import Any, Self
 from torch import Tensor
 
 from hf_relreps.anchors import AnchorSet, AnchorView
-from hf_relreps.configuration import PROJECTION_FIELDS, RelativeConfig
+from hf_relreps.backbones import refuse_unknown_settings
+from hf_relreps.configuration import RelativeEncoderConfig
 from hf_relreps.errors import AnchorError, AnchorIntegrityError, MissingExtraError, StitchingError, UploadError
 from hf_relreps.projection import RelativeProjection
 from hf_relreps.sources import Source
+from hf_relreps.space import PROJECTION_FIELDS, RelativeSpace
 
 
 try:
@@ -30,10 +32,7 @@ except ImportError as error:
     ) from error
 
 
-SAVED_FIELDS = (
-    *("embedding_size", "num_anchors", "anchor_fingerprint", "anchor_view", "anchor_digest", "format_version"),
-    *PROJECTION_FIELDS,
-)
+SAVED_FIELDS = ("embedding_size", "anchor_view", "anchor_digest", "format_version")
 
 
 class RelativeEmbedding(Module):
@@ -42,7 +41,7 @@ class RelativeEmbedding(Module):
     It is saved with the embeddings of the anchors and the raw anchors beside them.
 
     Args:
-        config: Settings of the projection, and what identifies the anchors.
+        config: Holds the space, and what identifies the anchors.
         anchors: The raw anchors.
 
     Example:
@@ -60,7 +59,7 @@ class RelativeEmbedding(Module):
 
     config_file_name = "relreps_config.json"
 
-    def __init__(self, config: RelativeConfig, anchors: AnchorSet) -> None:
+    def __init__(self, config: RelativeEncoderConfig, anchors: AnchorSet) -> None:
         super().__init__()
         self.config = config
         self.anchors = anchors
@@ -73,16 +72,14 @@ class RelativeEmbedding(Module):
 
     def get_embedding_dimension(self) -> int:
         """R, the number of anchors times the number of similarities."""
-        return self.config.relative_size
+        return self.projection.space.size
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings, for the file that is saved."""
-        return {name: getattr(self.config, name) for name in SAVED_FIELDS}
+        return {name: getattr(self.config, name) for name in SAVED_FIELDS} | {"space": self.projection.space.to_dict()}
 
     def __repr__(self) -> str:
-        config = self.config
-        fingerprint = (config.anchor_fingerprint or "")[:16]
-        return f"{type(self).__name__}({config.num_anchors} anchors {fingerprint}, {', '.join(config.similarities)})"
+        return f"{type(self).__name__}({self.projection.space})"
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write the settings, the anchors' embeddings and the raw anchors into a folder."""
@@ -103,12 +100,13 @@ class RelativeEmbedding(Module):
         content = cls.load_config(model_name_or_path, **place)
         if not content:
             raise UploadError(f"{model_name_or_path} has no {subfolder}/{cls.config_file_name}. Save the model again.")
-        config = RelativeConfig.from_dict(content)
+        config = RelativeEncoderConfig.from_dict(content)
         folder = cls.load_dir_path(model_name_or_path, **place)
         anchors = AnchorSet.load(Source.of(str(folder)))
-        if anchors.fingerprint != config.anchor_fingerprint:
+        fingerprint = config.space.fingerprint
+        if anchors.fingerprint != fingerprint:
             raise AnchorIntegrityError(
-                f"{model_name_or_path} was made with anchors {config.anchor_fingerprint}, beside it lie "
+                f"{model_name_or_path} was made with anchors {fingerprint}, beside it lie "
                 f"{anchors.fingerprint}. Pull it again."
             )
         module = cls(config, anchors)
@@ -131,7 +129,7 @@ def relative(
         anchors_view: The anchors as this model reads them: texts.
         prompt_name: Prompt of the model to encode the anchors with; the default one of the model if left out.
         batch_size: Anchors in a batch.
-        **settings: Fields of `RelativeConfig` that concern the projection: transform, similarity, basis_ridge, ...
+        **settings: Fields of `RelativeSpace`: transform, similarity, basis_ridge, ...
 
     Raises:
         AnchorError: If the anchors are no texts, or the model is relative already.
@@ -160,11 +158,10 @@ def relative(
     how |= {} if prompt_name is None else {"prompt_name": prompt_name}
     encode: Any = model.encode
     x_AD: Tensor = encode(list(anchors_view.samples), **how)
-    config = RelativeConfig(
-        **settings,
+    refuse_unknown_settings(settings, set(PROJECTION_FIELDS), "A relative space")
+    config = RelativeEncoderConfig(
+        space=RelativeSpace(fingerprint=anchors_view.fingerprint, num_anchors=len(anchors_view), **settings),
         embedding_size=x_AD.shape[1],
-        num_anchors=len(anchors_view),
-        anchor_fingerprint=anchors_view.fingerprint,
         anchor_view=anchors_view.name,
         anchor_digest=anchors_view.digest,
     )
@@ -187,7 +184,7 @@ def check_same_space(model: SentenceTransformer, other: SentenceTransformer) -> 
 
         ```
     """
-    configs = []
+    spaces = []
     for one in (model, other):
         module = _relative_module(one)
         if module is None:
@@ -195,18 +192,12 @@ def check_same_space(model: SentenceTransformer, other: SentenceTransformer) -> 
                 "A model gives absolute embeddings, which no other model shares. Make it relative: "
                 "hf_relreps.sentence_transformers.relative(model, anchors.view(name))."
             )
-        configs.append(module.config)
-    left, right = configs
-    if left.anchor_fingerprint != right.anchor_fingerprint:
-        sides = [f"{config.num_anchors} anchors {(config.anchor_fingerprint or '')[:16]}" for config in configs]
+        spaces.append(module.projection.space)
+    left, right = spaces
+    if not left.fits(right):
         raise StitchingError(
-            f"The models do not share an index: one is described by {sides[0]}, the other by {sides[1]}. Make both "
-            "with views of one AnchorSet."
-        )
-    if left.projection != right.projection:
-        raise StitchingError(
-            f"The models do not share an index: their projections are {left.projection} and {right.projection}. Make "
-            "both with the same settings."
+            f"The models do not share an index: one describes texts in {left}, the other in {right}. Make both with "
+            "views of one AnchorSet and the same settings."
         )
 
 

@@ -1,17 +1,21 @@
-"""Where an upload lies: a local folder, or a repository on the Hub at one revision."""
+"""Where uploads lie, a local folder or a repository at one revision, and how a folder becomes one commit there."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from huggingface_hub import (
+    CommitInfo,
     HfApi,
     ResolvedRevision,
     constants,
@@ -31,11 +35,16 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import httpx, validate_repo_id
+from huggingface_hub.utils import httpx, validate_repo_id  # httpx: whichever HTTP client it uses, under one name
+from transformers.utils import logging
 
-from hf_relreps.errors import UploadError, UploadIntegrityError
+from hf_relreps.errors import PartError, UploadError, UploadIntegrityError
 
 
+logger = logging.get_logger(__name__)
+
+CARD_FILE = "README.md"
+ATTEMPTS = 3  # others may push at the same time
 # Keyword arguments of `from_pretrained` that say where files come from, and nothing else.
 SOURCE_ARGUMENTS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")  # SHA-256 of an LFS file, SHA-1 of a git blob
@@ -63,11 +72,17 @@ class Source:
         """From the arguments of a `from_pretrained` call; those that do not concern the place are left out.
 
         A name may carry its revision: ``"me/relative-en@v1"``.
+
+        Raises:
+            PartError: If it is no name, but a model, a pipeline, ``None``.
         """
+        if not isinstance(name, (str, os.PathLike)):
+            refuse_unnamed(name)
+        name = os.fspath(name)
         given = {key: kwargs[key] for key in SOURCE_ARGUMENTS if kwargs.get(key) is not None}
-        place, at, revision = str(name).partition("@")
-        if not at or Path(str(name)).exists():
-            return cls(str(name), repo_type, tuple(given.items()))
+        place, at, revision = name.partition("@")
+        if not at or Path(name).exists():
+            return cls(name, repo_type, tuple(given.items()))
         return cls(place, repo_type, tuple(({"revision": revision} | given).items()))
 
     def with_type(self, repo_type: str) -> Source:
@@ -204,37 +219,42 @@ class Source:
     @contextmanager
     def _explaining(self, what: str) -> Iterator[None]:
         """Turn the client's errors into ones that say what to do."""
-        try:
-            yield
-        except (LocalEntryNotFoundError, RevisionResolutionError) as error:
-            if isinstance(error.__cause__, HfHubHTTPError):  # the Hub was reached, and refused
-                raise UploadError(f"The Hub did not give {what} of {self}: {_said(error.__cause__)}") from error
-            raise UploadError(
-                f"{what} of {self} is not in the local cache and the Hub cannot be reached. "
-                "Connect once to fetch it, or give a local folder."
-            ) from error
-        except EntryNotFoundError as error:
-            raise _NotThere(what) from error
-        except GatedRepoError as error:
-            raise UploadError(f"{self} is gated. Ask for access on its page, then log in: hf auth login.") from error
-        except RepositoryNotFoundError as error:
-            raise UploadError(
-                f"{self} is neither a local folder nor a {self.repo_type} repository that your token can see. "
-                "Check the spelling; for a private repository log in first: hf auth login."
-            ) from error
-        except RevisionNotFoundError as error:
-            raise UploadError(f"{self} does not exist. Name a branch, tag or commit of that repository.") from error
-        except HFValidationError as error:
-            raise UploadError(
-                f"{self.name} is no folder on this machine (looked in {Path.cwd()}), and it cannot be the name of a "
-                "repository, which is user/name. Check the path."
-            ) from error
-        except HfHubHTTPError as error:
-            raise UploadError(f"The Hub did not give {what} of {self}: {_said(error)}") from error
-        except (httpx.HTTPError, OSError) as error:
-            if isinstance(error, UploadError):
-                raise
-            raise UploadError(f"{what} of {self} did not arrive: {error}. Nothing was kept; try again.") from error
+        remedies = {
+            401: "Log in with a token that is valid: hf auth login.",
+            403: "Your token may not read it: ask its owner, or log in as somebody who may: hf auth login.",
+            429: "It asks for patience: wait a few minutes, or log in for a higher limit.",
+        }
+        refused, lost = f"The Hub did not give {what} of {self}", f"{what} of {self} did not arrive"
+        with _explaining_transport(refused, lost, remedies, "Nothing was kept. Try again later."):
+            try:
+                yield
+            except (LocalEntryNotFoundError, RevisionResolutionError) as error:
+                if isinstance(error.__cause__, HfHubHTTPError):  # the Hub was reached, and refused
+                    raise error.__cause__ from error.__cause__.__cause__
+                raise UploadError(
+                    f"{what} of {self} is not in the local cache and the Hub cannot be reached. "
+                    "Connect once to fetch it, or give a local folder."
+                ) from error
+            except EntryNotFoundError as error:
+                raise _NotThere(what) from error
+            except GatedRepoError as error:
+                raise UploadError(
+                    f"{self} is gated. Ask for access on its page, then log in: hf auth login."
+                ) from error
+            except RepositoryNotFoundError as error:
+                raise UploadError(
+                    f"{self} is neither a local folder nor a {self.repo_type} repository that your token can see. "
+                    "Check the spelling; for a private repository log in first: hf auth login."
+                ) from error
+            except RevisionNotFoundError as error:
+                raise UploadError(
+                    f"{self} does not exist. Name a branch, tag or commit of that repository."
+                ) from error
+            except HFValidationError as error:
+                raise UploadError(
+                    f"{self.name} is no folder on this machine (looked in {Path.cwd()}), and it cannot be the name of "
+                    "a repository, which is user/name. Check the path."
+                ) from error
 
     def __str__(self) -> str:
         revision = self.arguments.get("revision")
@@ -245,15 +265,167 @@ class _NotThere(Exception):
     """The repository is there, the file is not."""
 
 
-def _said(error: HfHubHTTPError) -> str:
-    """The server's answer and what to do about it."""
-    status = error.response.status_code if error.response is not None else None
-    remedy = {
-        401: "Log in with a token that is valid: hf auth login.",
-        403: "Your token may not read it: ask its owner, or log in as somebody who may: hf auth login.",
-        429: "It asks for patience: wait a few minutes, or log in for a higher limit.",
-    }.get(status or 0, "Try again later.")
-    return f"{error} {remedy}"
+def refuse_unnamed(thing: object, expected: str = "a folder, or the name of a repository") -> NoReturn:
+    """Say what was given where a name belongs, and what of it to pass instead.
+
+    Args:
+        thing: What was given.
+        expected: What the caller takes.
+
+    Raises:
+        PartError: Always.
+    """
+    given = "None was given" if thing is None else f"A thing of type {type(thing).__name__} was given"
+    raise PartError(f"{given}, expected {expected}. {_what_to_pass(thing)}")
+
+
+def _what_to_pass(thing: object) -> str:
+    """Told by what the thing has: the libraries that such things come from need not be installed."""
+    if hasattr(thing, "_orig_mod"):
+        return "Pass the model from before torch.compile: model._orig_mod."
+    if any(base.__name__ == "SentenceTransformer" for base in type(thing).__mro__):
+        return "Pass the transformer inside it: model[0].auto_model."
+    if hasattr(thing, "module"):
+        return "Pass the model inside the wrapper: model.module."
+    if callable(thing) and hasattr(thing, "model") and hasattr(thing, "tokenizer"):
+        return "Pass the model inside the pipeline: pipeline.model."
+    if hasattr(thing, "save_pretrained"):
+        return "It has no name yet: save it with save_pretrained(folder), then pass the folder."
+    return "Pass a folder, or a repository as user/name."
+
+
+def publish(
+    repo_id: str,
+    save: Callable[[Path, str], None],
+    card: Callable[[str, str | None], str],
+    *,
+    own_files: Sequence[str],
+    repo_type: str = "model",
+    commit_message: str,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> CommitInfo:
+    """Push what `save` writes as one commit; a push that dies on the way leaves the repository as it was.
+
+    Args:
+        repo_id: Repository; made if it does not exist.
+        save: Writes the files into a folder, given that and the full name of the repository.
+        card: The card's text from the full name of the repository and the card that lies there, if any.
+        own_files: Patterns of files that belong to us: those that `save` does not write are removed.
+        repo_type: ``model`` or ``dataset``.
+        commit_message: Title of the commit.
+        commit_description: The rest of its message.
+        private: Whether a new repository is private.
+        token: Of a user who may write there.
+        revision: Branch; made if it does not exist.
+        create_pr: Open a pull request instead.
+
+    Raises:
+        UploadError: If the token may not write there, or others kept pushing at the same time.
+    """
+    api = HfApi(token=token, library_name="hf_relreps")
+    with _explaining_push(repo_id):
+        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
+        if revision and not create_pr and not revision.startswith("refs/"):
+            api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # Anchors are a table, and travel with the model on purpose.
+        warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
+        save(Path(folder), repo_id)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with _explaining_push(repo_id):
+                    # What is read here is what the commit builds on: if another comes between, the Hub refuses ours.
+                    parent = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+                    text = card(repo_id, _card_at(repo_id, repo_type, parent, token))
+                    Path(folder, CARD_FILE).write_text(text, "utf-8")
+                    return api.upload_folder(
+                        repo_id=repo_id,
+                        repo_type=repo_type,
+                        folder_path=folder,
+                        commit_message=commit_message,
+                        commit_description=commit_description,
+                        revision=revision,
+                        create_pr=create_pr,
+                        parent_commit=parent,
+                        delete_patterns=list(own_files),
+                    )
+            except UploadError as error:
+                if _status(error.__cause__) != 412 or attempt == ATTEMPTS:
+                    raise
+                logger.info("Somebody else pushed to %s at the same time; pushing on top of that.", repo_id)
+    raise AssertionError("unreachable")
+
+
+def full_name(repo_id: str, token: bool | str | None = None) -> str:
+    """The name of a repository with its owner, who is the token's user where none is named."""
+    if "/" in repo_id:
+        return repo_id
+    with _explaining_push(repo_id):
+        return f"{HfApi(token=token, library_name='hf_relreps').whoami()['name']}/{repo_id}"
+
+
+def card_on_hub(repo_id: str, revision: str | None = None, token: bool | str | None = None) -> str | None:
+    """The card that lies in a model repository now; ``None`` if it has none, or does not exist."""
+    try:
+        with _explaining_push(repo_id):
+            api = HfApi(token=token, library_name="hf_relreps")
+            commit = api.repo_info(repo_id, revision=revision).sha
+            return _card_at(repo_id, "model", commit, token)
+    except UploadError:
+        return None
+
+
+def _card_at(repo_id: str, repo_type: str, commit: str | None, token: bool | str | None) -> str | None:
+    try:
+        found = hf_hub_download(repo_id, CARD_FILE, repo_type=repo_type, revision=commit, token=token)
+    except EntryNotFoundError:
+        return None
+    return Path(found).read_text("utf-8-sig")
+
+
+@contextmanager
+def _explaining_push(repo_id: str) -> Iterator[None]:
+    """Turn the client's errors into ones that say what to do."""
+    remedies = {
+        401: "Log in with a valid token: hf auth login.",
+        403: "Log in with a token that may write there, or push to a name of your own: hf auth login.",
+        412: f"Others kept pushing to it; {ATTEMPTS} attempts failed. Push again when they are done.",
+        429: "It asks for patience: wait a few minutes, then push again.",
+    }
+    refused, lost = f"The Hub refused the push to {repo_id}", f"The push to {repo_id} did not get through"
+    with _explaining_transport(refused, lost, remedies, "What was there before is unchanged; push again."):
+        try:
+            yield
+        except HFValidationError as error:
+            raise UploadError(f"{repo_id} cannot be the name of a repository, which is user/name: {error}") from error
+        except RepositoryNotFoundError as error:
+            raise UploadError(
+                f"There is no {repo_id} that your token can write to. Log in with a token that may write: "
+                "hf auth login."
+            ) from error
+
+
+@contextmanager
+def _explaining_transport(refused: str, lost: str, remedies: Mapping[int, str], otherwise: str) -> Iterator[None]:
+    """What pulls and pushes share: answers of the Hub that are no success, by status, and connections that break."""
+    try:
+        yield
+    except UploadError:
+        raise
+    except HfHubHTTPError as error:
+        raise UploadError(f"{refused}: {error} {remedies.get(_status(error), otherwise)}") from error
+    except (httpx.HTTPError, RuntimeError, OSError) as error:  # hf_xet raises RuntimeError
+        reasons = ": ".join(str(one) for one in (error, error.__cause__) if one)
+        raise UploadError(f"{lost}: {reasons.rstrip('.')}. {otherwise}") from error
+
+
+def _status(error: BaseException | None) -> int:
+    response = getattr(error, "response", None)
+    return response.status_code if response is not None else 0
 
 
 def _digest_of(file: Path, like: str) -> str:

@@ -5,7 +5,6 @@ Shapes: N samples, C classes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_relreps.anchors import AnchorSet
-from hf_relreps.base_models import BUILDING
-from hf_relreps.classification import (
-    RelativeModelForAudioClassification,
-    RelativeModelForImageClassification,
-    RelativeModelForSequenceClassification,
-)
-from hf_relreps.configuration import DECODER_FIELDS, IMAGE_DECODERS, LABEL_FIELDS, RelativeConfig
+from hf_relreps.backbones import evaluating
+from hf_relreps.configuration import IMAGE_DECODERS, RelativeDecoderConfig, is_ours
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import (
     AnchorError,
@@ -35,25 +28,20 @@ from hf_relreps.errors import (
     UploadIntegrityError,
 )
 from hf_relreps.modeling import RelativeModel, RelativeTaskModel
-from hf_relreps.nodes import RelativeModelForNodeClassification
 from hf_relreps.prediction import Prediction, predicted
-from hf_relreps.reconstruction import RelativeModelForImageReconstruction
 from hf_relreps.sources import Source
-from hf_relreps.translation import decoder_from_classifier
-from hf_relreps.translation.classifiers import is_classifier, names_classifier, pair_of
-from hf_relreps.translation.methods import method_of
-from hf_relreps.wrapping import evaluating
+from hf_relreps.space import PROJECTION_FIELDS, RelativeSpace, require_fit
+from hf_relreps.tasks import task_class_for
+from hf_relreps.translation.classifiers import (
+    choose_view,
+    is_classifier,
+    names_classifier,
+    pair_of,
+    pair_with_classifier,
+)
 
 
 logger = logging.get_logger(__name__)
-
-TASK_CLASSES: tuple[type[RelativeTaskModel], ...] = (
-    RelativeModelForSequenceClassification,
-    RelativeModelForImageClassification,
-    RelativeModelForAudioClassification,
-    RelativeModelForNodeClassification,
-    RelativeModelForImageReconstruction,
-)
 
 Part = str | Path | PreTrainedModel
 
@@ -64,10 +52,7 @@ def stitch(
     *,
     view: str | None = None,
     processor: Any = None,
-    anchors: AnchorSet | str | Path | None = None,
-    method: str | None = None,
-    decoder_view: str | None = None,
-    decoder_processor: Any = None,
+    **of_classifier: Any,
 ) -> RelativeTaskModel:
     """The encoder of one upload with the decoder of another, without training (paper, section 5).
 
@@ -79,21 +64,20 @@ def stitch(
             shared anchors, see `hf_relreps.translation`.
         view: For an ordinary model: the view of the anchors that it reads, for example ``"fr"``.
         processor: For an ordinary model: its tokenizer or image processor, if it was not loaded by name.
-        anchors: For an ordinary classifier: the anchors that both read, or their name; those of a relative encoder if
-            left out.
-        method: For an ordinary classifier: a name in `hf_relreps.translation.METHODS`; ``kernel_ridge`` if left out.
-        decoder_view: For an ordinary classifier: the view of the anchors that it reads.
-        decoder_processor: For an ordinary classifier: its tokenizer or image processor, if it was not loaded by name.
+        **of_classifier: For an ordinary classifier in the decoder's place: `anchors` that both read, or their name
+            (those of a relative encoder if left out); `method`, a name in `hf_relreps.translation.METHODS`
+            (``kernel_ridge`` if left out); `decoder_view`, the view that the classifier reads; `decoder_processor`,
+            its processor, if it was not loaded by name.
 
     Returns:
-        A whole model in evaluation mode that shares the weights of both parts, with a configuration of its own; it can
-        be saved, pushed and used in a `pipeline` like any other.
+        A whole model in evaluation mode that shares the weights of the encoder and has a decoder, settings, mode and
+        hooks of its own: what was given stays as it is. It can be saved, pushed and used in a `pipeline`.
 
     Raises:
         AnchorError: If an ordinary model could read several views and none, or an unknown one, is named.
         StaleAnchorsError: If the encoder's stored anchors are not its own.
-        StitchingError: If the parts do not share anchors, their order, or the projection; with both sides' values. Or
-            if the head of an ordinary classifier cannot be used alone.
+        StitchingError: If the parts do not live in one space; with both sides' values. Or if the head of an ordinary
+            classifier cannot be used alone.
         UploadError: If an upload lacks the part that it is asked for.
 
     Example:
@@ -109,68 +93,32 @@ def stitch(
         ```
     """
     _refuse_decoder(encoder)
-    if _is_ordinary(decoder, asked=anchors is not None or method is not None):
-        way = (anchors, method or "kernel_ridge", view, processor, decoder_view, decoder_processor)
-        encoder, decoder = _translated(encoder, decoder, *way)
-    else:
-        told = {"anchors": anchors, "method": method, "decoder_view": decoder_view}
-        _refuse_idle(told | {"decoder_processor": decoder_processor}, decoder)
-        decoder = resolve_decoder(decoder)
-        encoder = resolve_encoder(encoder, decoder=decoder, view=view, processor=processor)
-    check_compatible(encoder.config, decoder.config)
+    if _is_ordinary(decoder, of_classifier):
+        relative = find_encoder(encoder)
+        if relative is not None:
+            _refuse_other_view(relative, view)
+            refuse_stale(relative)
+        given = encoder if relative is None else relative
+        own, head = pair_with_classifier(given, decoder, view=view, processor=processor, **of_classifier)
+        return task_class_for(own.config.modality, "head").from_parts(own, head).eval()
+    _refuse_idle(of_classifier, decoder)
+    decoder = resolve_decoder(decoder)
+    encoder = resolve_encoder(encoder, decoder=decoder, view=view, processor=processor)
+    require_fit(encoder.config.space, decoder.config.space)
     _refuse_other_pair(encoder, decoder)
     refuse_stale(encoder)
-    config = copy.deepcopy(encoder.config)
-    for name in (*DECODER_FIELDS, *LABEL_FIELDS):
-        setattr(config, name, copy.deepcopy(getattr(decoder.config, name)))
-    decoder.to(encoder.device)  # type: ignore[arg-type]  # the wrapper of `to` hides self
-    with BUILDING:
-        model = _task_class(config)(config, encoder._under(config), decoder)
-    model._carries(encoder._anchors, encoder._processor)
-    return model.eval()
+    task_class = task_class_for(encoder.config.modality, decoder.config.decoder_type)
+    own_decoder: Any = decoder.clone().to(encoder.projection.anchors_AD.device)  # type: ignore[arg-type]
+    return task_class.from_parts(encoder.share(), own_decoder).eval()
 
 
-def _translated(
-    encoder: Part,
-    classifier: Part,
-    anchors: AnchorSet | str | Path | None,
-    method: str,
-    view: str | None,
-    processor: Any,
-    decoder_view: str | None,
-    decoder_processor: Any,
-) -> tuple[RelativeModel, RelativeDecoder]:
-    """The encoder with the projection that a translation needs, and an ordinary classifier's head as its decoder."""
-    relative = _relative_encoder(encoder)
-    if anchors is not None:
-        shared = anchors if isinstance(anchors, AnchorSet) else AnchorSet.from_pretrained(anchors)
-    elif relative is not None:
-        shared = relative.anchors
-    else:
-        raise StitchingError(
-            f"{_name(classifier)} is an ordinary classifier, and no anchors say where its space and the encoder's "
-            "meet. Give an anchor set that both can read: stitch(encoder, classifier, anchors=anchors, "
-            "view=..., decoder_view=...)."
-        )
-    projection = method_of(method).config()
-    if relative is None:
-        own_view = _view_for(shared, view, _name(encoder))
-        relative = RelativeModel.from_encoder(encoder, own_view, processor, config=projection)
-    else:
-        _refuse_other_view(relative, view)
-        refuse_stale(relative)
-        relative = relative._under(copy.deepcopy(relative.config)).use_projection(projection)
-    classifier_view = _view_for(shared, decoder_view, _name(classifier), "decoder_view")
-    decoder = decoder_from_classifier(classifier, classifier_view, decoder_processor, method=method, encoder=relative)
-    return relative, decoder
-
-
-def _is_ordinary(decoder: Part, asked: bool) -> bool:
+def _is_ordinary(decoder: Part, of_classifier: dict[str, Any]) -> bool:
     """Whether what stands in the decoder's place is a classifier of transformers, or the name of one."""
     if not isinstance(decoder, str | Path):
         return is_classifier(decoder)
     config = Source.of(decoder).json("config.json") or {}
-    return config.get("model_type") != RelativeConfig.model_type and (asked or names_classifier(config))
+    asked = any(of_classifier.get(name) is not None for name in ("anchors", "method"))
+    return not is_ours(config) and (asked or names_classifier(config))
 
 
 def _refuse_other_pair(encoder: RelativeModel, decoder: RelativeDecoder) -> None:
@@ -182,59 +130,47 @@ def _refuse_other_pair(encoder: RelativeModel, decoder: RelativeDecoder) -> None
         )
 
 
-def _refuse_idle(told: dict[str, Any], decoder: Part) -> None:
-    idle = [name for name, value in told.items() if value is not None]
+def _refuse_idle(of_classifier: dict[str, Any], decoder: Part) -> None:
+    idle = [name for name, value in of_classifier.items() if value is not None]
     if idle:
         raise StitchingError(
-            f"{', '.join(idle)} are for ordinary classifiers; {_name(decoder)} is relative and has its own anchors. "
+            f"{', '.join(idle)} are for ordinary classifiers; {name_of(decoder)} is relative and has its own anchors. "
             "Leave them out."
         )
-
-
-def _task_class(config: RelativeConfig) -> type[RelativeTaskModel]:
-    """What reads this modality and gives what this decoder makes."""
-    for task_class in TASK_CLASSES:
-        if task_class.modality == config.modality and config.decoder_type in task_class.decoder_types:
-            return task_class
-    raise StitchingError(
-        f"No model reads {config.modality}s and has a decoder of type {config.decoder_type!r}: images are drawn from "
-        "images. Use the parts by themselves: decoder(encoder(**inputs).relative_embeds)."
-    )
 
 
 def resolve_encoder(
     encoder: Part, *, decoder: RelativeDecoder | None = None, view: str | None = None, processor: Any = None
 ) -> RelativeModel:
     """The `RelativeModel` that `encoder` is, holds, names, or becomes with the anchors of `decoder`."""
-    _refuse_decoder(encoder)
-    relative = _relative_encoder(encoder)
+    relative = find_encoder(encoder)
     if relative is not None:
         _refuse_other_view(relative, view)
         return relative
     if decoder is None:
         raise StitchingError(
-            f"{_name(encoder)} is not relative, and no decoder says which anchors to use. "
+            f"{name_of(encoder)} is not relative, and no decoder says which anchors to use. "
             "Make it relative: RelativeModel.from_encoder(encoder, anchors.view(name), processor)."
         )
-    anchors_view = _view_for(decoder.anchors, view, _name(encoder))
-    config = copy.deepcopy(decoder.config)
-    config.pooling = config.max_length = config.tower = None  # those of the decoder's own encoder
-    return RelativeModel.from_encoder(encoder, anchors_view, processor, config=config)
+    anchors_view = choose_view(decoder.anchors, view, name_of(encoder))
+    return RelativeModel.from_encoder(encoder, anchors_view, processor, config=decoder.config)
+
+
+def find_encoder(encoder: Part) -> RelativeModel | None:
+    """The `RelativeModel` that `encoder` is, holds or names; ``None`` for an ordinary model."""
+    _refuse_decoder(encoder)
+    if isinstance(encoder, RelativeModel):
+        return encoder
+    if isinstance(encoder, RelativeTaskModel):
+        return encoder.encoder
+    if not isinstance(encoder, PreTrainedModel) and not hasattr(encoder, "peft_config") and _is_relative(encoder):
+        return RelativeModel.from_pretrained(encoder)
+    return None
 
 
 def _refuse_decoder(encoder: Part) -> None:
     if isinstance(encoder, RelativeDecoder):
         raise StitchingError("The encoder's place holds a RelativeDecoder. The order is stitch(encoder, decoder).")
-
-
-def _relative_encoder(encoder: Part) -> RelativeModel | None:
-    if isinstance(encoder, RelativeModel):
-        return encoder
-    if isinstance(encoder, RelativeTaskModel):
-        return encoder.encoder
-    if not isinstance(encoder, PreTrainedModel) and _is_relative(encoder):
-        return RelativeModel.from_pretrained(encoder)
-    return None
 
 
 def _refuse_other_view(encoder: RelativeModel, view: str | None) -> None:
@@ -257,42 +193,21 @@ def resolve_decoder(decoder: Part) -> RelativeDecoder:
             "Give a RelativeDecoder, a whole relative model, or the name of an upload of one; an ordinary classifier "
             "goes with anchors=."
         )
+    Source.of(decoder)  # refuses what is no name
     return RelativeDecoder.from_pretrained(decoder)
 
 
-def check_compatible(encoder: RelativeConfig, decoder: RelativeConfig) -> None:
-    """Raise `StitchingError` unless the decoder can read what the encoder says: same anchors, same projection."""
-    if not _same_anchors(encoder, decoder):
-        raise StitchingError(
-            f"Cannot stitch: the encoder is described by {_anchors_of(encoder)}, the decoder was trained on "
-            f"{_anchors_of(decoder)}. Anchors and their order must be the same: encode the decoder's with "
-            "encoder.encode_anchors(decoder.anchors.view(name)), or pick parts that share an AnchorSet."
-        )
-    if encoder.projection != decoder.projection:
-        differ = [name for name in decoder.projection if encoder.projection.get(name) != decoder.projection[name]]
-        sides = [f"{name} {encoder.projection.get(name)!r} and {decoder.projection[name]!r}" for name in differ]
-        raise StitchingError(
-            f"Cannot stitch: the encoder's projection differs from the one that the decoder was trained on: "
-            f"{', '.join(sides)}. Let the encoder use the decoder's: encoder.use_projection(decoder.config)."
-        )
-
-
 def refuse_stale(encoder: RelativeModel) -> None:
-    """Raise `StaleAnchorsError` if the encoder's stored anchors are not its own; warn where that cannot be checked."""
+    """Refresh the encoder's anchors if it was trained since, and raise `StaleAnchorsError` if they are not its own.
+
+    Where that cannot be checked it warns.
+    """
     try:
         encoder.check_anchors()
     except (StaleAnchorsError, AnchorIntegrityError, UploadIntegrityError):
         raise
     except (AnchorError, UploadError) as error:  # a part without its samples or its processor
         logger.warning("Whether the encoder's stored anchors are its own could not be checked: %s", error)
-
-
-def _same_anchors(encoder: RelativeConfig, decoder: RelativeConfig) -> bool:
-    known = encoder.anchor_fingerprint is not None
-    return known and (encoder.anchor_fingerprint, encoder.num_anchors) == (
-        decoder.anchor_fingerprint,
-        decoder.num_anchors,
-    )
 
 
 @dataclass(frozen=True)
@@ -323,8 +238,8 @@ class CompatibilityReport:
         expected_agreement: Share of held-out pairs on which the decoder gives the same class through either encoder;
             ``None`` if no pairs were given. A lower estimate of stitched over own: with the default projection it lies
             0.12 to 0.18 below in text and images, 0.34 in graphs (`docs/quality.md`).
-        prediction: How much of the decoder's own macro-F1 the stitched model is expected to keep, and how wrong that
-            may be; ``None`` if no pairs were given.
+        prediction: How much of the decoder's own macro-F1 the stitched model is expected to keep; ``None`` if no
+            pairs were given.
 
     Example:
         ```python
@@ -352,11 +267,6 @@ class CompatibilityReport:
         return self.prediction.ratio if self.prediction else None
 
     @property
-    def expected_error(self) -> float | None:
-        """Mean error of such predictions where they were measured; ``None`` if there is none."""
-        return self.prediction.error if self.prediction else None
-
-    @property
     def verdict(self) -> str:
         """One sentence."""
         if self.fits:
@@ -370,7 +280,6 @@ class CompatibilityReport:
             "verdict": self.verdict,
             "expected_agreement": self.expected_agreement,
             "expected_ratio": self.expected_ratio,
-            "expected_error": self.expected_error,
             "num_pairs": self.prediction.num_pairs if self.prediction else None,
             "facts": {fact.name: [fact.encoder, fact.decoder, fact.fits] for fact in self.facts},
         }
@@ -430,19 +339,15 @@ def compatibility(
     _check_accuracy(own_accuracy, pairs)
     encoder, decoder = resolve_encoder(encoder), resolve_decoder(decoder)
     left, right = encoder.config, decoder.config
-    settings = left.projection | right.projection
-    prints = (left.anchor_fingerprint, right.anchor_fingerprint)
     facts = [
-        Fact("anchors", _short(prints[0]), _short(prints[1]), fits=prints[0] is not None and prints[0] == prints[1]),
-        _fact("number of anchors", left.num_anchors, right.num_anchors),
+        *_compare_spaces(left.space, right.space),
         Fact("view", str(left.anchor_view), str(right.anchor_view), fits=True),
-        *(_fact(name, left.projection.get(name), right.projection.get(name)) for name in settings),
         Fact("pooling", str(left.pooling), "-", fits=True),
         Fact("absolute size", str(left.embedding_size), "-", fits=True),
         Fact("classes", "-", _classes(right), fits=True),
     ]
     if right.head_pair is not None:
-        facts.append(_fact("fitted to", pair_of(encoder)[:16], right.head_pair[:16]))
+        facts.append(_compare("fitted to", pair_of(encoder)[:16], right.head_pair[:16]))
     facts += _stale(encoder)
     report = CompatibilityReport(facts)
     if pairs is None or not report.fits:
@@ -450,11 +355,9 @@ def compatibility(
     own_NC, stitched_NC = _answers(encoder, decoder, own_encoder, pairs)
     choices = (_choices(own_NC, right), _choices(stitched_NC, right))
     agreement = float((choices[0] == choices[1]).float().mean())
-    kinds = {
-        "one_class_each": right.problem_type != "multi_label_classification",
-        "of_nodes": left.modality == "node",
-    }
-    return CompatibilityReport(facts, agreement, predicted(own_NC, stitched_NC, own_accuracy, **kinds))
+    one_class_each = right.problem_type != "multi_label_classification"
+    prediction = predicted(own_NC, stitched_NC, own_accuracy, one_class_each=one_class_each)
+    return CompatibilityReport(facts, agreement, prediction)
 
 
 def _check_accuracy(own_accuracy: float | None, pairs: Any) -> None:
@@ -501,7 +404,7 @@ def _answers(
             f"pairs hold {len(pairs[0])} and {len(pairs[1])} samples. Give the same meanings to both."
         )
     own = resolve_encoder(own_encoder)
-    check_compatible(own.config, decoder.config)
+    require_fit(own.config.space, decoder.config.space)
     with torch.no_grad(), evaluating(decoder):
         r_NR, own_NR = (
             side.projection(side.encode(samples).to(side.device))
@@ -510,50 +413,45 @@ def _answers(
         return decoder(own_NR.to(decoder.device)).logits, decoder(r_NR.to(decoder.device)).logits
 
 
-def _choices(logits_NC: Tensor, config: RelativeConfig) -> Tensor:
+def _choices(logits_NC: Tensor, config: RelativeDecoderConfig) -> Tensor:
     """The class of each sample (N,), or which of the classes it has (N, C)."""
     return logits_NC > 0 if config.problem_type == "multi_label_classification" else logits_NC.argmax(-1)
 
 
-def _fact(name: str, encoder: Any, decoder: Any) -> Fact:
-    return Fact(name, _shown(encoder), _shown(decoder), fits=encoder == decoder)
+def _compare_spaces(left: RelativeSpace, right: RelativeSpace) -> list[Fact]:
+    """A line for each field that one of the two uses."""
+    same = left.fingerprint is not None and left.fingerprint == right.fingerprint
+    mine, theirs = left.to_dict(), right.to_dict()
+    always = ("transform", "similarity", "basis_ridge")
+    used = [name for name in PROJECTION_FIELDS if name in always or (mine[name], theirs[name]) != (None, None)]
+    return [
+        Fact("anchors", (left.fingerprint or "none")[:16], (right.fingerprint or "none")[:16], fits=same),
+        *(_compare(name, mine[name], theirs[name]) for name in ("num_anchors", *used)),
+    ]
 
 
-def _shown(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
+def _compare(name: str, encoder: Any, decoder: Any) -> Fact:
+    def shown(value: Any) -> str:
+        return ", ".join(value) if isinstance(value, list) else str(value)
+
+    return Fact(
+        "number of anchors" if name == "num_anchors" else name, shown(encoder), shown(decoder), encoder == decoder
+    )
 
 
-def _short(fingerprint: str | None) -> str:
-    return (fingerprint or "none")[:16]
-
-
-def _anchors_of(config: RelativeConfig) -> str:
-    return f"{config.num_anchors} anchors {_short(config.anchor_fingerprint)}"
-
-
-def _classes(config: RelativeConfig) -> str:
+def _classes(config: RelativeDecoderConfig) -> str:
     if config.decoder_type in IMAGE_DECODERS:
         return f"images of {config.image_size} x {config.image_size} pixels"
     names = list((config.id2label or {}).values())
     return ", ".join(map(str, names[:3])) + (f", ... ({len(names)})" if len(names) > 3 else "")
 
 
-def _is_relative(name: str | Path) -> bool:
+def _is_relative(name: Any) -> bool:
     """Whether an upload says that it is one of ours; an upload that cannot be read is left to the loader's words."""
     config = Source.of(name).json("config.json")
-    return config is None or config.get("model_type") == RelativeConfig.model_type
+    return config is None or is_ours(config)
 
 
-def _view_for(anchors: AnchorSet, view: str | None, name: str, argument: str = "view") -> Any:
-    if view is None and len(anchors.views) > 1:
-        whose = "becomes relative with the decoder's anchors, which have the views"
-        whose = whose if argument == "view" else "reads the anchors too, which have the views"
-        raise AnchorError(
-            f"{name} {whose} {', '.join(map(repr, anchors.views))}. Say which one it reads: "
-            f"stitch(encoder, decoder, {argument}={anchors.views[0]!r})."
-        )
-    return anchors.view(view)
-
-
-def _name(part: Part) -> str:
+def name_of(part: Part) -> str:
+    """What to call a part in an error."""
     return type(part).__name__ if isinstance(part, PreTrainedModel) else str(part)

@@ -1,14 +1,13 @@
 """What the tests share: a Hub on this machine, and models so small that they train in a second.
 
-The client of the Hub reads its endpoint once, when it is imported. So the local Hub is constructed here, loaded by its
-path, and its environment set before anything imports `huggingface_hub`. Each process of pytest has a Hub and a cache
-of its own. With ``HF_RELREPS_REAL_HUB=1`` and ``HF_TOKEN`` the environment stays as it is, and ``pytest -m hub`` runs
-the tests marked ``any_hub`` against the real Hub.
+The client of the Hub reads its endpoint once, when it is imported. So the local Hub is constructed here, and its
+environment set, before anything imports `huggingface_hub`. Each process of pytest has a Hub and a cache of its own.
+With ``HF_RELREPS_REAL_HUB=1`` and ``HF_TOKEN`` the environment stays as it is, and ``pytest -m hub`` runs the tests
+marked ``any_hub`` against the real Hub.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import tempfile
@@ -16,25 +15,18 @@ import uuid
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # also where pytest was not started as a module
 
-
-def _load_local_hub() -> ModuleType:
-    folder = ROOT / "hf_relreps" / "demos" / "local_hub"
-    spec = importlib.util.spec_from_file_location("local_hub_for_tests", folder / "__init__.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+from local_hub import LocalHub  # noqa: E402
 
 
 REAL_HUB = os.environ.get("HF_RELREPS_REAL_HUB") == "1" and "HF_TOKEN" in os.environ
 CACHE = tempfile.TemporaryDirectory(prefix="hf-relreps-tests-")
-LOCAL_HUB = None if REAL_HUB else _load_local_hub().LocalHub(port=0)
+LOCAL_HUB = None if REAL_HUB else LocalHub(port=0)
 os.environ.update({"HF_HOME": CACHE.name} if REAL_HUB else LOCAL_HUB.environment(CACHE.name))
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 

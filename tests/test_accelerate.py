@@ -112,5 +112,5 @@ def test_the_example_ends_with_the_same_anchors_on_all_processes_and_saves_a_mod
     assert len({anchors for _, _, anchors in held}) == 1
     assert re.search(r"epoch 1: loss \d\.\d+, accuracy on the test rows 0\.\d+", printed)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
-    assert model.config.num_anchors == 21
+    assert model.config.space.num_anchors == 21
     assert model.encoder.check_anchors() < 1e-4

@@ -1,4 +1,4 @@
-"""What `AnchorCallback` adds to the Trainer's log, and that it arrives where `report_to` sends it."""
+"""What `AnchorCallback` adds to the Trainer's log, and that `RelativeTrainer` brings it where `report_to` sends it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ import torch
 from training import tiny_trainer
 from transformers import Trainer
 
-from hf_relreps import AnchorCallback
+from hf_relreps import AnchorCallback, RelativeTrainer
 from hf_relreps.callback import coverage
 
 
 NAMES = ["anchor_drift", "anchor_coverage"]
 LOGGED = {"logging_strategy": "steps", "logging_steps": 2, "max_steps": 6}
+
+
+TRAINERS = pytest.mark.parametrize("trainer_class", [Trainer, RelativeTrainer])
 
 
 @pytest.fixture
@@ -30,9 +33,10 @@ def logs_of(trainer: Trainer) -> list[dict[str, Any]]:
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_the_log_of_a_step_holds_drift_and_coverage(make_model, dataset, tokenizer, tmp_path):
-    callback = AnchorCallback(refresh_every=1)
-    trainer = tiny_trainer(make_model(0), tokenizer, dataset, tmp_path, callback, **LOGGED)
+@TRAINERS
+def test_the_log_of_a_step_holds_drift_and_coverage(make_model, dataset, tokenizer, tmp_path, trainer_class):
+    callback, arguments = AnchorCallback(refresh_every=1), LOGGED | {"trainer_class": trainer_class}
+    trainer = tiny_trainer(make_model(0), tokenizer, dataset, tmp_path, callback, **arguments)
     trainer.train()
     logs = logs_of(trainer)
     assert [entry["step"] for entry in logs] == [2, 4, 6]
@@ -93,8 +97,10 @@ def test_a_resumed_run_logs_what_an_uninterrupted_one_logs(make_model, dataset, 
     ]
 
 
-def test_what_the_terminal_shows_holds_them_too(make_model, dataset, tokenizer, tmp_path, capsys):
-    tiny_trainer(make_model(0), tokenizer, dataset, tmp_path, AnchorCallback(refresh_every=1), **LOGGED).train()
+@TRAINERS
+def test_what_the_terminal_shows_holds_them_too(make_model, dataset, tokenizer, tmp_path, capsys, trainer_class):
+    arguments = LOGGED | {"trainer_class": trainer_class}
+    tiny_trainer(make_model(0), tokenizer, dataset, tmp_path, AnchorCallback(refresh_every=1), **arguments).train()
     shown = [line for line in capsys.readouterr().out.splitlines() if "'loss'" in line]
     assert len(shown) == 3 and all(name in line for line in shown for name in NAMES)
 
@@ -104,8 +110,8 @@ def test_tensorboard_gets_them(make_model, dataset, tokenizer, tmp_path, monkeyp
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "runs"))
-    callback = AnchorCallback(refresh_every=1)
-    trainer = tiny_trainer(make_model(0), tokenizer, dataset, tmp_path, callback, **LOGGED, report_to=["tensorboard"])
+    arguments = LOGGED | {"report_to": ["tensorboard"], "trainer_class": RelativeTrainer}
+    trainer = tiny_trainer(make_model(0), tokenizer, dataset, tmp_path, AnchorCallback(refresh_every=1), **arguments)
     trainer.train()
     events = EventAccumulator(str(tmp_path / "runs")).Reload()
     for name in NAMES:
@@ -117,6 +123,7 @@ def test_trackio_gets_them(make_model, dataset, tokenizer, tmp_path, monkeypatch
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     pytest.importorskip("trackio", reason="trackio is not installed")
     arguments = LOGGED | {"report_to": ["trackio"], "project": "anchors", "run_name": "one"}
+    arguments["trainer_class"] = RelativeTrainer
     trainer = tiny_trainer(make_model(0), tokenizer, dataset, tmp_path, AnchorCallback(refresh_every=1), **arguments)
     trainer.train()
     found = _trackio_rows(Path(os.environ["TRACKIO_DIR"]))

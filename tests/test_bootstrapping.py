@@ -9,11 +9,13 @@ from hf_relreps.bootstrapping import (
     BootstrapReport,
     assign,
     bootstrap,
+    describe,
+    find_mismatched,
     grow,
-    held_out_ranks,
     match,
+    match_pools,
     mismatched,
-    profiles,
+    rank_held_out,
 )
 from hf_relreps.errors import AnchorError
 
@@ -47,10 +49,10 @@ def shuffled(n, seed=3):
 # -- matching
 
 
-def test_profiles_are_unchanged_by_rotation_and_scale():
+def test_descriptions_are_unchanged_by_rotation_and_scale():
     x_ND, turn = meanings(40), torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(1)))[0]
-    expected = profiles(x_ND, x_ND[:10])
-    assert torch.allclose(profiles(3 * x_ND @ turn, 3 * (x_ND @ turn)[:10]), expected, atol=1e-4)
+    expected = describe(x_ND, x_ND[:10])
+    assert torch.allclose(describe(3 * x_ND @ turn, 3 * (x_ND @ turn)[:10]), expected, atol=1e-4)
 
 
 def test_match_finds_each_row_of_a_rotated_copy_and_orders_by_margin():
@@ -89,15 +91,15 @@ def test_the_assignment_helps_where_nearest_neighbours_lead_nowhere():
     z_ND, order = meanings(155, seed=3), shuffled(150)
     left_ND, right_ND = seen_by(z_ND, 24, 4, noise=0.3), seen_by(z_ND, 40, 5, noise=0.3)
     spaces = left_ND[5:], right_ND[5:][order], left_ND[:5], right_ND[:5]
-    pairs, _ = bootstrap(*spaces, 80)
+    pairs, _ = match_pools(*spaces, 80)
     assert agreeing(grow(*spaces, 80), order) < 0.3 < 0.8 < agreeing(pairs, order)
 
 
 def test_held_out_pairs_are_found_again_unless_the_pairs_are_wrong():
     left_ND, right_ND = two_spaces(320)
     spaces = left_ND[20:], right_ND[20:][shuffled(300)], left_ND[:20]
-    right_H = held_out_ranks(*spaces, right_ND[:20], 100)
-    wrong_H = held_out_ranks(*spaces, right_ND[:20].roll(7, 0), 100)
+    right_H = rank_held_out(*spaces, right_ND[:20], 100)
+    wrong_H = rank_held_out(*spaces, right_ND[:20].roll(7, 0), 100)
     assert len(right_H) == len(wrong_H) == 6
     assert right_H.min() > 0.97 and wrong_H.mean() < 0.8
 
@@ -113,7 +115,7 @@ def test_trust_needs_more_mutual_samples_than_chance_and_between_the_limits_held
 def test_few_known_pairs_become_many():
     left_ND, right_ND = two_spaces(320)
     order = shuffled(300)
-    pairs, report = bootstrap(left_ND[20:], right_ND[20:][order], left_ND[:20], right_ND[:20], 100)
+    pairs, report = match_pools(left_ND[20:], right_ND[20:][order], left_ND[:20], right_ND[:20], 100)
     right = float((order[pairs.right_P] == pairs.left_P).float().mean())
     assert len(pairs.left_P) == 100 and right > 0.95
     assert report.trusted
@@ -126,7 +128,7 @@ def test_pools_that_share_only_half_of_their_meanings_are_matched():
     left_ND, right_ND = two_spaces(470)
     left = torch.arange(20, 320)
     right = torch.arange(170, 470)[shuffled(300)]
-    pairs, report = bootstrap(left_ND[left], right_ND[right], left_ND[:20], right_ND[:20], 80)
+    pairs, report = match_pools(left_ND[left], right_ND[right], left_ND[:20], right_ND[:20], 80)
     precision = float((left[pairs.left_P] == right[pairs.right_P]).float().mean())
     assert report.trusted and precision > 0.8
 
@@ -134,14 +136,14 @@ def test_pools_that_share_only_half_of_their_meanings_are_matched():
 def test_an_encoder_that_says_nothing_is_not_trusted():
     left_ND, _ = two_spaces(320)
     noise_ND = torch.randn(320, WIDTHS["fr"], generator=torch.Generator().manual_seed(5))
-    _, report = bootstrap(left_ND[20:], noise_ND[20:], left_ND[:20], noise_ND[:20], 100)
+    _, report = match_pools(left_ND[20:], noise_ND[20:], left_ND[:20], noise_ND[:20], 100)
     assert not report.trusted
     assert report.mutual == pytest.approx(report.mutual_by_chance, abs=0.08)
 
 
 def test_known_pairs_that_are_wrong_are_not_trusted():
     left_ND, right_ND = two_spaces(320)
-    _, report = bootstrap(left_ND[20:], right_ND[20:], left_ND[:20], right_ND[:20].roll(7, 0), 100)
+    _, report = match_pools(left_ND[20:], right_ND[20:], left_ND[:20], right_ND[:20].roll(7, 0), 100)
     assert not report.trusted
 
 
@@ -149,7 +151,7 @@ def test_the_same_arguments_give_the_same_pairs_and_the_global_state_is_left_alo
     left_ND, right_ND = two_spaces(220)
     np.random.seed(1)  # noqa: NPY002  the state that must not matter
     before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-    runs = [bootstrap(left_ND[20:], right_ND[20:], left_ND[:20], right_ND[:20], 50) for _ in range(2)]
+    runs = [match_pools(left_ND[20:], right_ND[20:], left_ND[:20], right_ND[:20], 50) for _ in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(runs[0][0][:3], runs[1][0][:3], strict=True))
     assert runs[0][1] == runs[1][1]
     assert (np.random.get_state()[1] == before[0]).all() and torch.equal(torch.get_rng_state(), before[1])  # noqa: NPY002
@@ -169,7 +171,7 @@ def test_wrong_pairs_are_found_and_right_ones_are_not(share):
     left_AD, right_AD = two_spaces(200)
     wrong = torch.arange(int(share * 200))
     right_AD[wrong] = right_AD[wrong].roll(1, 0)
-    found = set(mismatched(left_AD, right_AD).tolist())
+    found = set(find_mismatched(left_AD, right_AD).tolist())
     assert len(found & set(wrong.tolist())) >= 0.85 * len(wrong)
     assert len(found - set(wrong.tolist())) <= 4
 
@@ -178,7 +180,7 @@ def test_views_in_another_order_are_refused():
     left_AD, right_AD = two_spaces(200)
     for other_AD in (right_AD.flip(0), right_AD[shuffled(200)]):
         with pytest.raises(AnchorError, match=r"of 200 anchors look alike in both views, .*same order"):
-            mismatched(left_AD, other_AD)
+            find_mismatched(left_AD, other_AD)
 
 
 # -- the door: anchor sets
@@ -206,7 +208,7 @@ def world():
 
 def test_an_anchor_set_grows_and_says_what_is_pseudo(world, tmp_path):
     encoders, anchors, pools = world
-    larger, report = anchors.bootstrap(encoders, pools, k=80)
+    larger, report = bootstrap(anchors, encoders, pools, k=80)
     assert len(larger) == 80 and larger.ids[:20] == anchors.ids
     assert all(id_.startswith("pseudo-") for id_ in larger.ids[20:])
     numbers = [[text.split()[1] for text in larger.view(name).samples] for name in WIDTHS]
@@ -219,7 +221,7 @@ def test_an_anchor_set_grows_and_says_what_is_pseudo(world, tmp_path):
 def test_samples_that_are_anchors_or_repeated_do_not_enter_the_pools(world):
     encoders, anchors, pools = world
     again = {name: [*anchors.view(name).samples, *pool, *pool[:30]] for name, pool in pools.items()}
-    assert anchors.bootstrap(encoders, again, k=80)[0].ids == anchors.bootstrap(encoders, pools, k=80)[0].ids
+    assert bootstrap(anchors, encoders, again, k=80)[0].ids == bootstrap(anchors, encoders, pools, k=80)[0].ids
 
 
 def test_pools_that_cannot_be_matched_are_refused_with_a_reason(world):
@@ -228,22 +230,22 @@ def test_pools_that_cannot_be_matched_are_refused_with_a_reason(world):
     with pytest.raises(
         AnchorError, match=r"pools cannot be matched: 0\.\d+ of their samples find each other.*than 20"
     ):
-        mixed.bootstrap(encoders, pools, k=80)
+        bootstrap(mixed, encoders, pools, k=80)
 
 
 def test_bootstrap_asks_for_what_it_needs(world):
     encoders, anchors, pools = world
     with pytest.raises(AnchorError, match="encoders names 1 views, expected two"):
-        anchors.bootstrap({"en": encoders["en"]}, pools)
+        bootstrap(anchors, {"en": encoders["en"]}, pools)
     with pytest.raises(AnchorError, match="pools has the views 'en', encoders 'en' and 'fr'"):
-        anchors.bootstrap(encoders, {"en": pools["en"]})
+        bootstrap(anchors, encoders, {"en": pools["en"]})
     with pytest.raises(AnchorError, match="k=20 is not more than the 20 anchors"):
-        anchors.bootstrap(encoders, pools, k=20)
+        bootstrap(anchors, encoders, pools, k=20)
     with pytest.raises(AnchorError, match="Found 4 known pairs, expected 5 or more"):
-        anchors.without(anchors.ids[4:]).bootstrap(encoders, pools)
+        bootstrap(anchors.without(anchors.ids[4:]), encoders, pools)
     with pytest.raises(AnchorError, match=r"gave \(20,\) for 20 samples of view 'en'|gave \(200,\) for 200 samples"):
         lengths = type("Lengths", (), {"encode": lambda self, samples: torch.ones(len(samples))})()
-        anchors.bootstrap({"en": lengths, "fr": encoders["fr"]}, pools)
+        bootstrap(anchors, {"en": lengths, "fr": encoders["fr"]}, pools)
 
 
 def test_wrong_translations_are_found_and_dropped(world):
@@ -252,7 +254,7 @@ def test_wrong_translations_are_found_and_dropped(world):
     french = [text.replace("en", "fr") for text in english]
     french[3], french[40], french[41] = french[41], french[3], french[40]
     many = AnchorSet([str(i) for i in range(100)], {"en": english, "fr": french})
-    wrong = many.mismatched(encoders)
+    wrong = mismatched(many, encoders)
     assert {"3", "40", "41"} <= set(wrong) and len(wrong) <= 5
     clean = many.without(wrong)
     assert len(clean) == 100 - len(wrong) and clean.fingerprint != many.fingerprint
@@ -266,4 +268,4 @@ def test_relative_models_are_encoders_for_it(make_bert, tokenizer, anchors, text
         name: RelativeModel.from_encoder(make_bert(seed), anchors.view(name), tokenizer)
         for seed, name in enumerate(("en", "fr"))
     }
-    assert set(anchors.mismatched(encoders)) <= set(anchors.ids)
+    assert set(mismatched(anchors, encoders)) <= set(anchors.ids)

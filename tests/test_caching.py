@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from training import tiny_trainer
 
-from hf_relreps import RelativeConfig, RelativeDecoder, RelativeModel
+from hf_relreps import RelativeConfig, RelativeDecoder, RelativeDecoderConfig, RelativeModel
 from hf_relreps.caching import encode_dataset
 from hf_relreps.demos.tiny import word_tokenizer
 from hf_relreps.errors import ConfigurationError, SampleError
@@ -145,8 +145,7 @@ def test_other_rows_or_another_order_are_encoded(encoder, dataset, encode):
 def test_a_decoder_trains_on_it_with_the_plain_trainer(encoder, dataset, encode, labels, tmp_path):
     encoded, _ = encode(encoder, dataset)
     torch.manual_seed(0)
-    config = encoder.config.without_encoder()
-    decoder = RelativeDecoder(config)
+    decoder = RelativeDecoder(RelativeDecoderConfig(space=encoder.config.space, num_labels=3))
     trainer = tiny_trainer(decoder, None, encoded, tmp_path, max_steps=60, learning_rate=1e-2)
     trainer.train()
     with torch.no_grad():

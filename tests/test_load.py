@@ -47,7 +47,7 @@ def test_a_service_loop_keeps_its_memory(names):
 def test_one_thread_that_builds_a_model_keeps_others_from_doing_so(names):
     """Otherwise two would leave functions of transformers changed for ever: each puts back what it found."""
     from hf_relreps import RelativeDecoder
-    from hf_relreps.base_models import BUILDING
+    from hf_relreps.backbones import BUILDING
 
     done = threading.Event()
     thread = threading.Thread(target=lambda: (RelativeDecoder.from_pretrained(names[0]), done.set()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import hashlib
 import json
 import os
@@ -38,7 +39,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import _http
 
-from hf_relreps.demos.local_hub import HubError, LocalHub
+from local_hub import HubError, LocalHub
 
 
 CARD = """---
@@ -794,20 +795,75 @@ def test_the_environment_overrides_what_a_user_has_set(hub, monkeypatch):
     assert environment["NO_PROXY"] == "internal.example,127.0.0.1"
 
 
-@pytest.mark.slow  # it imports the whole library in a process of its own
+ROOT = Path(__file__).parents[1]
+
+
+def by_hand(*arguments, environment=None):
+    command = [sys.executable, "-m", "local_hub", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=30)
+
+
 def test_the_hub_can_be_run_by_hand(tmp_path):
-    command = [sys.executable, "-m", "hf_relreps.demos.local_hub", "--root", str(tmp_path / "hub")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        lines = [process.stdout.readline().strip() for _ in range(3)]
+    command = [sys.executable, "-m", "local_hub", "--root", str(tmp_path / "hub")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        lines = [process.stdout.readline().strip() for _ in range(4)]
         exported = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export"))
         try:
             api = HfApi(endpoint=exported["HF_ENDPOINT"], token=exported["HF_TOKEN"])
+            assert lines[1] == f"# you are {api.whoami()['name']}: push to local-user/NAME"
             assert api.create_repo("local-user/by-hand").repo_id == "local-user/by-hand"
         finally:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=20)
     assert process.returncode == 0
     assert (tmp_path / "hub" / "repos" / "models" / "local-user" / "by-hand").is_dir()
+
+
+ASKS = """
+import os, sys, urllib.request
+request = urllib.request.Request(os.environ["HF_ENDPOINT"] + "/api/whoami-v2")
+request.add_header("Authorization", "Bearer " + os.environ["HF_TOKEN"])
+answer = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).read()
+print(answer, os.environ["HF_HOME"], sys.argv[1:])
+sys.exit(7)
+"""
+
+
+def test_a_command_runs_with_the_hub_and_its_exit_code_is_passed_on(tmp_path):
+    done = by_hand("--cache", tmp_path, "--", sys.executable, "-c", ASKS, "--port", "kept")
+    assert done.returncode == 7, done.stderr
+    assert "local-user" in done.stdout and str(tmp_path) in done.stdout
+    assert "['--port', 'kept']" in done.stdout  # what follows -- is the command's
+
+
+def test_a_command_that_does_not_exist_is_one_line():
+    done = by_hand("--", "no-such-program")
+    assert done.returncode == 127
+    assert (
+        done.stderr == "local_hub: cannot run no-such-program: No such file or directory. Name a program after --.\n"
+    )
+
+
+def test_a_port_in_use_is_one_line_that_says_to_choose_another(hub):
+    done = by_hand("--port", hub.port)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"Cannot listen on port {hub.port}: " in done.stderr and "--port N" in done.stderr
+
+
+def test_what_is_not_installed_is_one_line_that_says_how_to_install_it(tmp_path):
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError(\"No module named 'uvicorn'\", name='uvicorn')")
+    done = by_hand(environment=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert done.stderr == (
+        "local_hub: The local Hub needs uvicorn, which is not installed. Run: pip install starlette uvicorn\n"
+    )
+
+
+def test_the_example_in_the_docstring_is_true():
+    examples = doctest.DocTestFinder(recurse=False).find(LocalHub, "LocalHub", globs={})
+    code = examples[0].docstring.replace("```", "")
+    test = doctest.DocTestParser().get_doctest(code, {}, "LocalHub", None, 0)
+    assert test.examples and not doctest.DocTestRunner(verbose=False).run(test).failed
 
 
 LIBRARIES = """

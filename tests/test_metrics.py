@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import evaluate
@@ -11,6 +13,9 @@ import pytest
 import torch
 
 from hf_relreps import errors, latent_similarity, metrics
+
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "push_metric.py"
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +101,18 @@ def test_an_unknown_metric_is_refused() -> None:
         metrics.path("accuracy")
 
 
+@pytest.fixture(scope="module")
+def push_metric() -> Callable[..., Any]:
+    return runpy.run_path(str(EXAMPLE))["push_metric"]
+
+
 def test_pushed_as_a_space_it_loads_by_its_name(
-    hub: Any, hub_user: str, x_ND: torch.Tensor, new_repo_id: Callable[[], str]
+    hub: Any, hub_user: str, x_ND: torch.Tensor, push_metric: Callable[..., Any]
 ) -> None:
     from huggingface_hub import HfApi
 
     repo_id = f"{hub_user}/latent_similarity"
-    metrics.push_to_hub("latent_similarity", repo_id)
+    push_metric("latent_similarity", repo_id)
     try:
         assert sorted(HfApi().list_repo_files(repo_id, repo_type="space")) == [
             ".gitattributes",
@@ -117,6 +127,6 @@ def test_pushed_as_a_space_it_loads_by_its_name(
         HfApi().delete_repo(repo_id, repo_type="space")
 
 
-def test_a_space_of_another_name_is_refused() -> None:
-    with pytest.raises(errors.EvaluationError, match="Push it to me/stitching_ratio"):
-        metrics.push_to_hub("stitching_ratio", "me/ratio")
+def test_a_space_of_another_name_is_refused(push_metric: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="Push it to me/stitching_ratio"):
+        push_metric("stitching_ratio", "me/ratio")

@@ -30,7 +30,7 @@ from hf_relreps import (
     RelativeModelForImageClassification,
     RelativeModelForSequenceClassification,
 )
-from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError, SampleError, UploadError
+from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError, SampleError, StitchingError, UploadError
 
 
 def weights(model):
@@ -149,7 +149,8 @@ def test_a_relative_model_gets_a_new_decoder_and_keeps_its_anchors(make_bert, an
     names = {0: "a", 1: "b", 2: "c", 3: "d"}
     model = RelativeModelForSequenceClassification.from_encoder(encoder, id2label=names, decoder_type="linear")
     assert model.decoder.output.out_features == 4 and model.decoder.hidden is None
-    assert model.config.id2label == names and model.config.anchor_view == "fr" and model.config.similarity == "angular"
+    assert model.config.id2label == names and model.config.anchor_view == "fr"
+    assert model.config.space == encoder.config.space and model.config.space.similarity == ("angular",)
     assert torch.equal(model.encoder.projection.anchors_AD, encoder.projection.anchors_AD)
     assert encoder.config.to_dict() == config
     inputs = tokenizer(["petit chat ici"], return_tensors="pt")
@@ -179,7 +180,7 @@ def test_wrapping_twice_is_refused(make_model, anchors, tokenizer, tmp_path):
 
 
 def test_unknown_settings_are_refused_by_name(make_bert, anchors, tokenizer):
-    with pytest.raises(ConfigurationError, match=r"no field similarty; it has .*similarity"):
+    with pytest.raises(ConfigurationError, match=r"no setting 'similarty'\. Did you mean 'similarity'\? It has .*simil"):
         RelativeModel.from_encoder(make_bert(0), anchors.view("en"), tokenizer, similarty="cosine")
 
 
@@ -193,13 +194,15 @@ def test_settings_start_from_a_configuration_whatever_else_it_describes(make_ber
     model = RelativeModelForSequenceClassification.from_encoder(
         make_bert(0), anchors.view("en"), tokenizer, config=paper, decoder_type="mlp"
     )
-    assert model.config.projection == paper.projection
-    assert (model.config.num_labels, model.config.decoder_type, model.config.num_anchors) == (5, "mlp", 20)
+    assert model.config.space.projection == paper.space.projection
+    assert model.config.num_labels == 5 and model.config.decoder.decoder_type == "mlp"
+    assert model.config.space.num_anchors == 20
     other = make_model(1, view="fr", similarity="cosine").config
     model = RelativeModelForSequenceClassification.from_encoder(
         make_bert(0), anchors.view("en"), tokenizer, config=other, num_labels=2
     )
-    assert (model.config.similarity, model.config.anchor_view, model.config.num_labels) == ("cosine", "en", 2)
+    assert model.config.space.similarity == ("cosine",)
+    assert (model.config.anchor_view, model.config.num_labels) == ("en", 2)
 
 
 def test_a_model_without_a_name_asks_for_its_processor(make_bert, anchors):
@@ -235,7 +238,7 @@ def test_classes_refuse_views_of_another_modality(
 
 def test_a_configuration_without_an_encoder_builds_none():
     with pytest.raises(
-        ConfigurationError, match="encoder_config, which is None: this configuration describes a decoder"
+        ConfigurationError, match="encoder_config, which is None: this configuration wraps no model. Build an encoder"
     ):
         RelativeModel(RelativeConfig(num_anchors=4))
 
@@ -277,7 +280,7 @@ def test_vit_becomes_relative_and_comes_back_from_its_folder(image_anchors, imag
     assert same(weights(model.encoder.backbone), without_pooler(before))
     inputs = image_processor(images, return_tensors="pt")
     output = model.encoder(**inputs)
-    assert model.config.pooling == "cls"
+    assert model.config.encoder.pooling == "cls"
     assert torch.equal(output.pooler_output, output.last_hidden_state[:, 0])
     assert output.relative_embeds.shape == (8, 6)
     model.save_pretrained(tmp_path)
@@ -423,9 +426,10 @@ def test_other_anchors_replace_the_old_ones_in_the_configuration_as_well(make_mo
     others = AnchorSet([str(i) for i in range(20)], {"en": texts["en"][1:60:3]})
     model.encoder.encode_anchors(others.view("en"))
     assert (
-        model.config.anchor_fingerprint == others.fingerprint
-        and model.config.anchor_digest == others.view("en").digest
+        model.config.space.fingerprint == others.fingerprint
+        and model.config.encoder.anchor_digest == others.view("en").digest
     )
+    assert model.config.decoder.space.fingerprint == anchors.fingerprint  # which it was trained on
     assert model.anchors is others
     torch.testing.assert_close(model.encoder.projection.anchors_AD, model.encoder.encode(others.view("en").samples))
 
@@ -456,10 +460,25 @@ def test_an_encoder_may_use_another_projection_without_encoding_again(make_model
         make_bert(0), anchors.view("en"), tokenizer, config=RelativeConfig.paper()
     ).eval()
     inputs = tokenizer(["small cat"], return_tensors="pt")
-    assert not torch.allclose(model(**inputs).relative_embeds, paper(**inputs).relative_embeds)
+    encoder = model.encoder
+    assert not torch.allclose(encoder(**inputs).relative_embeds, paper(**inputs).relative_embeds)
+    encoder.use_projection(RelativeConfig.paper())
+    assert torch.equal(encoder(**inputs).relative_embeds, paper(**inputs).relative_embeds)
+    assert encoder.config.space == model.config.space == paper.config.space
+
+
+def test_a_whole_model_refuses_to_predict_once_its_parts_no_longer_share_a_space(make_model, anchors, texts, tokenizer):
+    inputs = tokenizer(["small cat"], return_tensors="pt")
+    model = make_model(0)
     model.encoder.use_projection(RelativeConfig.paper())
-    assert torch.equal(model(**inputs).relative_embeds, paper(**inputs).relative_embeds)
-    assert model.config.projection == paper.config.projection
+    with pytest.raises(StitchingError, match=r"projection differs .*similarity 'cosine' and 'rbf'.*use_projection"):
+        model(**inputs)
+    model.encoder.use_projection(model.decoder.config)
+    assert torch.equal(model(**inputs).logits, make_model(0)(**inputs).logits)
+    others = AnchorSet([str(i) for i in range(20)], {"en": texts["en"][1:60:3]})
+    model.encoder.encode_anchors(others.view("en"))
+    with pytest.raises(StitchingError, match=f"{others.fingerprint[:16]}, the decoder was trained on .*same"):
+        model(**inputs)
 
 
 # -- what may be done to them
@@ -534,7 +553,7 @@ def test_a_resized_vocabulary_is_saved_loaded_and_used(make_model, tokenizer, pa
     assert model.get_input_embeddings().num_embeddings == size
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path)
-    assert loaded.get_input_embeddings().num_embeddings == loaded.config.encoder_config.vocab_size == size
+    assert loaded.get_input_embeddings().num_embeddings == loaded.config.get_text_config().vocab_size == size
     inputs = {"input_ids": torch.tensor([[size - 1, 5, 6]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
     assert torch.equal(loaded(**inputs).relative_embeds, model(**inputs).relative_embeds)
 
@@ -566,7 +585,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_model, make_datase
         torch.testing.assert_close(gradients[0][name], gradients[1][name], atol=1e-7, rtol=1e-5, msg=name)
 
 
-def test_a_whole_model_holds_an_encoder_and_a_decoder_that_share_its_configuration(make_model):
+def test_a_whole_model_holds_an_encoder_and_a_decoder_whose_configurations_are_those_of_its_own(make_model):
     model = make_model(0)
     assert isinstance(model.encoder, RelativeModel) and isinstance(model.decoder, RelativeDecoder)
-    assert model.config is model.encoder.config is model.decoder.config
+    assert model.config.encoder is model.encoder.config and model.config.decoder is model.decoder.config
+    assert model.config.space == model.encoder.config.space == model.decoder.config.space

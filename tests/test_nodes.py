@@ -21,7 +21,7 @@ from hf_relreps import (
 )
 from hf_relreps.encoders.graphs import GraphEncoder, GraphEncoderConfig
 from hf_relreps.errors import AnchorError, ConfigurationError, SampleError, UploadError
-from hf_relreps.nodes import GraphReader, one_graph
+from hf_relreps.tasks import GraphReader, one_graph
 
 
 pytest.importorskip("torch_geometric")
@@ -181,7 +181,7 @@ def loss_of(model, reader, labels, nodes) -> torch.Tensor:
     for module in model.modules():  # nothing random, so that two losses can be compared
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    model.config.decoder_noise = model.encoder.backbone.config.dropout = 0.0
+    model.config.decoder.decoder_noise = model.encoder.backbone.config.dropout = 0.0
     return model(reader.x, reader.edge_index, nodes=nodes, labels=labels[nodes]).loss
 
 
@@ -229,8 +229,9 @@ def test_other_anchors_are_live_as_soon_as_they_are_encoded(make, reader, labels
     first = loss_of(model, reader, labels, nodes)
     others = [node + 1 for node in ANCHORS]
     model.encoder.encode_anchors(AnchorSet([f"planted/{n}" for n in others], {"node": others}).view(), reader)
+    model.config.decoder.space = model.config.space  # the decoder is to learn on with them
     second = loss_of(model, reader, labels, nodes)
-    model.config.anchor_gradient = False
+    model.config.encoder.anchor_gradient = False
     assert not torch.isclose(first, second)
     torch.testing.assert_close(second, loss_of(model, reader, labels, nodes), rtol=1e-4, atol=1e-5)
 

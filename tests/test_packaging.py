@@ -26,7 +26,8 @@ from hf_relreps.errors import MissingExtraError
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-SOURCES = ("pyproject.toml", "setup.cfg", "MANIFEST.in", "README.md", "LICENSE", "hf_relreps", "tests")
+SOURCES = ("pyproject.toml", "setup.cfg", "MANIFEST.in", "README.md", "LICENSE", "hf_relreps")
+DEVELOPERS = ("tests", "local_hub", "examples")  # lie beside the package, and in neither archive
 # What someone's checkout holds beside the sources, and no package may.
 STRAY = (
     "hf_relreps/notes.txt",
@@ -35,6 +36,7 @@ STRAY = (
     "out/model.safetensors",
 )
 INDEX_SERVES_CUDA = "torch"  # so constraints/oldest.txt leaves it out
+HUB = {"starlette", "uvicorn"}  # what the local Hub of the tests needs beside
 
 
 def tracked(folder: str) -> set[str]:
@@ -74,7 +76,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Built from a copy of the sources among which stray files lie, with the setuptools of this environment."""
     pytest.importorskip("build")
     copy = tmp_path_factory.mktemp("sources")
-    for name in set().union(*map(tracked, SOURCES)):
+    for name in set().union(*map(tracked, SOURCES + DEVELOPERS)):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     for name in STRAY:
@@ -103,7 +105,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
 
 def test_the_sdist_holds_what_the_wheel_is_built_from(built):
     made = {name for name in built.sdist_files if name.startswith("hf_relreps.egg-info/")} | {"PKG-INFO"}
-    assert built.sdist_files - made == tracked("hf_relreps") | set(SOURCES) - {"hf_relreps", "tests"}
+    assert built.sdist_files - made == tracked("hf_relreps") | set(SOURCES) - {"hf_relreps"}
 
 
 def test_the_wheel_installs_on_every_platform_and_stays_small(built):
@@ -182,6 +184,7 @@ def test_the_oldest_versions_that_are_tested_are_the_lower_bounds():
         *(one for extra in ("plots", "demo") for one in PROJECT["optional-dependencies"][extra]),
     ]
     names = {canonicalize_name(Requirement(one).name) for one in demo} - {"hf-relreps", INDEX_SERVES_CUDA}
+    names |= HUB
     assert pins("oldest.txt") == {name: lowest(bounds()[name]) for name in names}
 
 
@@ -195,9 +198,19 @@ def test_the_versions_of_development_lie_within_the_bounds():
 
 
 def test_the_quickstart_names_the_extra_that_it_needs(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "uvicorn", None)  # as if it were not installed
-    with pytest.raises(MissingExtraError, match=r"needs uvicorn. .* pip install 'hf_relreps\[demo\]'"):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    with pytest.raises(MissingExtraError, match=r"needs matplotlib. .* pip install 'hf_relreps\[demo\]'"):
         launch(tmp_path)
+
+
+def test_what_the_local_hub_needs_comes_with_the_tests_and_not_with_the_demo():
+    extras = {
+        name: {canonicalize_name(Requirement(one).name) for one in asked}
+        for name, asked in PROJECT["optional-dependencies"].items()
+    }
+    assert HUB <= extras["test"] and HUB <= extras["notebooks"]
+    assert not HUB & extras["demo"]
+    assert "HUB_RUNS := starlette uvicorn" in (ROOT / "Makefile").read_text("utf-8")
 
 
 # -- installed where nothing else is

@@ -16,7 +16,7 @@ from benchmarks.paper import __main__ as command
 from benchmarks.paper import ablations, report, table1, table2, table3
 from benchmarks.paper.options import Options
 from benchmarks.paper.tables import cell, spread
-from hf_relreps import RelativeConfig, RelativeDecoder
+from hf_relreps import RelativeConfig, RelativeDecoder, RelativeDecoderConfig
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_table_3_relative_autoencoders_stitch_and_absolute_ones_do_not(options: 
 def test_heads_of_the_paper_look_at_the_whole_batch_and_ours_do_not() -> None:
     r_BR = torch.randn(64, 20, generator=torch.Generator().manual_seed(0))
     head = ablations.PaperHead(20, 5).eval()
-    ours = RelativeDecoder(RelativeConfig(num_anchors=20, num_labels=5)).eval()
+    ours = RelativeDecoder(RelativeDecoderConfig(num_anchors=20, num_labels=5)).eval()
     with torch.inference_mode():
         assert not torch.allclose(head(r_BR)[:32], head(r_BR[:32]), atol=1e-3)
         assert torch.allclose(ours(r_BR).logits[:32], ours(r_BR[:32]).logits, atol=1e-5)
@@ -60,7 +60,7 @@ def test_heads_of_the_paper_look_at_the_whole_batch_and_ours_do_not() -> None:
 
 
 def test_an_image_net_encodes_anchors_without_gradient_and_apart_from_the_batch() -> None:
-    net = table2.ImageNet(8, 3, RelativeConfig.paper(num_anchors=4)).train()
+    net = table2.ImageNet(8, 3, RelativeConfig.paper(num_anchors=4).space).train()
     other = copy.deepcopy(net)
     x_BF, anchors_AF = torch.randn(16, 8), torch.randn(4, 8, requires_grad=True)
     net(x_BF, anchors_AF).sum().backward()

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.paper import table4
 from benchmarks.paper.frozen import ABSOLUTE, PROJECTIONS, trained
 from benchmarks.paper.options import Options
-from hf_relreps import RelativeConfig
+from hf_relreps import RelativeDecoderConfig
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,6 @@ def test_a_decoder_of_the_tables_learns_what_its_samples_tell():
     labels_N = torch.arange(400) % 2
     r_NR = torch.randn(400, 8, generator=draw)
     r_NR[:, 0] += 6 * labels_N
-    decoder = trained(r_NR, labels_N, RelativeConfig(num_anchors=8, num_labels=2), epochs=30, seed=1)
+    decoder = trained(r_NR, labels_N, RelativeDecoderConfig(num_anchors=8, num_labels=2), epochs=30, seed=1)
     answers_N = decoder(relative_embeds=r_NR).logits.argmax(-1)
     assert (answers_N == labels_N).float().mean() > 0.95

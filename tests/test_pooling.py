@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from hf_relreps.errors import ConfigurationError
-from hf_relreps.pooling import POOLINGS, default_pooling, pool
+from hf_relreps.pooling import POOLERS, default_pooling, pool
 
 
 def gaussian(*shape, seed=0):
@@ -114,7 +114,7 @@ def test_the_models_own_pooler_gives_vectors_also_where_it_keeps_axes():
     assert pool(output(HIDDEN, pooler_output=torch.ones(2, 5, 1, 1)), None, "pooler").shape == (2, 5)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", POOLERS)
 def test_gradients_reach_what_counts_and_nothing_else(pooling):
     hidden = gaussian(2, 3, 4, *([5] * (pooling == "spatial_mean"))).requires_grad_()
     mask_BT = None if pooling == "spatial_mean" else RIGHT

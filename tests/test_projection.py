@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hf_relreps import RelativeConfig, projection
+from hf_relreps import RelativeConfig, RelativeEncoderConfig, RelativeSpace, projection
 from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError
 from hf_relreps.projection import RelativeProjection, frame_of, project, refuse_directionless
 from hf_relreps.similarities import KERNELS, SIMILARITIES
+from hf_relreps.space import TRANSFORMS
 
 
 ALL = [*SIMILARITIES, ("rbf", "cosine", "inner")]
-TRANSFORMS = ("none", "center", "standardize", "whiten")
 WAYS = [
     (transform, similarity, ridge)
     for transform in TRANSFORMS
@@ -41,21 +41,22 @@ def signed_permutation(d, seed):
     return torch.diag(signs_D.double())[torch.randperm(d, generator=generator)]
 
 
-def settings_of(way, anchors_AD):
+def space_of(way, anchors_AD):
     transform, similarity, ridge = way
-    similarity = similarity if isinstance(similarity, str) else list(similarity)
-    sizes = {"num_anchors": anchors_AD.shape[0], "embedding_size": anchors_AD.shape[1]}
-    return RelativeConfig(transform=transform, similarity=similarity, basis_ridge=ridge, **sizes)
+    return RelativeSpace(
+        num_anchors=len(anchors_AD), transform=transform, similarity=similarity, basis_ridge=ridge
+    )
 
 
-def relative(x_BD, anchors_AD, config):
-    return project(x_BD, frame_of(anchors_AD, config), config)
+def relative(x_BD, anchors_AD, space):
+    return project(x_BD, frame_of(anchors_AD, space), space)
 
 
 def made(anchors_AD, **settings):
     """A `RelativeProjection` that holds these anchors."""
-    config = RelativeConfig(num_anchors=anchors_AD.shape[0], embedding_size=anchors_AD.shape[1], **settings)
-    module = RelativeProjection(config)
+    num_anchors, embedding_size = anchors_AD.shape
+    space = RelativeSpace(num_anchors=num_anchors, **settings)
+    module = RelativeProjection(RelativeEncoderConfig(space=space, embedding_size=embedding_size))
     module.set_anchors(anchors_AD)
     return module
 
@@ -97,45 +98,45 @@ CASES = [(way, change) for way in WAYS for change in CHANGES]
 @given(seed=st.integers(0, 2**31), k=st.integers(4, 12), d=st.integers(2, 10))
 def test_relative_representations_survive_the_changes_of_the_space_that_their_parts_claim(way, change, seed, k, d):
     x_BD, anchors_AD = gaussian(5, d, seed), gaussian(k, d, seed + 1)
-    config = settings_of(way, anchors_AD)
-    before_BR = relative(x_BD, anchors_AD, config)
-    after_BR = relative(CHANGES[change](x_BD, seed + 2), CHANGES[change](anchors_AD, seed + 2), config)
-    assert before_BR.shape == (5, config.relative_size)
+    space = space_of(way, anchors_AD)
+    before_BR = relative(x_BD, anchors_AD, space)
+    after_BR = relative(CHANGES[change](x_BD, seed + 2), CHANGES[change](anchors_AD, seed + 2), space)
+    assert before_BR.shape == (5, space.size)
     assert_same(after_BR, before_BR)
 
 
 @pytest.mark.parametrize(("way", "change"), [case for case in CASES if not unchanged_by(*case)], ids=str)
 def test_they_do_not_survive_what_is_not_claimed(way, change):
     x_BD, anchors_AD = gaussian(5, 6, 1), gaussian(9, 6, 2)
-    config = settings_of(way, anchors_AD)
-    before_BR = relative(x_BD, anchors_AD, config)
-    after_BR = relative(CHANGES[change](x_BD, 3), CHANGES[change](anchors_AD, 3), config)
+    space = space_of(way, anchors_AD)
+    before_BR = relative(x_BD, anchors_AD, space)
+    after_BR = relative(CHANGES[change](x_BD, 3), CHANGES[change](anchors_AD, 3), space)
     assert (after_BR - before_BR).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "rbf", "l1"])
 def test_standardize_takes_away_the_scale_of_each_axis(similarity):
     x_BD, anchors_AD = gaussian(5, 6, 1), gaussian(9, 6, 2)
-    config = RelativeConfig(transform="standardize", similarity=similarity, basis_ridge=None)
+    space = RelativeSpace(transform="standardize", similarity=similarity, basis_ridge=None)
     scale_D = torch.tensor([1e-6, 0.1, 1, 5, 100, 1e6], dtype=torch.float64)
-    assert_same(relative(x_BD * scale_D, anchors_AD * scale_D, config), relative(x_BD, anchors_AD, config))
+    assert_same(relative(x_BD * scale_D, anchors_AD * scale_D, space), relative(x_BD, anchors_AD, space))
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "rbf", "euclidean"])
 def test_whiten_without_shrinkage_takes_away_any_linear_map(similarity):
     x_BD, anchors_AD = gaussian(5, 6, 1), gaussian(20, 6, 2)
-    config = RelativeConfig(transform="whiten", shrinkage=0.0, similarity=similarity, basis_ridge=None)
+    space = RelativeSpace(transform="whiten", shrinkage=0.0, similarity=similarity, basis_ridge=None)
     map_DE = gaussian(6, 6, 3)
-    assert_same(relative(x_BD @ map_DE, anchors_AD @ map_DE, config), relative(x_BD, anchors_AD, config))
+    assert_same(relative(x_BD @ map_DE, anchors_AD @ map_DE, space), relative(x_BD, anchors_AD, space))
 
 
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_permuted_anchors_permute_the_numbers_of_a_representation(seed):
     x_BD, anchors_AD = gaussian(5, 6, seed), gaussian(9, 6, seed + 1)
-    config = RelativeConfig(num_anchors=9)
+    space = RelativeSpace(num_anchors=9)
     order_A = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
-    assert_same(relative(x_BD, anchors_AD[order_A], config), relative(x_BD, anchors_AD, config)[:, order_A])
+    assert_same(relative(x_BD, anchors_AD[order_A], space), relative(x_BD, anchors_AD, space)[:, order_A])
 
 
 # -- what they are
@@ -144,16 +145,16 @@ def test_permuted_anchors_permute_the_numbers_of_a_representation(seed):
 def test_the_papers_projection_is_plain_cosines():
     x_BD = torch.tensor([[3.0, 4.0]])
     anchors_AD = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, -4.0]])
-    assert_same(relative(x_BD, anchors_AD, RelativeConfig.paper()), torch.tensor([[0.6, 0.8, -1.0]]))
+    assert_same(relative(x_BD, anchors_AD, RelativeConfig.paper().space), torch.tensor([[0.6, 0.8, -1.0]]))
 
 
 def test_a_change_of_basis_computed_by_hand():
     # K(A, A) = [[1, .6], [.6, 1]], its diagonal's mean is 1: K + .6 I = [[1.6, .6], [.6, 1.6]] has determinant 2.2.
     anchors_AD = torch.tensor([[2.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
     x_BD = torch.tensor([[0.0, 1.0]], dtype=torch.float64)  # cosines 0 and .8
-    config = RelativeConfig(transform="none", similarity="cosine", basis_ridge=0.6)
+    space = RelativeSpace(transform="none", similarity="cosine", basis_ridge=0.6)
     expected_BR = torch.tensor([[0.8 * -0.6 / 2.2, 0.8 * 1.6 / 2.2]], dtype=torch.float64)
-    assert_same(relative(x_BD, anchors_AD, config), expected_BR, atol=1e-12)
+    assert_same(relative(x_BD, anchors_AD, space), expected_BR, atol=1e-12)
 
 
 def test_the_default_computed_by_hand():
@@ -162,7 +163,7 @@ def test_the_default_computed_by_hand():
     x_BD = torch.tensor([[5.0, 3.0]], dtype=torch.float64)  # centred (0, 2): squared distance 2 to both
     e, half, ridge = math.exp(-1.5), math.exp(-0.75), 0.1
     expected = half / (1 + ridge + e)  # (K + ridge I)^-1 (1, 1) = (1, 1) / (1 + ridge + e)
-    found_BR = relative(x_BD, anchors_AD, RelativeConfig())
+    found_BR = relative(x_BD, anchors_AD, RelativeSpace())
     assert_same(found_BR, torch.full((1, 2), expected, dtype=torch.float64), atol=1e-12)
 
 
@@ -172,31 +173,31 @@ def test_standardize_and_whiten_computed_by_hand():
     x_BD = torch.tensor([[8.0, 4.0]], dtype=torch.float64)  # becomes (3, 0); the anchors become (+-1, +-1)
     expected_BR = torch.tensor([[3.0, -3.0, 3.0, -3.0]], dtype=torch.float64) / math.sqrt(2)
     for transform in ("standardize", "whiten"):
-        config = RelativeConfig(transform=transform, shrinkage=0.0, similarity="inner", basis_ridge=None)
-        assert_same(relative(x_BD, anchors_AD, config), expected_BR, atol=1e-12)
+        space = RelativeSpace(transform=transform, shrinkage=0.0, similarity="inner", basis_ridge=None)
+        assert_same(relative(x_BD, anchors_AD, space), expected_BR, atol=1e-12)
     # Half of the mean variance 10 in place of half of the covariance diag(4, 16): variances 7 and 13.
-    config = RelativeConfig(transform="whiten", shrinkage=0.5, similarity="inner", basis_ridge=None)
+    space = RelativeSpace(transform="whiten", shrinkage=0.5, similarity="inner", basis_ridge=None)
     expected_BR = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64) * 6 * 2 / 7 / math.sqrt(2)
-    assert_same(relative(x_BD, anchors_AD, config), expected_BR, atol=1e-12)
+    assert_same(relative(x_BD, anchors_AD, space), expected_BR, atol=1e-12)
 
 
 def test_several_similarities_lie_side_by_side():
     x_BD, anchors_AD = gaussian(5, 6, 1), gaussian(9, 6, 2)
     names = ["rbf", "cosine", "angular"]
-    parts = [relative(x_BD, anchors_AD, RelativeConfig(similarity=name)) for name in names]
-    assert_same(relative(x_BD, anchors_AD, RelativeConfig(similarity=names)), torch.cat(parts, -1))
+    parts = [relative(x_BD, anchors_AD, RelativeSpace(similarity=name)) for name in names]
+    assert_same(relative(x_BD, anchors_AD, RelativeSpace(similarity=names)), torch.cat(parts, -1))
 
 
 def test_an_anchor_is_described_by_itself_alone_when_the_ridge_is_small():
     anchors_AD = gaussian(9, 20)
-    config = RelativeConfig(similarity="rbf", basis_ridge=1e-9)
-    assert_same(relative(anchors_AD, anchors_AD, config), torch.eye(9, dtype=torch.float64), atol=1e-5)
+    space = RelativeSpace(similarity="rbf", basis_ridge=1e-9)
+    assert_same(relative(anchors_AD, anchors_AD, space), torch.eye(9, dtype=torch.float64), atol=1e-5)
 
 
 def test_the_configured_gamma_is_used():
     x_BD, anchors_AD = gaussian(5, 6, 1), gaussian(9, 6, 2)
-    config = RelativeConfig(transform="none", basis_ridge=None, rbf_gamma=0.7)
-    assert_same(relative(x_BD, anchors_AD, config), SIMILARITIES["rbf"](x_BD, anchors_AD, gamma=0.7))
+    space = RelativeSpace(transform="none", basis_ridge=None, rbf_gamma=0.7)
+    assert_same(relative(x_BD, anchors_AD, space), SIMILARITIES["rbf"](x_BD, anchors_AD, gamma=0.7))
 
 
 @pytest.mark.parametrize(
@@ -212,17 +213,17 @@ def test_similarities_equal_those_of_latentis_where_it_is_installed(similarity, 
     latentis = pytest.importorskip("latentis.transform.projection", reason="latentis is not installed")
     x_BD, anchors_AD = gaussian(5, 6, 1), gaussian(9, 6, 2)
     theirs_BA = turned(getattr(latentis, theirs)(x_BD, anchors=anchors_AD))
-    ours_BA = relative(x_BD, anchors_AD, RelativeConfig(transform="none", similarity=similarity, basis_ridge=None))
+    ours_BA = relative(x_BD, anchors_AD, RelativeSpace(transform="none", similarity=similarity, basis_ridge=None))
     assert_same(ours_BA, theirs_BA)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_one_sample_alone_is_as_in_any_batch(way):
     x_BD, anchors_AD = gaussian(40, 16).float(), gaussian(30, 16, 1).float()
-    config = settings_of(way, anchors_AD)
-    frame = frame_of(anchors_AD, config)
-    together_BR = project(x_BD, frame, config)
-    alone_BR = torch.cat([project(x_BD[i : i + 1], frame, config) for i in range(40)])
+    space = space_of(way, anchors_AD)
+    frame = frame_of(anchors_AD, space)
+    together_BR = project(x_BD, frame, space)
+    alone_BR = torch.cat([project(x_BD[i : i + 1], frame, space) for i in range(40)])
     torch.testing.assert_close(alone_BR, together_BR, rtol=0, atol=1e-5)
 
 
@@ -233,12 +234,11 @@ def test_one_sample_alone_is_as_in_any_batch(way):
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_every_dtype_differs_from_a_float64_reference_by_float32_rounding_only(way, dtype):
     x_BD, anchors_AD = gaussian(8, 32).to(dtype), gaussian(50, 32, 1).float()
-    config = settings_of(way, anchors_AD)
-    module = RelativeProjection(config)
-    module.set_anchors(anchors_AD)
+    space = space_of(way, anchors_AD)
+    module = made(anchors_AD, **space.projection)
     found_BR = module(x_BD)
     assert found_BR.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    expected_BR = relative(x_BD.double(), anchors_AD.double(), config)
+    expected_BR = relative(x_BD.double(), anchors_AD.double(), space)
     torch.testing.assert_close(found_BR.double(), expected_BR, rtol=1e-4, atol=2e-5)
 
 
@@ -273,7 +273,7 @@ def test_a_model_in_double_precision_takes_its_anchors_along_and_back():
 def test_anchors_are_float32_where_the_default_is_less():
     torch.set_default_dtype(torch.bfloat16)
     try:
-        module = RelativeProjection(RelativeConfig(num_anchors=5, embedding_size=4))
+        module = RelativeProjection(RelativeEncoderConfig(num_anchors=5, embedding_size=4))
     finally:
         torch.set_default_dtype(torch.float32)
     assert module.anchors_AD.dtype == torch.float32
@@ -285,10 +285,10 @@ def test_anchors_are_float32_where_the_default_is_less():
 @pytest.mark.parametrize("way", [way for way in WAYS if isinstance(way[1], str)], ids=str)
 def test_gradients_reach_samples_and_anchors(way):
     x_BD, anchors_AD = gaussian(2, 3).requires_grad_(), gaussian(5, 3, 1).requires_grad_()
-    config = settings_of(way, anchors_AD)
+    space = space_of(way, anchors_AD)
     # The angle of an anchor with itself is rounded to 1e-8, which finite differences of 1e-6 magnify.
     atol = 2e-3 if way[1] == "angular" else 1e-5
-    assert torch.autograd.gradcheck(lambda x, anchors: relative(x, anchors, config), (x_BD, anchors_AD), atol=atol)
+    assert torch.autograd.gradcheck(lambda x, anchors: relative(x, anchors, space), (x_BD, anchors_AD), atol=atol)
 
 
 def test_the_module_passes_gradients_to_samples_and_none_to_anchors():
@@ -352,10 +352,9 @@ def test_the_frame_follows_anchors_that_change_in_inference_mode(how):
 def test_the_frame_follows_the_settings(counted):
     module, x_BD = made(gaussian(5, 3).float()), torch.randn(4, 3)
     module(x_BD)
-    module.config.similarity = "cosine"
-    module.config.basis_ridge = None
+    module.config.space = module.config.space.replace(similarity="cosine", basis_ridge=None)
     assert torch.equal(module(x_BD), made(module.anchors_AD, similarity="cosine", basis_ridge=None)(x_BD))
-    module.config.rbf_gamma = 3.0  # which cosine does not read
+    module.config.space = module.config.space.replace(rbf_gamma=3.0)  # which cosine does not read
     module(x_BD)
     assert len(counted) == 3
 
@@ -401,14 +400,13 @@ def test_a_module_built_in_inference_mode_works_outside():
 )
 def test_compiled_it_gives_the_same_also_after_the_anchors_change(way):
     anchors_AD, x_BD = gaussian(9, 6).float(), gaussian(4, 6, 1).float()
-    module = RelativeProjection(settings_of(way, anchors_AD))
-    module.set_anchors(anchors_AD)
+    module = made(anchors_AD, **space_of(way, anchors_AD).projection)
     torch.compiler.reset()
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     assert_same(compiled(x_BD), module(x_BD), atol=1e-5)
     for seed in (2, 3):
         module.set_anchors(gaussian(9, 6, seed).float())
-        assert_same(compiled(x_BD), made(module.anchors_AD, **module.config.projection)(x_BD), atol=1e-5)
+        assert_same(compiled(x_BD), made(module.anchors_AD, **module.space.projection)(x_BD), atol=1e-5)
 
 
 def test_compiled_it_follows_loaded_anchors_without_an_eager_call():
@@ -435,7 +433,7 @@ def test_more_samples_than_a_chunk_holds_are_described_as_each_alone(transform, 
 def test_two_thousand_anchors_in_a_narrow_space():
     x_BD, anchors_AD = gaussian(8, 32).float(), gaussian(2000, 32, 1).float()
     found_BR = made(anchors_AD)(x_BD)
-    expected_BR = relative(x_BD.double(), anchors_AD.double(), RelativeConfig())
+    expected_BR = relative(x_BD.double(), anchors_AD.double(), RelativeSpace())
     torch.testing.assert_close(found_BR.double(), expected_BR, rtol=1e-3, atol=1e-5)
 
 
@@ -512,7 +510,7 @@ def test_embeddings_without_direction_are_refused_with_their_position(value, fou
     anchors_AD = gaussian(5, 3).float()
     anchors_AD[2] = value
     anchors_AD[4] = value
-    module = RelativeProjection(RelativeConfig(num_anchors=5, embedding_size=3))
+    module = RelativeProjection(RelativeEncoderConfig(num_anchors=5, embedding_size=3))
     with pytest.raises(EmbeddingError, match=rf"^2 of 5 anchor embeddings .* anchor 2 has {found}, expected a finite"):
         module.set_anchors(anchors_AD)
     with pytest.raises(EmbeddingError, match=rf"^2 of 5 sample embeddings .* sample 2 has {found}"):
@@ -537,7 +535,7 @@ def test_what_float32_cannot_hold_has_no_direction():
 
 
 def test_anchors_of_another_shape_are_refused():
-    module = RelativeProjection(RelativeConfig(num_anchors=5, embedding_size=3))
+    module = RelativeProjection(RelativeEncoderConfig(num_anchors=5, embedding_size=3))
     with pytest.raises(
         EmbeddingError, match=r"have shape \(4, 3\), expected \(5, 3\): \(num_anchors, embedding_size\)"
     ):
@@ -545,7 +543,7 @@ def test_anchors_of_another_shape_are_refused():
 
 
 def test_a_module_without_anchors_says_so():
-    module = RelativeProjection(RelativeConfig(num_anchors=5, embedding_size=3))
+    module = RelativeProjection(RelativeEncoderConfig(num_anchors=5, embedding_size=3))
     with pytest.raises(AnchorError, match=r"5 anchors have no embeddings yet.*model\.encode_anchors"):
         module(torch.ones(1, 3))
 

@@ -6,29 +6,38 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import HfApi
 from PIL import Image
+
+from hf_relreps import AnchorSet
+
+
+def run_quickstart(output: Path, *arguments: str) -> str:
+    command = [sys.executable, "-c", "from hf_relreps.cli import main; main()", "quickstart", "--quick", "--output"]
+    command += [str(output), *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return finished.stdout
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     output = tmp_path_factory.mktemp("quickstart")
-    command = [sys.executable, "-c", "from hf_relreps.cli import main; main()", "quickstart", "--quick", "--output"]
-    finished = subprocess.run([*command, str(output)], capture_output=True, text=True, timeout=300, check=False)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return finished.stdout, output
+    return run_quickstart(output), output
 
 
 def test_the_story_is_told_in_order(run: tuple[str, Path]) -> None:
     steps = [
         "1  Anchors",
-        "2  Train and push",
-        "3  Pull parts",
+        "2  Train and save",
+        "3  Load parts",
         "4  The paper's projection",
         "5  Classify",
-        "6  Push",
+        "6  Save",
         "Done in",
     ]
     places = [run[0].index(step) for step in steps]
@@ -61,7 +70,21 @@ def test_three_sentences_are_classified_with_parts_of_two_uploads(run: tuple[str
         assert words in table
 
 
-def test_the_local_hub_keeps_the_four_uploads_and_the_anchors(run: tuple[str, Path]) -> None:
-    for name in ("relative-debian-en-1", "relative-debian-fr", "debian-anchors", "relative-debian-fr-by-en"):
+def test_without_a_hub_user_the_uploads_are_folders_with_cards(run: tuple[str, Path]) -> None:
+    uploads = run[1] / "uploads"
+    for name in ("relative-debian-en-1", "relative-debian-fr", "relative-debian-fr-by-en"):
         assert f"/{name}" in run[0]
-    assert (run[1] / "hub").is_dir()
+        assert "relreps-anchors:" in (uploads / name / "README.md").read_text("utf-8")
+    assert (uploads / "relative-debian-fr-by-en" / "stitching_matrix.png").is_file()
+    assert AnchorSet.from_pretrained(uploads / "debian-anchors").fingerprint[:16] in run[0]
+
+
+@pytest.mark.slow  # the whole story once more
+def test_with_a_hub_user_the_four_models_the_anchors_and_the_stitch_are_pushed(hub: Any, tmp_path: Path) -> None:
+    finished = run_quickstart(tmp_path, "--hub-user", hub.user)
+    assert "2  Train and push" in finished
+    for name in ("relative-debian-en-1", "relative-debian-it", "relative-debian-fr-by-en"):
+        assert f"{hub.user}/{name}" in finished
+        assert HfApi().file_exists(f"{hub.user}/{name}", "encoder/config.json")
+    assert HfApi().repo_exists(f"{hub.user}/debian-anchors", repo_type="dataset")
+    assert not (tmp_path / "uploads").exists()

@@ -18,6 +18,7 @@ from hf_relreps import (
     AnchorSet,
     RelativeConfig,
     RelativeDecoder,
+    RelativeDecoderConfig,
     RelativeModel,
     RelativeModelForImageClassification,
     RelativeModelForImageReconstruction,
@@ -25,9 +26,9 @@ from hf_relreps import (
     stitch,
     stitching_matrix,
 )
+from hf_relreps.decoders import DRAWING_MODULES, Drawing, reconstruction_loss
 from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
 from hf_relreps.errors import ConfigurationError, EvaluationError, SampleError, StitchingError
-from hf_relreps.image_decoders import DRAWING_MODULES, Drawing, reconstruction_loss
 from tests.training import tiny_trainer
 
 
@@ -114,7 +115,7 @@ def test_a_model_draws_what_its_processor_makes_without_being_told_the_side(kind
     model = RelativeModelForImageReconstruction.from_encoder(
         make_encoder(), anchors.view("image"), image_processor(size), decoder_type=kind, **SHAPE
     )
-    assert (model.config.image_size, model.config.num_channels) == (size, 3)
+    assert (model.config.decoder.image_size, model.config.decoder.num_channels) == (size, 3)
     inputs = image_processor(size)(images=digits[:4], return_tensors="pt")
     output = model(**inputs)
     assert output.reconstruction.shape == inputs["pixel_values"].shape
@@ -123,20 +124,21 @@ def test_a_model_draws_what_its_processor_makes_without_being_told_the_side(kind
 
 
 def test_what_is_left_out_suits_drawing_and_what_is_given_stays(anchors):
-    assert make_model(anchors).config.decoder_type == "image"
-    assert make_model(anchors).config.decoder_noise == 0
-    noisy = make_model(anchors, decoder_type="variational", decoder_noise=0.3)
-    assert (noisy.config.decoder_type, noisy.config.decoder_noise) == ("variational", 0.3)
-    paper = make_model(anchors, config=RelativeConfig.paper())
-    assert (paper.config.similarity, paper.config.decoder_type, paper.config.decoder_noise) == ("cosine", "image", 0)
+    assert make_model(anchors).config.decoder.decoder_type == "image"
+    assert make_model(anchors).config.decoder.decoder_noise == 0
+    noisy = make_model(anchors, decoder_type="variational", decoder_noise=0.3).config.decoder
+    assert (noisy.decoder_type, noisy.decoder_noise) == ("variational", 0.3)
+    paper = make_model(anchors, config=RelativeConfig.paper()).config.decoder
+    assert (paper.space.similarity, paper.decoder_type, paper.decoder_noise) == (("cosine",), "image", 0)
     whole = RelativeConfig(decoder_type="variational", decoder_noise=0.2, image_size=SIZE)
-    assert make_model(anchors, config=whole).config.decoder_noise == 0.2
+    assert make_model(anchors, config=whole).config.decoder.decoder_noise == 0.2
 
 
 def test_a_new_decoder_on_a_relative_encoder_draws_what_that_reads(anchors, x_NCHW):
     encoder = RelativeModel.from_encoder(make_encoder(), anchors.view("image"), image_processor(SIZE))
     model = RelativeModelForImageReconstruction.from_encoder(encoder, **SHAPE).eval()
-    assert model.encoder.backbone is encoder.backbone
+    own, given = model.encoder.backbone.parameters(), encoder.backbone.parameters()
+    assert all(one is other for one, other in zip(own, given, strict=True))
     assert drawn(model, x_NCHW[:2]).shape == (2, 3, SIZE, SIZE)
 
 
@@ -179,7 +181,7 @@ def test_the_loss_is_the_likelihood_of_a_gaussian_with_the_best_variance():
 
 
 def test_the_divergence_is_that_of_a_gaussian_from_the_standard_one_and_counts_in_training_only():
-    config = RelativeConfig(num_anchors=20, decoder_type="variational", image_size=SIZE, **SHAPE)
+    config = RelativeDecoderConfig(num_anchors=20, decoder_type="variational", image_size=SIZE, **SHAPE)
     torch.manual_seed(0)
     drawing = DRAWING_MODULES["variational"](config, 20).train()
     h_BR = torch.randn(6, 20)
@@ -227,7 +229,7 @@ def test_images_of_another_side_than_the_decoder_draws_are_refused(anchors):
 
 def test_an_unknown_input_is_refused_and_classes_beside_the_images_are_not_used(anchors, x_NCHW):
     model = make_model(anchors)
-    with pytest.raises(TypeError, match="takes pixel_values, target and return_loss, found input_ids"):
+    with pytest.raises(TypeError, match="ConvEncoder takes no input_ids. Its inputs are pixel_values"):
         model(pixel_values=x_NCHW[:2], input_ids=torch.ones(2, 3))
     classes = torch.tensor([3, 4])
     assert torch.equal(model(pixel_values=x_NCHW[:2], labels=classes).loss, model(pixel_values=x_NCHW[:2]).loss)
@@ -317,7 +319,7 @@ class AbsoluteAutoencoder(nn.Module):
         self.encoder = make_encoder(seed)
         torch.manual_seed(seed)
         self.bottleneck = nn.Linear(128, 100)
-        self.decoder = DRAWING_MODULES["image"](RelativeConfig(image_size=SIZE, **SHAPE), 100)
+        self.decoder = DRAWING_MODULES["image"](RelativeDecoderConfig(decoder_type="image", image_size=SIZE, **SHAPE), 100)
 
     def draw(self, pixel_values: torch.Tensor, decoder: nn.Module) -> Drawing:
         return decoder(self.bottleneck(self.encoder(pixel_values).pooler_output))

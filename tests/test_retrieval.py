@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.retrieval import NEAREST, RESULTS, mapped, recall, relative, synopses_and_documents, table
-from hf_relreps import RelativeConfig
+from hf_relreps import RelativeConfig, RelativeSpace
 
 
 def test_recall_counts_queries_whose_own_document_is_near() -> None:
@@ -26,13 +26,13 @@ def test_a_ridge_map_undoes_a_linear_map() -> None:
     assert torch.nn.functional.cosine_similarity(found - 5, y_NE[100:] - 5).mean() > 0.99
 
 
-@pytest.mark.parametrize("settings", [RelativeConfig(), RelativeConfig.paper()], ids=["default", "paper"])
-def test_relative_search_does_not_see_a_rotation(settings: RelativeConfig) -> None:
+@pytest.mark.parametrize("space", [RelativeSpace(), RelativeConfig.paper().space], ids=["default", "paper"])
+def test_relative_search_does_not_see_a_rotation(space: RelativeSpace) -> None:
     generator = torch.Generator().manual_seed(0)
     x_ND = torch.randn(120, 16, generator=generator)
     rotation_DD = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q
     y_ND = x_ND @ rotation_DD
-    left, right = relative(x_ND[40:], x_ND[:40], settings), relative(y_ND[40:], y_ND[:40], settings)
+    left, right = relative(x_ND[40:], x_ND[:40], space), relative(y_ND[40:], y_ND[:40], space)
     assert recall(left, right) == 1.0
     assert recall(x_ND[40:], y_ND[40:]) < 0.5
 

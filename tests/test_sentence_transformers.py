@@ -105,7 +105,7 @@ def test_models_that_share_no_index_are_told_apart(model, absolute, anchors, tex
     fewer = AnchorSet(anchors.ids[:10], {"en": anchors.view("en").samples[:10]})
     with pytest.raises(StitchingError, match="20 anchors .*10 anchors .*one AnchorSet"):
         check_same_space(model, relative(absolute, fewer.view("en")))
-    with pytest.raises(StitchingError, match="Make both with the same settings"):
+    with pytest.raises(StitchingError, match="rbf 1.5, ridge 0.1, the other in .*, cosine, .*the same settings"):
         check_same_space(model, relative(absolute, anchors.view("en"), similarity="cosine"))
     with pytest.raises(StitchingError, match="gives absolute embeddings"):
         check_same_space(model, absolute)
@@ -123,9 +123,11 @@ def test_what_is_saved_says_no_more_than_it_needs(model, anchors, tmp_path):
     model.save(str(tmp_path))
     (file,) = tmp_path.glob("*_RelativeEmbedding/relreps_config.json")
     config = json.loads(file.read_text())
-    assert (config["num_anchors"], config["embedding_size"], config["similarity"]) == (20, 32, "rbf")
-    assert config["anchor_fingerprint"] == anchors.fingerprint and "id2label" not in config
-    assert repr(model[-1]) == f"RelativeEmbedding(20 anchors {anchors.fingerprint[:16]}, rbf)"
+    space = config["space"]
+    assert (space["num_anchors"], config["embedding_size"], space["similarity"]) == (20, 32, "rbf")
+    assert space["fingerprint"] == anchors.fingerprint and "id2label" not in config
+    short = anchors.fingerprint[:16]
+    assert repr(model[-1]) == f"RelativeEmbedding(20 anchors {short}, center, rbf 1.5, ridge 0.1)"
 
 
 def test_prompts_stay_and_the_anchors_may_have_one(make_sentence_transformer, anchors, texts):

@@ -20,7 +20,7 @@ from hf_relreps import (
     stitch,
     stitching_matrix,
 )
-from hf_relreps.errors import AnchorError, SampleError, StaleAnchorsError, StitchingError
+from hf_relreps.errors import AnchorError, ConfigurationError, SampleError, StaleAnchorsError, StitchingError
 from hf_relreps.modeling import CHECKED_ANCHORS, OWN_WITHIN
 
 
@@ -46,12 +46,21 @@ def shuffled_tokenizer(tokenizer):
     return PreTrainedTokenizerFast(tokenizer_object=other, model_max_length=64, **names)
 
 
+def moved(model, weights):
+    for weight in weights:
+        weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    return model
+
+
+@torch.no_grad()
 def trained_on(model):
     """The same model after training without `AnchorCallback`: its encoder moved, its anchors stayed."""
-    with torch.no_grad():
-        for weight in model.encoder.backbone.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
-    return model
+    return moved(model, model.encoder.backbone.parameters())
+
+
+def changed_unseen(model):
+    """The same model after a change that nobody can tell of: torch does not count what is done to `data`."""
+    return moved(model, [weight.data for weight in model.encoder.backbone.parameters()])
 
 
 # -- permuted anchors, another set
@@ -85,8 +94,17 @@ def test_embeddings_of_anchors_in_another_order_are_found_out(make_model):
 # -- stale anchors
 
 
-def test_an_encoder_that_was_trained_on_after_its_anchors_were_encoded_is_refused(make_model):
+def test_an_encoder_that_was_trained_on_after_its_anchors_were_encoded_gets_fresh_ones(make_model, tokenizer):
     sound, stale = make_model(0), trained_on(make_model(1))
+    stitched = stitch(stale, sound)
+    assert stitched.encoder.check_anchors() < OWN_WITHIN / 10
+    stale.encoder.encode_anchors(stale.anchors.view("en"))
+    inputs = tokenizer(["small cat"], return_tensors="pt")
+    assert torch.equal(stitch(stale, sound)(**inputs).logits, stitched(**inputs).logits)
+
+
+def test_an_encoder_whose_anchors_are_not_its_own_is_refused(make_model):
+    sound, stale = make_model(0), changed_unseen(make_model(1))
     assert stitch(make_model(1), sound)
     with pytest.raises(StaleAnchorsError, match=r"encoded again, 8 of 8 differ.*train with AnchorCallback"):
         stitch(stale, sound)
@@ -94,35 +112,51 @@ def test_an_encoder_that_was_trained_on_after_its_anchors_were_encoded_is_refuse
     assert stitch(stale, sound)
 
 
-def test_training_without_the_callback_is_found_out_and_training_with_it_is_sound(
-    make_model, make_dataset, tokenizer, tmp_path
-):
+@pytest.mark.parametrize("how", ["copy", "share"])
+def test_encoders_that_came_from_another_learn_of_changes_too(make_model, how):
+    encoder = make_model(0).encoder
+    other = copy.deepcopy(encoder) if how == "copy" else encoder.share()
+    assert not other.has_stale_anchors
+    with torch.no_grad():
+        other.get_input_embeddings().weight.mul_(2)
+    assert other.has_stale_anchors and encoder.has_stale_anchors == (how == "share")
+    assert other.check_anchors() < OWN_WITHIN / 10
+    other.note_training()
+    assert other.has_stale_anchors and encoder.has_stale_anchors == (how == "share")
+
+
+def test_training_with_the_callback_and_without_it_is_sound(make_model, make_dataset, tokenizer, tmp_path):
     without, with_it = make_model(0), make_model(0)
     tiny_trainer(without, tokenizer, make_dataset(), tmp_path).train()
     tiny_trainer(with_it, tokenizer, make_dataset(), tmp_path, AnchorCallback()).train()
-    assert with_it.encoder.check_anchors() < OWN_WITHIN / 10
-    with pytest.raises(StaleAnchorsError):
-        without.encoder.check_anchors()
+    assert without.encoder.has_stale_anchors and not with_it.encoder.has_stale_anchors
+    for model in (without, with_it):
+        assert model.encoder.check_anchors() < OWN_WITHIN / 10
 
 
 def test_a_report_says_that_stored_anchors_are_not_the_encoders_own(make_model):
-    report = compatibility(trained_on(make_model(1)), make_model(0))
+    report = compatibility(changed_unseen(make_model(1)), make_model(0))
     assert not report.fits and report.verdict == "does not fit: stored anchors"
     assert "encoded again, 8 of 8 differ" in str(report)
-    assert "stored anchors" not in str(compatibility(make_model(1), make_model(0)))
+    for model in (make_model(1), trained_on(make_model(1))):
+        report = compatibility(model, make_model(0))
+        assert report.fits and "stored anchors" not in str(report)
 
 
-def test_a_matrix_refuses_stale_anchors(make_model, texts, labels):
+def test_a_matrix_refuses_anchors_that_are_not_the_encoders_own(make_model, texts, labels):
     data = {"en": texts["en"], "label": labels}
-    models = {"sound": make_model(0), "stale": trained_on(make_model(1))}
+    models = {"sound": make_model(0), "stale": changed_unseen(make_model(1))}
     with pytest.raises(StaleAnchorsError):
         stitching_matrix(models, models, data)
+    assert stitching_matrix({"trained": trained_on(make_model(1))}, {"sound": make_model(0)}, data).scores
 
 
 def test_a_save_warns_of_stale_anchors_and_of_none_else(make_model, warned, tmp_path):
     make_model(0).save_pretrained(tmp_path / "sound")
+    trained_on(make_model(0)).save_pretrained(tmp_path / "trained")
     assert not warned()
-    trained_on(make_model(0)).save_pretrained(tmp_path / "stale")
+    assert RelativeModel.from_pretrained(tmp_path / "trained").check_anchors() < OWN_WITHIN / 10
+    changed_unseen(make_model(0)).save_pretrained(tmp_path / "stale")
     assert any("The anchors that are saved may not be the encoder's own" in message for message in warned())
 
 
@@ -141,7 +175,7 @@ def test_rounding_is_not_taken_for_stale_anchors(make_model, dtype):
     model = make_model(0).to(dtype)
     assert model.encoder.check_anchors() < 0.05
     with pytest.raises(StaleAnchorsError):
-        trained_on(model).encoder.check_anchors()
+        changed_unseen(model).encoder.check_anchors()
 
 
 def test_a_part_without_its_samples_is_stitched_with_a_warning(make_model, warned):
@@ -198,14 +232,14 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_has_is_refused(make_bert,
 
 def test_another_pooling_is_found_out(make_model):
     model = make_model(0)
-    assert model.config.pooling == "mean"
-    model.config.pooling = "cls"
+    assert model.config.encoder.pooling == "mean"
+    model.config.encoder.pooling = "cls"
     with pytest.raises(StaleAnchorsError, match="pooling"):
         stitch(model, make_model(1))
 
 
 def test_another_similarity_is_refused(make_model):
-    with pytest.raises(StitchingError, match=r"similarity \['cosine'\] and \['rbf'\].*use_projection"):
+    with pytest.raises(StitchingError, match=r"similarity 'cosine' and 'rbf'.*use_projection"):
         stitch(make_model(1, similarity="cosine", basis_ridge=None), make_model(0))
 
 
@@ -223,14 +257,21 @@ def test_labels_of_a_stitched_model_are_the_decoders_in_the_decoders_order(make_
     assert torch.equal(model(**inputs).logits, expected)
 
 
+def test_weights_for_labels_in_another_order_are_refused(make_model):
+    plain, other = make_model(0), make_model(0, id2label={0: "vehicle", 1: "animal", 2: "food"})
+    with pytest.raises(ConfigurationError, match=r"weights of the decoder .* classes \['animal'.* and \['vehicle'.* here"):
+        other.decoder.load_state_dict(plain.decoder.state_dict())
+
+
 def test_a_matrix_reads_labels_by_name_whatever_their_order(make_model, texts, labels):
     from datasets import ClassLabel, Dataset
 
     kinds, turned = ["animal", "food", "vehicle"], ["vehicle", "animal", "food"]
     names = {"id2label": dict(enumerate(turned)), "label2id": {kind: i for i, kind in enumerate(turned)}}
     plain, other = make_model(0), make_model(0, **names)
-    other.decoder.load_state_dict(plain.decoder.state_dict())
     with torch.no_grad():  # the same answers, numbered in another order
+        for own, same in zip(other.decoder.parameters(), plain.decoder.parameters(), strict=True):
+            own.copy_(same)
         order = [kinds.index(kind) for kind in turned]
         other.decoder.output.weight.copy_(plain.decoder.output.weight[order])
         other.decoder.output.bias.copy_(plain.decoder.output.bias[order])

@@ -102,7 +102,7 @@ def test_stitching_changes_neither_part(english, french, tokenizer):
     stitched.config.problem_type = "multi_label_classification"
     assert_unchanged(english, before[0])
     assert_unchanged(french, before[1])
-    assert stitched.config.similarity == stitched.encoder.projection.config.similarity == "cosine"
+    assert stitched.config.space.similarity == stitched.encoder.projection.config.space.similarity == ("cosine",)
     assert french.encoder.anchors.views == english.decoder.anchors.views == ["en", "fr"]
 
 
@@ -128,12 +128,27 @@ def test_a_stitched_model_is_saved_and_loaded_like_any_other(english, french, to
 
 def test_settings_changed_after_the_stitch_are_saved(english, french, tokenizer, texts, tmp_path):
     stitched = stitch(french, english)
-    stitched.encoder.use_projection(RelativeConfig.paper())
     stitched.encoder.encode_anchors(french.anchors.view("en"))
     stitched.save_pretrained(tmp_path)
     loaded = RelativeModelForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(logits_of(loaded, tokenizer, texts["en"]), logits_of(stitched, tokenizer, texts["en"]))
     assert loaded.anchors.view(loaded.config.anchor_view).name == "en"
+
+
+def test_a_stitched_model_whose_encoder_left_the_space_is_not_saved(english, french, tokenizer, texts, tmp_path):
+    stitched = stitch(french, english)
+    stitched.encoder.use_projection(RelativeConfig.paper())
+    for use in (
+        lambda: stitched.save_pretrained(tmp_path / "out"),
+        lambda: logits_of(stitched, tokenizer, texts["en"]),
+    ):
+        with pytest.raises(StitchingError, match="projection differs .* similarity 'cosine' and 'rbf'"):
+            use()
+    assert not (tmp_path / "out").exists()
+    stitched.encoder.use_projection(stitched.decoder.config)
+    stitched.save_pretrained(tmp_path / "out")
+    loaded = RelativeModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert torch.equal(logits_of(loaded, tokenizer, texts["fr"]), logits_of(stitched, tokenizer, texts["fr"]))
 
 
 def test_a_stitched_model_answers_in_a_pipeline_with_the_decoders_labels(english, french, tokenizer, texts):
@@ -164,11 +179,11 @@ def test_an_ordinary_model_becomes_relative_with_the_decoders_anchors_and_projec
     by_hand = RelativeModel.from_encoder(
         make_bert(5), decoder.anchors.view("fr"), tokenizer, similarity=["angular", "cosine"]
     )
-    assert stitched.config.projection == decoder.config.projection == by_hand.config.projection
+    spaces = [part.config.space for part in (stitched, decoder, by_hand)]
+    assert spaces[0].projection == spaces[1].projection == spaces[2].projection
     assert stitched.config.anchor_view == "fr"
-    assert (
-        stitched.config.pooling == "mean" and stitched.config.max_length == 64
-    )  # its own, not those of another encoder
+    own = stitched.config.encoder
+    assert own.pooling == "mean" and own.max_length == 64  # not those of another encoder
     with torch.no_grad():
         inputs = tokenizer(texts["fr"], return_tensors="pt", padding=True)
         expected = decoder(by_hand.eval()(**inputs).relative_embeds).logits
@@ -238,8 +253,8 @@ def test_other_anchors_or_another_order_are_refused_and_mended(make_bert, tokeni
     with pytest.raises(StitchingError) as caught:
         stitch(model, english)
     message = str(caught.value)
-    assert f"{k} anchors {model.config.anchor_fingerprint[:16]}" in message
-    assert f"20 anchors {english.config.anchor_fingerprint[:16]}" in message
+    assert f"{k} anchors {model.config.space.fingerprint[:16]}" in message
+    assert f"20 anchors {english.config.space.fingerprint[:16]}" in message
     assert "encoder.encode_anchors(decoder.anchors.view(name))" in message
     encoder, decoder, name = model.encoder, english.decoder, "fr"
     encoder.encode_anchors(decoder.anchors.view(name))
@@ -259,8 +274,8 @@ def test_another_number_of_anchors_is_refused(make_bert, tokenizer, english, tex
 
 
 DIFFERENT = {
-    "similarity": ({"similarity": "cosine"}, "similarity ['cosine'] and ['rbf']"),
-    "several similarities": ({"similarity": ["rbf", "cosine"]}, "similarity ['rbf', 'cosine'] and ['rbf']"),
+    "similarity": ({"similarity": "cosine"}, "similarity 'cosine' and 'rbf'"),
+    "several similarities": ({"similarity": ["rbf", "cosine"]}, "similarity ['rbf', 'cosine'] and 'rbf'"),
     "transform": ({"transform": "none"}, "transform 'none' and 'center'"),
     "ridge": ({"basis_ridge": 0.01}, "basis_ridge 0.01 and 0.1"),
     "no ridge": ({"basis_ridge": None}, "basis_ridge None and 0.1"),
@@ -290,7 +305,7 @@ def test_a_setting_that_neither_projection_uses_does_not_matter(make_bert, token
         stitch(anchored(make_bert, tokenizer, 1, english.anchors, similarity="cosine", **unused), decoder)
         for unused in ({"rbf_gamma": 9.0, "shrinkage": 0.9}, {})
     )
-    assert told.config.rbf_gamma == 9.0 and untold.config.rbf_gamma != 9.0
+    assert told.config.space == untold.config.space and told.config.space.rbf_gamma is None
     assert torch.equal(logits_of(told, tokenizer, texts["fr"]), logits_of(untold, tokenizer, texts["fr"]))
 
 
@@ -333,7 +348,8 @@ def test_an_ordinary_upload_is_refused_as_decoder(english, make_bert, tmp_path):
 
 def test_parts_that_name_no_anchors_are_not_taken_for_equal(make_bert, tokenizer, english):
     nameless = copy.deepcopy(english)
-    nameless.config.anchor_fingerprint = nameless.decoder.config.anchor_fingerprint = None
+    for part in (nameless.encoder, nameless.decoder):
+        part.config.space = part.config.space.replace(fingerprint=None)
     with pytest.raises(StitchingError, match="described by 20 anchors none"):
         stitch(nameless, nameless)
     assert compatibility(nameless, nameless).verdict == "does not fit: anchors"
@@ -343,16 +359,16 @@ def test_parts_that_name_no_anchors_are_not_taken_for_equal(make_bert, tokenizer
 
 
 def test_a_report_that_fits_reads_like_this(english, french):
-    short = english.config.anchor_fingerprint[:16]
+    short = english.config.space.fingerprint[:16]
     rows = [
         ("", "encoder", "decoder", ""),
         ("anchors", short, short, "ok"),
         ("number of anchors", "20", "20", "ok"),
-        ("view", "fr", "en", "ok"),
         ("transform", "center", "center", "ok"),
         ("similarity", "rbf", "rbf", "ok"),
         ("basis_ridge", "0.1", "0.1", "ok"),
         ("rbf_gamma", "1.5", "1.5", "ok"),
+        ("view", "fr", "en", "ok"),
         ("pooling", "mean", "-", "ok"),
         ("absolute size", "32", "-", "ok"),
         ("classes", "-", "animal, food, vehicle", "ok"),

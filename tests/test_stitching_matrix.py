@@ -64,7 +64,7 @@ def train_decoder(own_encoder, columns, targets, seed, **settings):
     """A decoder trained on the relative representations of one encoder, as the head of a whole model."""
     torch.manual_seed(seed)
     model = RelativeModelForSequenceClassification.from_encoder(own_encoder)
-    config = model.config.without_encoder()
+    config = model.config.decoder
     for name, value in settings.items():
         setattr(config, name, value)
     decoder = RelativeDecoder(config)

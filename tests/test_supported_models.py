@@ -6,6 +6,7 @@ For each type the probe builds it tiny, makes it relative, encodes twice, alone 
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,9 @@ def test_each_pooling_can_be_set_on_an_encoder_that_it_fits(
     assert encoder.config.pooling == pooling
     samples = MAKERS[modality](3, seed=1)
     encoder.save_pretrained(tmp_path)
-    assert torch.equal(AutoModel.from_pretrained(tmp_path).encode(samples), encoder.encode(samples))
+    # Copied, since convolutions differ in the last bit with where in memory the file's weights lie.
+    loaded = copy.deepcopy(AutoModel.from_pretrained(tmp_path))
+    assert torch.equal(loaded.encode(samples), encoder.encode(samples))
 
 
 @pytest.mark.parametrize(

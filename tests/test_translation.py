@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 
 from hf_relreps.configuration import HEAD_MODALITIES, HEAD_READS
 from hf_relreps.errors import ConfigurationError, EmbeddingError
-from hf_relreps.heads import AUTO_CLASSIFIERS, READS
+from hf_relreps.heads import AUTO_CLASSIFIERS, READINGS
 from hf_relreps.translation import METHODS, fit, methods
 
 
@@ -241,5 +241,5 @@ def test_anchors_that_say_nothing_are_refused(x_AD, y_AE, message):
 
 
 def test_the_configuration_knows_what_heads_read():
-    assert tuple(READS) == HEAD_READS
+    assert tuple(READINGS) == HEAD_READS
     assert tuple(AUTO_CLASSIFIERS) == HEAD_MODALITIES

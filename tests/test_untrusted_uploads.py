@@ -22,14 +22,15 @@ from hf_relreps import (
     AnchorSet,
     RelativeConfig,
     RelativeDecoder,
+    RelativeDecoderConfig,
     RelativeModel,
     RelativeModelForSequenceClassification,
 )
-from hf_relreps.anchors import LITTLE
+from hf_relreps.anchor_files import LITTLE
 from hf_relreps.errors import AnchorError, AnchorIntegrityError, ConfigurationError, SampleError, UploadError
 from hf_relreps.hub import write_card
 from hf_relreps.sources import Source
-from hf_relreps.uploads import load_processor
+from hf_relreps.uploads import load_processor, weight_files
 
 
 @pytest.fixture
@@ -104,11 +105,20 @@ def test_the_watchdogs_of_the_fuzz_suite_notice(tmp_path):
 # -- what it found, one by one
 
 
-@pytest.mark.parametrize("file", ["config.json", "decoder/config.json", "model.safetensors.index.json"])
+DOORS = {
+    "config.json": RelativeModelForSequenceClassification.from_pretrained,
+    "decoder/config.json": RelativeDecoder.from_pretrained,
+    "decoder/model.safetensors.index.json": RelativeDecoder.from_pretrained,
+    "model.safetensors.index.json": lambda upload: weight_files(Source.of(upload)),  # a whole load reads the parts'
+}
+
+
+@pytest.mark.parametrize("file", DOORS)
 def test_deep_json_is_refused(upload, file):
+    (upload / "decoder" / "model.safetensors").unlink()  # else its index is not read
     (upload / file).write_text('{"a": ' * 100_000)
     with pytest.raises(UploadError, match="is not JSON: maximum recursion depth"):
-        (RelativeDecoder if "decoder" in file else RelativeModelForSequenceClassification).from_pretrained(upload)
+        DOORS[file](upload)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +128,7 @@ def test_deep_json_is_refused(upload, file):
 def test_counts_that_no_model_has_are_refused_at_once(upload, field, count, nested):
     file = upload / "config.json"
     content = json.loads(file.read_text())
-    part = content["encoder_config"] if nested or field == "num_hidden_layers" else content
+    part = content["encoder"]["encoder_config"] if nested or field == "num_hidden_layers" else content["decoder"]
     part.pop("id2label", None)
     part[field] = count
     file.write_text(json.dumps(content))
@@ -129,8 +139,9 @@ def test_counts_that_no_model_has_are_refused_at_once(upload, field, count, nest
 def test_counts_are_refused_where_transformers_reads_the_configuration_for_a_processor(upload):
     file = upload / "config.json"
     content = json.loads(file.read_text())
-    del content["id2label"]
-    file.write_text(json.dumps(content | {"num_labels": 10**12}))
+    del content["decoder"]["id2label"]
+    content["decoder"]["num_labels"] = 10**12
+    file.write_text(json.dumps(content))
     with pytest.raises(ConfigurationError, match="num_labels=1000000000000 is more than any model has"):
         load_processor(Source.of(upload))
 
@@ -138,11 +149,16 @@ def test_counts_are_refused_where_transformers_reads_the_configuration_for_a_pro
 @pytest.mark.parametrize("field", ["num_anchors", "embedding_size", "decoder_hidden_size"])
 def test_immense_shapes_are_refused_without_being_made(upload, field):
     for file in upload.rglob("config.json"):
-        change(file, **{field: 10**12})
+        content = json.loads(file.read_text())
+        for part in [content[name] for name in ("encoder", "decoder") if name in content] or [content]:
+            (part["space"] if field == "num_anchors" else part)[field] = 10**12
+        file.write_text(json.dumps(content))
+    of_shape, of_space = "are not those that its configuration describes", "num_anchors 20 there and 1000000000000 here"
+    expected = of_space if field == "num_anchors" else of_shape
     for door in (RelativeModelForSequenceClassification, RelativeDecoder, RelativeModel):
         if not (door is RelativeModel and field == "decoder_hidden_size"):
             if not (door is RelativeDecoder and field == "embedding_size"):  # which a decoder does not read
-                with pytest.raises(UploadError, match="are not those that its configuration describes"):
+                with pytest.raises((UploadError, ConfigurationError), match=expected):
                     door.from_pretrained(upload)
 
 
@@ -154,16 +170,35 @@ def test_an_immense_header_of_weights_is_refused(upload):
         RelativeDecoder.from_pretrained(upload)
 
 
-@pytest.mark.parametrize("fields", [{"anchor_view": ["en"]}, {"anchor_fingerprint": 2}, {"encoder_adapters": [1]}])
-def test_fields_of_another_type_are_refused_by_name(fields):
-    with pytest.raises(ConfigurationError, match=next(iter(fields))):
-        RelativeConfig.from_dict({"model_type": "relreps"} | fields)
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("encoder", "anchor_view", ["en"]),
+        ("decoder", "anchor_view", ["en"]),
+        ("encoder", "fingerprint", 2),
+        ("decoder", "fingerprint", 2),
+        ("encoder", "encoder_adapters", [1]),
+        ("encoder", "space", 7),
+        ("decoder", "space", ["x"]),
+    ],
+)
+def test_fields_of_another_type_are_refused_by_name(part, field, value):
+    fields = {"space": {field: value}} if field == "fingerprint" else {field: value}
+    with pytest.raises(ConfigurationError, match=field):
+        RelativeConfig.from_dict({"model_type": "relreps", "format_version": 2, part: fields | {"format_version": 2}})
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_part_of_another_type_is_refused(part):
+    for found in (7, [1], "evil", True):
+        with pytest.raises(ConfigurationError, match="expected a Relative.*Config or its fields"):
+            RelativeConfig.from_dict({"model_type": "relreps", "format_version": 2, part: found})
 
 
 def test_widths_that_are_no_numbers_are_refused():
     for widths in ([[1], 2], "abc", 7, []):
         with pytest.raises((ConfigurationError, ValueError), match="decoder_widths"):
-            RelativeConfig.from_dict({"decoder_widths": widths})
+            RelativeDecoderConfig.from_dict({"format_version": 2, "decoder_widths": widths})
 
 
 def test_an_adapter_file_does_not_lead_to_another_model(upload, make_model, tmp_path):

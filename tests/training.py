@@ -17,13 +17,14 @@ def tiny_trainer(
     *callbacks: TrainerCallback,
     eval_rows: Sequence[dict[str, Any]] | None = None,
     compute_metrics: Any = None,
+    trainer_class: type[Trainer] = Trainer,
     **arguments: Any,
 ) -> Trainer:
     """Batches of eight, a constant learning rate, nothing saved or evaluated unless asked for."""
     quiet = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "seed": 0}
     steady = {"per_device_train_batch_size": 8, "learning_rate": 3e-3, "lr_scheduler_type": "constant"}
     rare = {"save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no", "max_steps": 4}
-    return Trainer(
+    return trainer_class(
         model=model,
         args=TrainingArguments(str(folder), **quiet | steady | rare | arguments),
         train_dataset=rows,

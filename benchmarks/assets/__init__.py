@@ -19,5 +19,6 @@ None of it belongs to the project. A folder `assets` is filled by these commands
     done
 
 `texts` reads texts, `text_encoders` and `images` load encoders and keep what they make of texts and images, so that
-each encoder reads a data set once.
+each encoder reads a data set once; `efficientnet_lite` makes its weights a model of transformers.
+`build_debian_descriptions` made the data that the library bundles.
 """

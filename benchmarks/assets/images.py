@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from benchmarks.assets.efficientnet_lite import load_efficientnet_lite
 from benchmarks.assets.features import kept
 from benchmarks.assets.packages import SITE, make_importable, unpacked
 from hf_relreps.demos.images import FASHION_MNIST_FOLDER, load_cifar10, load_fashion_mnist
-from hf_relreps.encoders.images import load_efficientnet_lite
 from hf_relreps.pooling import spatial_mean
 from hf_relreps.samples import batches, digest
 

@@ -39,7 +39,7 @@ def load_debian(
 
     Args:
         file: Parquet file with columns package, section and one for each language, as
-            `hf_relreps.demos.build_debian_descriptions` joins it; `None` gives the descriptions that are bundled: en,
+            `benchmarks.assets.build_debian_descriptions` joins it; `None` gives the descriptions that are bundled: en,
             fr, it and da, eleven sections.
         level: "coarse", the eleven sections whose names tell what a package is for, or "fine": all sections with at
             least 60 descriptions in all five languages.
@@ -55,7 +55,7 @@ def load_debian(
         if level == "fine" or not set(languages) <= set(load_debian_descriptions("test").column_names):
             raise ValueError(
                 "The bundled descriptions are coarse, in en, fr, it and da. Give the file that "
-                "hf_relreps.demos.build_debian_descriptions joins for level='fine' or other languages."
+                "benchmarks.assets.build_debian_descriptions joins for level='fine' or other languages."
             )
         return load_debian_descriptions().select_columns(["package", *languages, "label"])
     import pyarrow.parquet as pq

@@ -31,8 +31,9 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.modalities.report import Row, record, show, train
+from benchmarks.modalities.report import Row, record, show
 from benchmarks.reporting import console, timed, write
+from benchmarks.training import COSINE, named, train
 from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForAudioClassification
 from hf_relreps.demos.speech import ACCENTS, SAMPLING_RATE, WORDS, load_spoken_words
 from hf_relreps.evaluation import stitching_matrix
@@ -140,19 +141,13 @@ def run(arguments: Namespace) -> dict[str, Any]:
             for split in ("train", arguments.split)
         )
     console.print(f"{len(rows):,} sounds to train on, {len(held_out):,} by other voices for the score")
-    anchors = AnchorSet.from_dataset(
-        rows,
-        min(arguments.anchors, len(rows)),
-        views="audio",
-        id_column="utterance",
-        strategy="stratified",
-        seed=ANCHOR_SEED,
-    )
+    how = {"id_column": "utterance", "strategy": "stratified", "seed": ANCHOR_SEED}
+    anchors = AnchorSet.from_dataset(rows, min(arguments.anchors, len(rows)), views="audio", **how)
     models = {}
     for kind, name in enumerate(budget.architectures, 1):
         with timed(name):
             for i in range(seeds):
-                models[f"{name}-{i + 1}"] = _trained(name, rows, anchors, 100 * kind + i, budget, arguments.output)
+                models[f"{name}-{i + 1}"] = _trained(name, rows, anchors, 100 * kind + i, budget.longer)
     matrix = stitching_matrix(models, models, held_out, metric="f1", train_dataset=rows, progress=False)
     console.print(f"\n{matrix}\n", markup=False)
     figures = [Row.of("spoken words", matrix), *Row.by_architecture("spoken words", matrix)]
@@ -164,29 +159,12 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
 
 def _trained(
-    name: str, rows: Dataset, anchors: AnchorSet, seed: int, budget: Budget, output: Path
+    name: str, rows: Dataset, anchors: AnchorSet, seed: int, longer: int
 ) -> RelativeModelForAudioClassification:
     """An encoder and a decoder trained together from a seed of their own."""
     architecture = ARCHITECTURES[name]
     set_seed(seed)
-    reader, view, words = architecture.reader(), anchors.view("audio"), rows.features["label"].names
-    model = RelativeModelForAudioClassification.from_encoder(
-        architecture.build(),
-        view,
-        reader,
-        id2label=dict(enumerate(words)),
-        label2id={word: i for i, word in enumerate(words)},
-    )
-    return train(
-        model,
-        Heard(rows, reader),
-        seed,
-        output / "trainer",
-        AnchorCallback(view, batch_size=100),
-        num_train_epochs=architecture.epochs * budget.longer,
-        per_device_train_batch_size=32,
-        learning_rate=architecture.rate,
-        warmup_steps=0.1,
-        lr_scheduler_type="cosine",
-        max_grad_norm=1.0,
-    )
+    reader, view, classes = architecture.reader(), anchors.view("audio"), named(rows.features["label"].names)
+    model = RelativeModelForAudioClassification.from_encoder(architecture.build(), view, reader, **classes)
+    how = COSINE | {"num_train_epochs": architecture.epochs * longer, "learning_rate": architecture.rate}
+    return train(model, Heard(rows, reader), seed, AnchorCallback(view, batch_size=100), **how)

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from benchmarks.modalities.report import Row, record, show, train
+from benchmarks.modalities.report import Row, record, show
 from benchmarks.reporting import console, timed, write
+from benchmarks.training import train
 from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForNodeClassification
 from hf_relreps.demos.graphs import NAMES, load_planetoid
 from hf_relreps.encoders.graphs import GraphEncoder, GraphEncoderConfig
 from hf_relreps.evaluation import StitchingMatrix, stitching_matrix
-from hf_relreps.nodes import GraphReader, one_graph
 from hf_relreps.selection import select
+from hf_relreps.tasks import GraphReader, one_graph
 
 
 WIDTH = 64  # of all architectures, so that the absolute control exists between them
@@ -92,7 +93,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         for gradient in budget.gradients:
             title = f"{name} {'gradient' if gradient else 'refresh'}"
             with timed(title):
-                models = trained(split, gradient, seeds, budget, arguments.output)
+                models = trained(split, gradient, seeds, budget)
             for score, metric in (("macro-F1", "f1"), ("accuracy", "accuracy")):
                 matrices[score][title] = _matrix(models, split, metric)
             console.print(f"\n{matrices['macro-F1'][title]}\n", markup=False)
@@ -110,21 +111,17 @@ def run(arguments: Namespace) -> dict[str, Any]:
     return results
 
 
-def trained(
-    split: Split, gradient: bool, seeds: int, budget: Budget, output: Path
-) -> dict[str, RelativeModelForNodeClassification]:
+def trained(split: Split, gradient: bool, seeds: int, budget: Budget) -> dict[str, RelativeModelForNodeClassification]:
     """Encoders and decoders trained together, no two from the same seed."""
     return {
-        f"{architecture}-{i + 1}": _trained(
-            split, architecture, 1000 * gradient + 100 * kind + i, gradient, budget, output
-        )
+        f"{architecture}-{i + 1}": _trained(split, architecture, 1000 * gradient + 100 * kind + i, gradient, budget)
         for kind, architecture in enumerate(ARCHITECTURES, 1)
         for i in range(seeds)
     }
 
 
 def _trained(
-    split: Split, architecture: str, seed: int, gradient: bool, budget: Budget, output: Path
+    split: Split, architecture: str, seed: int, gradient: bool, budget: Budget
 ) -> RelativeModelForNodeClassification:
     set_seed(seed)
     shape = {"in_channels": split.reader.x.shape[1], "hidden_size": WIDTH, **ARCHITECTURES[architecture]}
@@ -136,19 +133,11 @@ def _trained(
         decoder_type="linear",
         anchor_gradient=gradient,
     )
-    return train(
-        model,
-        [split.reader.item(split.labels_N, split.train_N)],
-        seed,
-        output / "trainer",
-        # What gradients pass through is encoded in each forward pass; the stored anchors count only after training.
-        AnchorCallback(refresh_every=budget.steps if gradient else 1),
-        collator=one_graph,
-        max_steps=budget.steps,
-        per_device_train_batch_size=1,
-        learning_rate=0.02,  # the paper's
-        lr_scheduler_type="constant",
-    )
+    # What gradients pass through is encoded in each forward pass; the stored anchors count only after training.
+    callback = AnchorCallback(refresh_every=budget.steps if gradient else 1)
+    how = {"max_steps": budget.steps, "per_device_train_batch_size": 1, "lr_scheduler_type": "constant"}
+    samples = [split.reader.item(split.labels_N, split.train_N)]
+    return train(model, samples, seed, callback, collator=one_graph, learning_rate=0.02, **how)  # the paper's rate
 
 
 def _matrix(models: dict[str, Any], split: Split, metric: str) -> StitchingMatrix:

@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, ViTConfig, ViTModel, set_seed
 
+from benchmarks.assets.efficientnet_lite import load_efficientnet_lite
 from benchmarks.modalities import image_data
-from benchmarks.modalities.report import Row, record, show, train
+from benchmarks.modalities.report import Row, record, show
 from benchmarks.reporting import console, timed, write
-from hf_relreps import AnchorCallback, AnchorSet, RelativeDecoder, RelativeModel, RelativeModelForImageClassification
-from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor, load_efficientnet_lite
+from benchmarks.training import COSINE, DECAYING, named, train
+from hf_relreps import (
+    AnchorCallback,
+    AnchorSet,
+    RelativeDecoder,
+    RelativeDecoderConfig,
+    RelativeModel,
+    RelativeModelForImageClassification,
+)
+from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
 from hf_relreps.evaluation import StitchingMatrix, stitching_matrix
 
 
@@ -55,28 +64,23 @@ def _cnn(size: int) -> PreTrainedModel:
 
 
 def _vit(size: int) -> PreTrainedModel:
-    shape = {
-        "hidden_size": WIDTH,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "intermediate_size": 2 * WIDTH,
-    }
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": LAYERS}
+    sizes["num_attention_heads"] = 4
     # 16 patches are what a few minutes allow. The usual initializer_range of 0.02 suits nets that are ten times as
     # wide: this one would hardly learn.
-    config = ViTConfig(image_size=size, patch_size=size // 4, initializer_range=0.1, **shape)
+    config = ViTConfig(image_size=size, patch_size=size // 4, initializer_range=0.1, **sizes)
     return ViTModel(config, add_pooling_layer=False)
 
 
 ARCHITECTURES: dict[str, Callable[[int], PreTrainedModel]] = {"cnn": _cnn, "vit": _vit}
 POOLINGS = {"cnn": "spatial_mean", "vit": "mean"}
-RATE = 2e-3
+HOW = COSINE | DECAYING | {"learning_rate": 2e-3}  # both are trained
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Data sets and encoders."""
     image_data.add_arguments(parser)
     parser.add_argument("--anchors", type=int, default=300, help="number of anchors (300)")
-    parser.add_argument("--without-frozen", action="store_true", help="leave EfficientNet-Lite out")
     parser.set_defaults(seeds=2)
 
 
@@ -90,7 +94,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         with timed(name):
             matrices[name] = from_scratch(name, QUICK if arguments.quick else BUDGETS[name], arguments)
         rows += Row.by_architecture(name, matrices[name])
-    if not arguments.without_frozen and not arguments.quick:
+    if not arguments.quick:
         name = f"{names[0]}, EfficientNet-Lite"
         with timed(name):
             matrices[name] = frozen(names[0], FROZEN, arguments)
@@ -110,9 +114,8 @@ def from_scratch(name: str, budget: Budget, arguments: Namespace) -> StitchingMa
     held_out = image_data.load(name, "test", budget.test, arguments)
     anchors = _anchors(rows, arguments)
     size = image_data.SIZES[name]
-    pixels = image_data.Pixels(
-        image_data.pixels_of(rows, image_processor(size)), rows.with_format("torch")["label"][:]
-    )
+    labels_N = rows.with_format("torch")["label"][:]
+    pixels = image_data.Pixels(image_data.pixels_of(rows, image_processor(size)), labels_N)
     models = {}
     for architecture, epochs in budget.epochs.items():
         for i in range(arguments.seeds):
@@ -120,25 +123,13 @@ def from_scratch(name: str, budget: Budget, arguments: Namespace) -> StitchingMa
             set_seed(seed)
             view = anchors.view("image")
             model = RelativeModelForImageClassification.from_encoder(
-                ARCHITECTURES[architecture](size),
-                view,
-                image_processor(size),
+                *(ARCHITECTURES[architecture](size), view, image_processor(size)),
+                **named(rows.features["label"].names),
                 pooling=POOLINGS[architecture],
-                **_classes(rows),
             )
-            models[f"{architecture}-{i + 1}"] = train(
-                model,
-                pixels,
-                seed,
-                arguments.output / "trainer",
-                AnchorCallback(view, batch_size=250),
-                num_train_epochs=epochs,
-                per_device_train_batch_size=budget.batch_size,
-                learning_rate=RATE,
-                warmup_steps=0.1,
-                lr_scheduler_type="cosine",
-                weight_decay=0.01,
-            )
+            how = HOW | {"num_train_epochs": epochs, "per_device_train_batch_size": budget.batch_size}
+            name = f"{architecture}-{i + 1}"
+            models[name] = train(model, pixels, seed, AnchorCallback(view, batch_size=250), **how)
     return _matrix(models, models, rows, held_out, budget)
 
 
@@ -150,40 +141,28 @@ def frozen(name: str, budget: Budget, arguments: Namespace) -> StitchingMatrix:
     encoders, decoders = {}, {}
     for version in (0, 1, 2):
         net, processor = load_efficientnet_lite(version, FROZEN_SIZE)
-        encoder = RelativeModel.from_encoder(net, view, processor, freeze_encoder=True, **_classes(rows)).eval()
+        encoder = RelativeModel.from_encoder(net, view, processor, freeze_encoder=True).eval()
         encoders[f"Lite{version}"] = encoder
-        decoders[f"Lite{version}"] = _decoder(encoder, rows, 300 + version, budget, arguments)
+        decoders[f"Lite{version}"] = _decoder(encoder, rows, 300 + version, budget.epochs["decoder"])
     return _matrix(encoders, decoders, rows, held_out, budget)
 
 
-def _decoder(
-    encoder: RelativeModel, rows: Dataset, seed: int, budget: Budget, arguments: Namespace
-) -> RelativeDecoder:
+def _decoder(encoder: RelativeModel, rows: Dataset, seed: int, epochs: int) -> RelativeDecoder:
     """A decoder trained on what a frozen encoder says about the training images."""
     from datasets import Dataset
 
     set_seed(seed)
     r_NR = encoder.projection(encoder.encode(rows["image"][:], batch_size=32))
     encoded = Dataset.from_dict({"relative_embeds": r_NR.numpy(), "labels": rows["label"][:]})
-    decoder = RelativeDecoder(encoder.config.without_encoder())
-    return train(
-        decoder,
-        encoded,
-        seed,
-        arguments.output / "trainer",
-        num_train_epochs=budget.epochs["decoder"],
-        per_device_train_batch_size=64,
-        learning_rate=1e-3,
-    )
+    classes = named(rows.features["label"].names)
+    config = RelativeDecoderConfig(space=encoder.config.space, modality="image", **classes)
+    decoder = RelativeDecoder(config)
+    how = {"num_train_epochs": epochs, "per_device_train_batch_size": 64, "learning_rate": 1e-3}
+    return train(decoder, encoded, seed, **how)
 
 
 def _anchors(rows: Dataset, arguments: Namespace) -> AnchorSet:
     return AnchorSet.from_dataset(rows, arguments.anchors, views={"image": "image"}, strategy="stratified")
-
-
-def _classes(rows: Dataset) -> dict[str, Any]:
-    names = rows.features["label"].names
-    return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
 
 def _matrix(

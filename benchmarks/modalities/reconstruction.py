@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,13 +19,23 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from benchmarks.modalities import image_data
-from benchmarks.modalities.report import Row, record, show, train
-from benchmarks.reporting import timed, write
-from hf_relreps import AnchorCallback, AnchorSet, RelativeConfig, RelativeDecoder, RelativeModelForImageReconstruction
+from benchmarks.modalities.report import Row, record, show
+from benchmarks.reporting import picture, timed, write
+from benchmarks.training import COSINE, train
+from hf_relreps import (
+    AnchorCallback,
+    AnchorSet,
+    RelativeDecoder,
+    RelativeDecoderConfig,
+    RelativeModelForImageReconstruction,
+)
+from hf_relreps.decoders import DRAWING_MODULES
 from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
 from hf_relreps.evaluation import StitchingMatrix
-from hf_relreps.image_decoders import DRAWING_MODULES
 
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 KINDS = {"image": "AE", "variational": "VAE"}
 PROJECTIONS: dict[str, dict[str, Any]] = {
@@ -54,7 +64,13 @@ class Setting:
     train_NCHW: Tensor
     test_NCHW: Tensor
     epochs: int
-    output: Path
+
+    @classmethod
+    def of(cls, name: str, rows: Dataset, held_out: Dataset, anchors: int, epochs: int) -> Setting:
+        """With stratified anchors out of the images to learn from."""
+        views = AnchorSet.from_dataset(rows, anchors, views={"image": "image"}, strategy="stratified")
+        processor = image_processor(rows[0]["image"].height)
+        return cls(name, views, *(image_data.pixels_of(split, processor) for split in (rows, held_out)), epochs)
 
     @property
     def size(self) -> int:
@@ -84,7 +100,7 @@ class Outcome:
 class AbsoluteAutoencoder(nn.Module):
     """The control: encoder, linear bottleneck as wide as the relative representation, the same decoder."""
 
-    def __init__(self, encoder: ConvEncoder, width: int, config: RelativeConfig) -> None:
+    def __init__(self, encoder: ConvEncoder, width: int, config: RelativeDecoderConfig) -> None:
         super().__init__()
         side = config.image_size
         with torch.no_grad():
@@ -103,21 +119,17 @@ class AbsoluteAutoencoder(nn.Module):
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Data sets, kinds of autoencoder, and how much of both."""
+    """Data sets, and how many anchors."""
     image_data.add_arguments(parser)
     parser.set_defaults(seeds=2)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--anchors", type=int, default=500, help="number of anchors (500, as in the paper)")
-    parser.add_argument("--rows", type=int, help="training images (6,000)")
-    parser.add_argument("--epochs", type=int, help="passes over them (6)")
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Train, stitch, print, draw."""
     results: dict[str, Any] = {"score": "mean squared error of a pixel, times 1,000", "seeds": arguments.seeds}
-    names, kinds = image_data.chosen(arguments), arguments.kinds
-    if arguments.quick:
-        names, kinds = names[:1], kinds[:1]
+    few = 1 if arguments.quick else None
+    names, kinds = image_data.chosen(arguments)[:few], list(KINDS)[:few]
     for name in names:
         setting = _setting(name, arguments)
         rows: list[Row] = []
@@ -130,13 +142,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
                     rows.append(Row.of(f"{KINDS[kind]}, {projection}", outcome.matrix))
                     shown.setdefault(kind, outcome)  # the default projection is the first
         show(f"{name}: mean squared error x 1000", rows, digits=2)
-        results[name] = {
-            "train": len(setting.train_NCHW),
-            "test": len(setting.test_NCHW),
-            "epochs": setting.epochs,
-            "anchors": len(setting.anchors),
-            "rows": record(rows),
-        }
+        results[name] = {"train": len(setting.train_NCHW), "test": len(setting.test_NCHW), "rows": record(rows)}
+        results[name] |= {"epochs": setting.epochs, "anchors": len(setting.anchors)}
         draw(setting, shown, arguments.output / f"{name}.png")
     write(arguments.output / "results.json", results)
     return results
@@ -144,13 +151,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
 def _setting(name: str, arguments: Namespace) -> Setting:
     quick = arguments.quick
-    rows = image_data.load(name, "train", arguments.rows or (2000 if quick else 6000), arguments)
+    rows = image_data.load(name, "train", 2000 if quick else 6000, arguments)
     held_out = image_data.load(name, "test", 200 if quick else 1000, arguments)
     num_anchors = min(arguments.anchors, 100 if quick else len(rows))
-    anchors = AnchorSet.from_dataset(rows, num_anchors, views={"image": "image"}, strategy="stratified")
-    processor = image_processor(image_data.SIZES[name])
-    pixels = [image_data.pixels_of(split, processor) for split in (rows, held_out)]
-    return Setting(name, anchors, *pixels, arguments.epochs or (4 if quick else 6), arguments.output)
+    return Setting.of(name, rows, held_out, num_anchors, epochs=4 if quick else 6)
 
 
 def outcome_of(setting: Setting, kind: str, projection: str, seeds: int) -> Outcome:
@@ -161,21 +165,11 @@ def outcome_of(setting: Setting, kind: str, projection: str, seeds: int) -> Outc
         seed = 1000 * (1 + list(KINDS).index(kind)) + 100 * (*PROJECTIONS, ABSOLUTE).index(projection) + i
         encoded[f"seed {i + 1}"], decoders[f"seed {i + 1}"] = _trained(setting, kind, projection, seed)
     errors, drawn = _stitched(encoded, decoders, setting.test_NCHW)
-    names = tuple(encoded)
-    matrix = StitchingMatrix(
-        encoders=names,
-        decoders=names,
-        scores=errors,
-        own_pairs={name: name for name in names},
-        absolute=None,
-        chance=setting.chance,
-        guess="mean image",
-        metric="mse",
-        title="MSE x 1000",
-        greater_is_better=False,
-        n=len(setting.test_NCHW),
-    )
-    return Outcome(matrix, drawn)
+    names: dict[str, Any] = {"encoders": tuple(encoded), "decoders": tuple(encoded)}
+    names["own_pairs"] = {name: name for name in encoded}
+    score = {"metric": "mse", "title": "MSE x 1000", "greater_is_better": False, "guess": "mean image"}
+    n, chance = len(setting.test_NCHW), setting.chance
+    return Outcome(StitchingMatrix(scores=errors, absolute=None, n=n, chance=chance, **names, **score), drawn)
 
 
 def _trained(setting: Setting, kind: str, projection: str, seed: int) -> tuple[Tensor, nn.Module]:
@@ -184,7 +178,7 @@ def _trained(setting: Setting, kind: str, projection: str, seed: int) -> tuple[T
     encoder = ConvEncoder(ConvEncoderConfig(image_size=setting.size))
     callbacks = []
     if projection == ABSOLUTE:
-        config = RelativeConfig(decoder_type=kind, image_size=setting.size)
+        config = RelativeDecoderConfig(decoder_type=kind, image_size=setting.size)
         model: Any = AbsoluteAutoencoder(encoder, len(setting.anchors), config)
     else:
         view, processor = setting.anchors.view("image"), image_processor(setting.size)
@@ -192,18 +186,8 @@ def _trained(setting: Setting, kind: str, projection: str, seed: int) -> tuple[T
             encoder, view, processor, pooling="pooler", decoder_type=kind, **PROJECTIONS[projection]
         )
         callbacks = [AnchorCallback(view, batch_size=250)]
-    train(
-        model,
-        image_data.Pixels(setting.train_NCHW),
-        seed,
-        setting.output / "trainer",
-        *callbacks,
-        num_train_epochs=setting.epochs,
-        per_device_train_batch_size=32,
-        learning_rate=2e-3,
-        warmup_steps=0.1,
-        lr_scheduler_type="cosine",
-    )
+    how = COSINE | {"num_train_epochs": setting.epochs, "learning_rate": 2e-3}
+    train(model, image_data.Pixels(setting.train_NCHW), seed, *callbacks, **how)
     with torch.no_grad():
         parts = [_encode(model, x_BCHW) for x_BCHW in setting.test_NCHW.split(CHUNK)]
     return torch.cat(parts), model.decoder
@@ -237,16 +221,9 @@ def _draw(decoder: nn.Module, h_BR: Tensor) -> Tensor:
 
 def draw(setting: Setting, outcomes: Mapping[str, Outcome], path: Path) -> None:
     """A grid of images: what was to be drawn, and what came out: own and stitched, relative and absolute."""
-    import matplotlib.pyplot as plt
-
-    from hf_relreps.evaluation.plots import STYLE, save
-
     original = setting.test_NCHW[:SHOWN]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(outcomes), figsize=(0.5 + 6.3 * len(outcomes), 3.6), squeeze=False, layout="constrained"
-        )
-        for ax, (kind, outcome) in zip(axes[0], outcomes.items(), strict=True):
+    with picture(path, len(outcomes), (0.5 + 6.3 * len(outcomes), 3.6)) as (figure, axes):
+        for ax, (kind, outcome) in zip(axes, outcomes.items(), strict=True):
             summary = outcome.matrix.summary
             strips = {"original": original} | {
                 f"{name.replace('_', ' ')}\n{summary[name.removeprefix('relative_')]:.1f}": images
@@ -259,13 +236,8 @@ def draw(setting: Setting, outcomes: Mapping[str, Outcome], path: Path) -> None:
             ax.set_xticks([])
             ax.spines[:].set_visible(False)
             ax.set_title(f"{TITLES[kind]} on {TITLES[setting.name]}")
-        figure.supxlabel(
-            f"numbers: MSE x 1000 on {len(setting.test_NCHW):,} test images, mean over pairs  ·  "
-            f"mean image {setting.chance:.1f}",
-            fontsize=9,
-        )
-    plt.close(figure)
-    save(figure, path)
+        numbers = f"numbers: MSE x 1000 on {len(setting.test_NCHW):,} test images, mean over pairs"
+        figure.supxlabel(f"{numbers}  ·  mean image {setting.chance:.1f}", fontsize=9)
 
 
 def _mosaic(strips: list[Tensor]) -> np.ndarray:

@@ -1,18 +1,15 @@
-"""What the modalities share: one row of figures for each setting, as a table and as JSON; short trainings."""
+"""What the modalities share: one row of figures for each setting, as a table and as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.reporting import console
+from benchmarks.reporting import show_table
 
 
 if TYPE_CHECKING:
@@ -61,37 +58,13 @@ class Row:
 def show(title: str, rows: Sequence[Row], digits: int = 3) -> None:
     """Print rows as a table."""
     heads = ("own", "stitched", "worst", "stitched / own", "absolute own", "absolute stitched", "chance")
-    table = Table(title, box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for head in heads:
-        table.add_column(head, justify="right")
+    lines = []
     for row in rows:
-        figures = [row.own, row.stitched, row.worst, row.absolute_own, row.absolute_stitched, row.chance]
-        cells = ["-" if figure is None else f"{figure:.{digits}f}" for figure in figures]
-        table.add_row(row.name, *cells[:3], f"{row.ratio:.2f}", *cells[3:])
-    console.print()
-    console.print(table)
+        name, own, stitched, worst, *controls = dataclasses.astuple(row)
+        lines.append((name, own, stitched, worst, f"{row.ratio:.2f}", *controls))
+    show_table(title, heads, lines, digits)
 
 
 def record(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Rows as plain Python, for JSON."""
     return [dataclasses.asdict(row) | {"ratio": row.ratio} for row in rows]
-
-
-def train(
-    model: Any,
-    dataset: Any,
-    seed: int,
-    output: Path,
-    *callbacks: TrainerCallback,
-    collator: Any = None,
-    **arguments: Any,
-) -> Any:
-    """Train with the `Trainer`, quietly and without checkpoints; gives the model in evaluation mode."""
-    quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no"}
-    args = TrainingArguments(str(output), seed=seed, dataloader_pin_memory=False, **quiet | arguments)
-    trainer = Trainer(model, args, collator, train_dataset=dataset, callbacks=list(callbacks))
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    if output.is_dir() and not any(output.iterdir()):
-        output.rmdir()  # the Trainer makes it though nothing is saved
-    return model.eval()

@@ -14,6 +14,7 @@ two is the least that a decoder which normalises can read. Its figures are curve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ from rich.progress import track
 from torch import Tensor, nn
 from transformers import set_seed
 
-from benchmarks.paper.frozen import ABSOLUTE, METRIC, PROJECTIONS, Space, absolute_scores, relative_scores
+from benchmarks.paper.frozen import ABSOLUTE, METRIC, PROJECTIONS, Space, scores_of
 from benchmarks.paper.options import Options
 from benchmarks.paper.subjects import Subject, subjects
-from benchmarks.paper.tables import cell, spread
-from benchmarks.reporting import console, markdown
-from hf_relreps import RelativeConfig
+from benchmarks.paper.tables import cell, names_of, rows_of, spread
+from benchmarks.reporting import console, markdown, picture
+from hf_relreps import RelativeSpace
 from hf_relreps.evaluation.scores import SCORES
 from hf_relreps.projection import frame_of, project_in_chunks
 from hf_relreps.selection import STRATEGIES, select
@@ -42,7 +43,8 @@ PAPER: dict[str, Any] = {
     "random anchors of a ViT pair on CIFAR-100, by others": {50: 57.8, 100: 64.9, 200: 71.2, 300: 74.4, 600: 77.1},
 }
 HEAD_WIDTH, HEAD_EPOCHS, HEAD_BATCH, HEAD_RATE = 256, 10, 32, 1e-3
-READINGS = ("all at once", "32 at a time", "one class at a time")
+
+Chosen = Callable[[int], np.ndarray | str]  # seed -> rows of the anchors, or another domain that they come from
 
 
 class PaperHead(nn.Module):
@@ -90,87 +92,76 @@ def _seeds(options: Options) -> range:
     return range(1 if options.quick else options.seeds)
 
 
+def measured(subject: Subject, options: Options, way: RelativeSpace | None, chosen: Chosen) -> dict[str, Any]:
+    """Own and stitched over all seeds, with the anchors that `chosen` gives for each; without a way absolute."""
+    return figures([scores_of(subject.spaces(chosen(seed)), subject.task, way, seed) for seed in _seeds(options)])
+
+
 def numbers(subject: Subject, options: Options) -> Iterable[dict[str, Any]]:
     """From two anchors to 980, and the absolute control."""
-    task = subject.task
-    absolute = [absolute_scores(subject.spaces(np.arange(1)), task, seed) for seed in _seeds(options)]
-    yield {"anchors": None, "projection": ABSOLUTE, "chance": 100 * task.chance, **figures(absolute)}
+    absolute = measured(subject, options, None, lambda _: np.arange(1))
+    yield {"anchors": None, "projection": ABSOLUTE, "chance": 100 * subject.task.chance, **absolute}
     for count in (5, 50, 300) if options.quick else NUMBERS:
-        spaces = [subject.spaces(drawn(subject, count, seed)) for seed in _seeds(options)]
-        for name, config in PROJECTIONS.items():
-            found = [relative_scores(of_seed, task, config, seed) for seed, of_seed in enumerate(spaces)]
-            yield {"anchors": count, "projection": name, **figures(found)}
+        for name, way in PROJECTIONS.items():
+            found = measured(subject, options, way, partial(drawn, subject, count))
+            yield {"anchors": count, "projection": name, **found}
 
 
 def selections(subject: Subject, options: Options) -> Iterable[dict[str, Any]]:
     """Ways to choose few anchors, where the choice matters most."""
     for strategy in STRATEGIES:
-        spaces = [subject.spaces(drawn(subject, FEW, seed, strategy)) for seed in _seeds(options)]
-        for name, config in PROJECTIONS.items():
-            found = [relative_scores(of_seed, subject.task, config, seed) for seed, of_seed in enumerate(spaces)]
-            yield {"strategy": strategy, "projection": name, **figures(found)}
+        for name, way in PROJECTIONS.items():
+            found = measured(subject, options, way, partial(drawn, subject, FEW, strategy=strategy))
+            yield {"strategy": strategy, "projection": name, **found}
 
 
 def domains(subject: Subject, options: Options) -> Iterable[dict[str, Any]]:
     """Anchors of another domain beside as many of the same one."""
     for name, samples in subject.foreign_AD.items():
         count = len(next(iter(samples.values())))
-        for projection, config in PROJECTIONS.items():
-            for domain in (f"{count} of the train samples", name):
-                found = [
-                    relative_scores(
-                        subject.spaces(name if domain == name else drawn(subject, count, seed)),
-                        subject.task,
-                        config,
-                        seed,
-                    )
-                    for seed in _seeds(options)
-                ]
-                yield {"domain": domain, "projection": projection, **figures(found)}
+        domains: dict[str, Chosen] = {
+            f"{count} of the train samples": partial(drawn, subject, count),
+            name: lambda _, name=name: name,
+        }
+        for projection, way in PROJECTIONS.items():
+            for domain, chosen in domains.items():
+                yield {"domain": domain, "projection": projection, **measured(subject, options, way, chosen)}
 
 
 def dependence(subject: Subject, options: Options) -> Iterable[dict[str, Any]]:
     """How much the stitched mean moves with the draw of the anchors, and with the seeds of the decoders."""
-    count = 2 if options.quick else 2 + options.seeds
-    for name, config in PROJECTIONS.items():
+    seeds = range(10, 12 if options.quick else 12 + options.seeds)
+    for name, way in PROJECTIONS.items():
         for what in ("anchors", "decoders"):
             found = []
-            for seed in range(count):
-                anchors = drawn(subject, ANCHORS, 10 + seed if what == "anchors" else 10)
-                matrix = relative_scores(
-                    subject.spaces(anchors), subject.task, config, 10 + seed if what == "decoders" else 10
-                )
+            for seed in seeds:
+                spaces = subject.spaces(drawn(subject, ANCHORS, seed if what == "anchors" else 10))
+                matrix = scores_of(spaces, subject.task, way, seed if what == "decoders" else 10)
                 found.append(figures([matrix])["stitched"]["mean"])
             yield {"varied": what, "projection": name, "stitched": spread(found)}
 
 
 def heads(subject: Subject, options: Options) -> Iterable[dict[str, Any]]:
     """The paper's head, which looks at the other samples, and ours, which does not."""
-    ways: dict[str, RelativeConfig | None] = {ABSOLUTE: None, "cosine": PROJECTIONS["cosine"]}
-    for name, config in ways.items():
-        spaces = [subject.spaces(drawn(subject, ANCHORS, seed)) for seed in _seeds(options)]
-        ours = [
-            relative_scores(of_seed, subject.task, config, seed)
-            if config
-            else absolute_scores(of_seed, subject.task, seed)
-            for seed, of_seed in enumerate(spaces)
+    ways: dict[str, RelativeSpace | None] = {ABSOLUTE: None, "cosine": PROJECTIONS["cosine"]}
+    for name, way in ways.items():
+        ours = measured(subject, options, way, partial(drawn, subject, ANCHORS))
+        yield {"head": "ours", "reads": "any number at a time", "projection": name, **ours}
+        found = [
+            _paper_heads(subject.spaces(drawn(subject, ANCHORS, seed)), subject, way, seed) for seed in _seeds(options)
         ]
-        yield {"head": "ours", "reads": "any number at a time", "projection": name, **figures(ours)}
-        found: dict[str, list[np.ndarray]] = {reading: [] for reading in READINGS}
-        for seed, of_seed in enumerate(spaces):
-            for reading, matrix in _paper_heads(of_seed, subject, config, seed).items():
-                found[reading].append(matrix)
-        for reading, matrices in found.items():
-            yield {"head": "the paper's", "reads": reading, "projection": name, **figures(matrices)}
+        for reading in found[0]:
+            scores = figures([of_seed[reading] for of_seed in found])
+            yield {"head": "the paper's", "reads": reading, "projection": name, **scores}
 
 
 def _paper_heads(
-    spaces: dict[str, Space], subject: Subject, config: RelativeConfig | None, seed: int
+    spaces: dict[str, Space], subject: Subject, way: RelativeSpace | None, seed: int
 ) -> dict[str, np.ndarray]:
     """How the samples are read -> scores (E, E)."""
     labels_M, trained, read = subject.test_labels_M, [], []
     for number, space in enumerate(spaces.values()):
-        train_NR, test_MR = (_described(x, space, config) for x in (space.train_ND, space.test_MD))
+        train_NR, test_MR = (_described(x, space, way) for x in (space.train_ND, space.test_MD))
         trained.append(_fit(train_NR, space.train_labels_N, subject.task.classes, 1000 * seed + 300 + number))
         read.append(test_MR)
     batches: dict[str, list[np.ndarray]] = {
@@ -184,10 +175,10 @@ def _paper_heads(
     }
 
 
-def _described(x_ND: Tensor, space: Space, config: RelativeConfig | None) -> Tensor:
-    if config is None:
+def _described(x_ND: Tensor, space: Space, way: RelativeSpace | None) -> Tensor:
+    if way is None:
         return x_ND
-    sized = RelativeConfig(**config.projection, num_anchors=len(space.anchors_AD))
+    sized = way.replace(num_anchors=len(space.anchors_AD))
     return project_in_chunks(x_ND, frame_of(space.anchors_AD, sized), sized)
 
 
@@ -213,41 +204,25 @@ def _score(head: PaperHead, r_MR: Tensor, batches: Sequence[np.ndarray], labels_
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Own and stitched over the number of anchors."""
-    import matplotlib.pyplot as plt
-
-    from hf_relreps.evaluation.plots import STYLE, save
-
-    names = list(dict.fromkeys(row["subject"] for row in results["rows"]))
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(names), figsize=(1 + 4.2 * len(names), 3.8), squeeze=False, layout="constrained"
-        )
-        for ax, subject in zip(axes[0], names, strict=True):
-            rows = _rows(results, "number", subject)
+    names = names_of(results, "subject")
+    with picture(path, len(names), (1 + 4.2 * len(names), 3.8)) as (_, axes):
+        for ax, subject in zip(axes, names, strict=True):
             for projection, colour in (("cosine", "#1d6996"), ("default", "#e4572e")):
-                line = [row for row in rows if row["projection"] == projection]
+                line = rows_of(results, part="number", subject=subject, projection=projection)
                 for what, style in (("own", "--"), ("stitched", "-")):
                     x, y = [row["anchors"] for row in line], [row[what]["mean"] for row in line]
                     ax.plot(x, y, style, color=colour, marker="o", markersize=3, label=f"{projection}, {what}")
-            control = next(row for row in rows if row["projection"] == ABSOLUTE)
+            (control,) = rows_of(results, part="number", subject=subject, projection=ABSOLUTE)
             ax.axhline(control["stitched"]["mean"], color="#888880", linewidth=1, label="absolute, stitched")
             ax.axhline(control["chance"], color="#888880", linewidth=1, linestyle=":", label="chance")
-            ax.set_xscale("log")
-            ax.set_xlabel("anchors")
-            ax.set_title(subject.split(",")[0])
-        axes[0, 0].set_ylabel("weighted F1, %")
-        axes[0, -1].legend(frameon=False, fontsize=8, loc="lower right")
-    plt.close(figure)
-    save(figure, path)
-
-
-def _rows(results: dict[str, Any], part: str, subject: str) -> list[dict[str, Any]]:
-    return [row for row in results["rows"] if (row["part"], row["subject"]) == (part, subject)]
+            ax.set(xscale="log", xlabel="anchors", title=subject.split(",")[0])
+        axes[0].set_ylabel("weighted F1, %")
+        axes[-1].legend(frameon=False, fontsize=8, loc="lower right")
 
 
 def render(results: dict[str, Any]) -> str:
     """A table for each ablation."""
-    names = list(dict.fromkeys(row["subject"] for row in results["rows"]))
+    names = names_of(results, "subject")
     parts = [
         f"**Number of anchors**, own / stitched ({_control(results, names)}):",
         _table(results, names, "number", lambda row: str(row["anchors"]), "anchors"),
@@ -255,7 +230,7 @@ def render(results: dict[str, Any]) -> str:
         f"**Selection** of {FEW} anchors, own / stitched:",
         _table(results, names, "selection", lambda row: row["strategy"], "strategy"),
     ]
-    if any(row["part"] == "domain" for row in results["rows"]):
+    if rows_of(results, part="domain"):
         parts += ["**Domain** of the anchors, own / stitched:", domain_table(results)]
     parts += [
         "**Head**: the paper's normalises each feature over the samples it is given, own / stitched:",
@@ -271,7 +246,7 @@ def _table(
     results: dict[str, Any], names: Sequence[str], part: str, name_of: Callable[[dict[str, Any]], str], head: str
 ) -> str:
     """Settings down, subjects and projections across."""
-    rows = [row for row in results["rows"] if row["part"] == part]
+    rows = rows_of(results, part=part)
     if part == "number":  # the control has no anchors: it is told above the table
         rows = [row for row in rows if row["projection"] != ABSOLUTE]
     ways = [way for way in (*PROJECTIONS, ABSOLUTE) if any(row["projection"] == way for row in rows)]
@@ -286,10 +261,10 @@ def _table(
 
 def _control(results: dict[str, Any], names: Sequence[str]) -> str:
     """Absolute decoders, and guessing."""
-    rows = {name: next(row for row in _rows(results, "number", name) if row["anchors"] is None) for name in names}
+    rows = [rows_of(results, part="number", subject=name, anchors=None)[0] for name in names]
     return "; ".join(
-        f"{name.split(',')[0]}: absolute {_cell([row], ABSOLUTE)}, chance {row['chance']:.1f}"
-        for name, row in rows.items()
+        f"{row['subject'].split(',')[0]}: absolute {_cell([row], ABSOLUTE)}, chance {row['chance']:.1f}"
+        for row in rows
     )
 
 
@@ -301,19 +276,10 @@ def _cell(rows: list[dict[str, Any]], way: str) -> str:
 
 def domain_table(results: dict[str, Any]) -> str:
     """Anchors of another domain beside as many of the same one."""
-    rows = [row for row in results["rows"] if row["part"] == "domain"]
-    keys = dict.fromkeys((row["subject"], row["domain"]) for row in rows)
-    lines = [
-        (
-            subject.split(",")[0],
-            domain,
-            *(
-                _cell([r for r in rows if (r["subject"], r["domain"]) == (subject, domain)], way)
-                for way in PROJECTIONS
-            ),
-        )
-        for subject, domain in keys
-    ]
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows_of(results, part="domain"):
+        found.setdefault((row["subject"].split(",")[0], row["domain"]), []).append(row)
+    lines = [(*names, *(_cell(rows, way) for way in PROJECTIONS)) for names, rows in found.items()]
     return markdown(("data", "anchors", *PROJECTIONS), lines)
 
 
@@ -321,14 +287,11 @@ def _remark(results: dict[str, Any], names: Sequence[str]) -> str:
     """What the numbers say, in words that follow from them."""
     lines = []
     for name in names:
-        default = [row for row in _rows(results, "number", name) if row["projection"] == "default"]
+        default = rows_of(results, part="number", subject=name, projection="default")
         means = [row["stitched"]["mean"] for row in default]
         within = next(row["anchors"] for row in default if row["stitched"]["mean"] > 0.95 * max(means))
-        head = {
-            row["reads"]: row["stitched"]["mean"]
-            for row in _rows(results, "head", name)
-            if row["projection"] == "cosine"
-        }
+        rows = rows_of(results, part="head", subject=name, projection="cosine")
+        head = {row["reads"]: row["stitched"]["mean"] for row in rows}
         lines.append(
             f"- {name.split(',')[0]}: with the default projection {within} anchors reach 95 % of the best stitched "
             f"score. The paper's head is stitched at {head['all at once']:.1f} when it sees the whole test set, at "
@@ -341,7 +304,7 @@ def _remark(results: dict[str, Any], names: Sequence[str]) -> str:
 def headline(results: dict[str, Any]) -> tuple[str, str, str]:
     """Whether more anchors are better."""
     name = results["rows"][0]["subject"]
-    rows = [row for row in _rows(results, "number", name) if row["projection"] == "cosine"]
+    rows = rows_of(results, part="number", subject=name, projection="cosine")
     (few, low), (many, high) = ((row["anchors"], row["stitched"]["mean"]) for row in (rows[0], rows[-1]))
     ours = f"stitched {low:.0f} % with {few} anchors, {high:.0f} % with {many} (cosines)"
     return PAPER["number"], ours, "yes" if high > low + 10 else "no"

@@ -5,25 +5,28 @@ Shapes: N train samples, M test samples, A anchors, D absolute size, R relative 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch import Tensor
 from transformers import set_seed
 
-from benchmarks.paper.tables import cell, spread
-from benchmarks.reporting import markdown
-from hf_relreps import RelativeConfig, RelativeDecoder
+from benchmarks.paper.tables import cell, names_of, rows_of, spread
+from benchmarks.reporting import console, markdown
+from hf_relreps import RelativeConfig, RelativeDecoder, RelativeDecoderConfig, RelativeSpace
 from hf_relreps.evaluation.scores import SCORES, SINGLE, chance
 from hf_relreps.projection import frame_of, project_in_chunks
+from hf_relreps.selection import select
 
 
 METRIC = "f1_weighted"  # the paper's
-PROJECTIONS = {"cosine": RelativeConfig.paper(), "default": RelativeConfig()}
+PROJECTIONS = {"cosine": RelativeConfig.paper().space, "default": RelativeSpace()}
 ABSOLUTE, LABELLED = "absolute", "labelled anchors only"
+ANCHORS = 300
 BATCH, RATE, DECAY = 64, 1e-3, 0.01
 
 
@@ -65,17 +68,17 @@ class Task:
         return chance(self.test_labels_M, SCORES[METRIC], SINGLE)[0]
 
 
-def relative_scores(spaces: Mapping[str, Space], task: Task, config: RelativeConfig, seed: int) -> np.ndarray:
+def relative_scores(spaces: Mapping[str, Space], task: Task, projection: RelativeSpace, seed: int) -> np.ndarray:
     """Scores (E, E) of every encoder (row) with every decoder (column), which reads similarities to the anchors."""
     anchors = len(next(iter(spaces.values())).anchors_AD)
-    settings: dict[str, Any] = config.projection | {"num_anchors": anchors, "num_labels": task.classes}
-    config = RelativeConfig(**settings)
-    frames = [frame_of(space.anchors_AD, config) for space in spaces.values()]
+    projection = projection.replace(num_anchors=anchors)
+    config = RelativeDecoderConfig(space=projection, num_labels=task.classes)
+    frames = [frame_of(space.anchors_AD, projection) for space in spaces.values()]
     decoders, tests = [], []
     for i, (space, frame) in enumerate(zip(spaces.values(), frames, strict=True)):
-        r_NR = project_in_chunks(space.train_ND, frame, config)
+        r_NR = project_in_chunks(space.train_ND, frame, projection)
         decoders.append(trained(r_NR, space.train_labels_N, config, task.epochs, seed=1000 * seed + i))
-        tests.append(project_in_chunks(space.test_MD, frame, config))
+        tests.append(project_in_chunks(space.test_MD, frame, projection))
     return np.array([[task.score(decoder, r_MR) for decoder in decoders] for r_MR in tests])
 
 
@@ -88,7 +91,7 @@ def absolute_scores(spaces: Mapping[str, Space], task: Task, seed: int) -> np.nd
     scores = np.full((len(spaces), len(spaces)), np.nan)
     for row, space in enumerate(spaces.values()):
         for column, decoder in enumerate(decoders):
-            if decoder.config.relative_size == space.test_MD.shape[1]:
+            if decoder.config.space.size == space.test_MD.shape[1]:
                 scores[row, column] = task.score(decoder, space.test_MD)
     return scores
 
@@ -112,11 +115,11 @@ def absolute_decoder(
     x_ND: Tensor, labels_N: Tensor, task: Task, seed: int, epochs: int | None = None
 ) -> RelativeDecoder:
     """A decoder whose "anchors" are the coordinates of the absolute space."""
-    config = RelativeConfig.paper(num_anchors=x_ND.shape[1], num_labels=task.classes)
+    config = RelativeDecoderConfig(num_anchors=x_ND.shape[1], num_labels=task.classes)
     return trained(x_ND, labels_N, config, epochs or task.epochs, seed)
 
 
-def trained(r_NR: Tensor, labels_N: Tensor, config: RelativeConfig, epochs: int, seed: int) -> RelativeDecoder:
+def trained(r_NR: Tensor, labels_N: Tensor, config: RelativeDecoderConfig, epochs: int, seed: int) -> RelativeDecoder:
     """A decoder on what is computed once: AdamW, batches of 64, a rate that falls to nothing."""
     set_seed(seed)
     decoder = RelativeDecoder(config).train()
@@ -149,42 +152,56 @@ def summary(kind: str, matrices: Sequence[np.ndarray], chance: float, **facts: A
     }
 
 
-class Comparison:
-    """Absolute decoders, relative ones and those of labelled anchors on the same encoders, over several seeds."""
+def scores_of(spaces: Mapping[str, Space], task: Task, projection: RelativeSpace | None, seed: int) -> np.ndarray:
+    """Scores (E, E) of relative decoders, or without a projection of absolute ones."""
+    return relative_scores(spaces, task, projection, seed) if projection else absolute_scores(spaces, task, seed)
 
-    def __init__(self) -> None:
-        self.found: dict[str, list[np.ndarray]] = {kind: [] for kind in (ABSOLUTE, *PROJECTIONS, LABELLED)}
 
-    def add(self, spaces: Mapping[str, Space], task: Task, seed: int) -> None:
-        """Everything once, with decoders of new seeds."""
-        self.found[ABSOLUTE].append(absolute_scores(spaces, task, seed))
-        for projection, config in PROJECTIONS.items():
-            self.found[projection].append(relative_scores(spaces, task, config, seed))
-        self.found[LABELLED].append(labelled_scores(spaces, task, seed))
+def compared(
+    task: Task,
+    labels_N: np.ndarray,
+    features_of: Callable[[int], Mapping[str, tuple[Tensor, Tensor]]],
+    seeds: int,
+    **facts: Any,
+) -> list[dict[str, Any]]:
+    """A row of results for absolute decoders, relative ones, and those of the labelled anchors, over several seeds.
 
-    def rows(self, chance: float, **facts: Any) -> list[dict[str, Any]]:
-        """A row of results for each kind."""
-        rows = [summary(kind, self.found[kind], chance, **facts) for kind in (ABSOLUTE, *PROJECTIONS)]
-        scores = np.stack(self.found[LABELLED])
-        only = {"kind": LABELLED, "own": spread(scores.ravel()), "stitched": None, "chance": chance}
-        return [*rows, facts | only | {"by_encoder": scores.mean(0).round(4).tolist()}]
+    Args:
+        task: What is to be told; its anchors are drawn here, as many of each class.
+        labels_N: Classes of the train samples.
+        features_of: Seed -> encoder -> features of the train samples and of the test samples.
+        seeds: How many.
+        **facts: For each row; `task` is the name of the task.
+    """
+    kinds: dict[str, RelativeSpace | None] = {ABSOLUTE: None, **PROJECTIONS}
+    found: dict[str, list[np.ndarray]] = {kind: [] for kind in (*kinds, LABELLED)}
+    for seed in track(range(seeds), facts["task"], console=console):
+        chosen = select(len(labels_N), min(ANCHORS, len(labels_N)), "stratified", seed, labels=labels_N.tolist())
+        y_N, of_seed = torch.as_tensor(labels_N), replace(task, anchor_labels_A=labels_N[chosen])
+        spaces = {
+            name: Space(train_ND, train_ND[chosen], test_MD, y_N)
+            for name, (train_ND, test_MD) in features_of(seed).items()
+        }
+        for kind, projection in kinds.items():
+            found[kind].append(scores_of(spaces, of_seed, projection, seed))
+        found[LABELLED].append(labelled_scores(spaces, of_seed, seed))
+    facts |= {"train": len(labels_N), "test": len(task.test_labels_M)}
+    rows = [summary(kind, found[kind], task.chance, **facts) for kind in kinds]
+    scores = np.stack(found[LABELLED])
+    only = {"kind": LABELLED, "own": spread(scores.ravel()), "stitched": None, "chance": task.chance}
+    return [*rows, facts | only | {"by_encoder": scores.mean(0).round(4).tolist()}]
 
 
 def row_of(results: Mapping[str, Any], task: str, kind: str) -> dict[str, Any]:
     """The row of a task and a kind."""
-    return next(row for row in results["rows"] if (row["task"], row["kind"]) == (task, kind))
-
-
-def tasks_of(results: Mapping[str, Any]) -> list[str]:
-    """The tasks in their order."""
-    return list(dict.fromkeys(row["task"] for row in results["rows"]))
+    return rows_of(results, task=task, kind=kind)[0]
 
 
 def own_and_stitched(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """Two lines for each task: a decoder on its own encoder, and on the others."""
     heads = ("weighted F1, %", "", ABSOLUTE, *(f"relative, {kind}" for kind in PROJECTIONS), LABELLED, "chance")
     lines = []
-    for task in tasks_of(results):
+    for task in names_of(results, "task"):
         rows = [row_of(results, task, kind) for kind in (ABSOLUTE, *PROJECTIONS, LABELLED)]
         for which, title in (("own", titles[task]), ("stitched", "")):
             lines.append((title, which, *(percent(row[which]) for row in rows), percent(rows[0]["chance"])))

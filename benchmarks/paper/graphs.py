@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.paper.options import Options
-from hf_relreps import RelativeConfig
+from hf_relreps import RelativeSpace
 from hf_relreps.demos.graphs import load_planetoid
 from hf_relreps.encoders.graphs import GraphEncoder, GraphEncoderConfig
 from hf_relreps.projection import frame_of, project
@@ -57,13 +57,13 @@ class Net(nn.Module):
     Gradients pass through the anchors, which are nodes of the same forward pass.
     """
 
-    def __init__(self, split: Split, setting: dict[str, Any], projection: RelativeConfig | None = None) -> None:
+    def __init__(self, split: Split, setting: dict[str, Any], projection: RelativeSpace | None = None) -> None:
         super().__init__()
         of_encoder = {name: value for name, value in setting.items() if name not in OF_TRAINING}
         shape = {"in_channels": split.x_NF.shape[1], "hidden_size": WIDTH, "self_loops": False}
         self.encoder = GraphEncoder(GraphEncoderConfig(**shape, **of_encoder))
         self.projection, self.anchors_A = projection, split.anchors_A
-        width = projection.relative_size if projection else WIDTH
+        width = projection.size if projection else WIDTH
         self.head = nn.Linear(width, int(split.labels_N.max()) + 1)
 
     def forward(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ class Net(nn.Module):
 
 
 def trained(
-    split: Split, setting: dict[str, Any], seed: int, stops: tuple[int, ...], projection: RelativeConfig | None = None
+    split: Split, setting: dict[str, Any], seed: int, stops: tuple[int, ...], projection: RelativeSpace | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Train a net, and give its vectors and logits at every stop."""
     torch.manual_seed(seed)

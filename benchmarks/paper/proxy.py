@@ -28,8 +28,9 @@ from torch.nn.functional import cosine_similarity
 
 from benchmarks.paper.graphs import ANCHORS, Split, trained
 from benchmarks.paper.options import Options
-from benchmarks.reporting import console, markdown
-from hf_relreps import RelativeConfig, latent_similarity
+from benchmarks.paper.tables import rows_of, span
+from benchmarks.reporting import console, markdown, picture
+from hf_relreps import RelativeConfig, RelativeSpace, latent_similarity
 from hf_relreps.projection import frame_of, project
 
 
@@ -49,8 +50,8 @@ TRAININGS = 64  # of each of the seeds: half of the grid, drawn at random
 REFERENCE = dict(zip(GRID, ("gcn2", 8, 0.5, "relu", "relu", "Adam", 0.02), strict=True))
 REFERENCE_STEPS, REFERENCE_SEED = 200, 10_000
 PROJECTIONS = {
-    "cosine": RelativeConfig.paper(num_anchors=ANCHORS),
-    "default": RelativeConfig(num_anchors=ANCHORS),
+    "cosine": RelativeConfig.paper(num_anchors=ANCHORS).space,
+    "default": RelativeSpace(num_anchors=ANCHORS),
 }
 MEASURES = {
     "relative, cosine": "cosine of relative vectors",
@@ -77,7 +78,7 @@ class Space:
             return None
         held_out_ND, anchors_AD = x_ND[split.held_out_N], x_ND[split.anchors_A]
         relative = {
-            name: project(held_out_ND, frame_of(anchors_AD, config), config) for name, config in PROJECTIONS.items()
+            name: project(held_out_ND, frame_of(anchors_AD, space), space) for name, space in PROJECTIONS.items()
         }
         return cls(held_out_ND, relative, split.accuracy(logits_NC))
 
@@ -127,25 +128,17 @@ def correlations(rows: list[dict[str, Any]], measure: str) -> tuple[float, float
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Accuracy over similarity, one point for each net."""
-    import matplotlib.pyplot as plt
-
-    from hf_relreps.evaluation.plots import STYLE, save
-
-    rows = results["rows"]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.9), sharey=True, layout="constrained")
+    with picture(path, 2, (9, 3.9), sharey=True) as (_, axes):
         for ax, measure in zip(axes, ("relative, cosine", "absolute"), strict=True):
             for convolution, name, colour in (("gcn2", "GCNII", "#1d6996"), ("gin", "GIN", "#e4572e")):
-                points = [(row[measure], row["accuracy"]) for row in rows if row["convolution"] == convolution]
+                points = [(row[measure], row["accuracy"]) for row in rows_of(results, convolution=convolution)]
                 ax.scatter(*zip(*points, strict=True), s=14, alpha=0.55, color=colour, label=name, linewidths=0)
-            pearson, spearman = correlations(rows, measure)
+            pearson, spearman = correlations(results["rows"], measure)
             ax.set_title(f"{measure.split(',')[0].capitalize()} vectors")
             ax.set_xlabel(f"mean cosine with the reference\nPearson {pearson:.2f}, Spearman {spearman:.2f}")
         axes[0].axhline(results["reference"], color="#888880", linewidth=1, linestyle="--", label="reference")
         axes[0].set_ylabel("accuracy on held-out nodes")
         axes[0].legend(frameon=False, loc="lower right")
-    plt.close(figure)
-    save(figure, path)
 
 
 def render(results: dict[str, Any]) -> str:
@@ -153,8 +146,8 @@ def render(results: dict[str, Any]) -> str:
     rows = results["rows"]
     kinds = {
         "all": rows,
-        "GCNII": [row for row in rows if row["convolution"] == "gcn2"],
-        "GIN": [row for row in rows if row["convolution"] == "gin"],
+        "GCNII": rows_of(results, convolution="gcn2"),
+        "GIN": rows_of(results, convolution="gin"),
         f"accuracy above {LEARNED}": [row for row in rows if row["accuracy"] > LEARNED],
     }
     heads = ("similarity with the reference", *(f"{name} ({len(some)})" for name, some in kinds.items()), "paper")
@@ -166,13 +159,13 @@ def render(results: dict[str, Any]) -> str:
         )
         for measure, what in MEASURES.items()
     ]
-    lowest, highest = (function(row["accuracy"] for row in rows) for function in (min, max))
+    accuracies = span((row["accuracy"] for row in rows), 2)
     return "\n\n".join(
         [
             "Pearson / Spearman correlation with accuracy:",
             markdown(heads, lines),
             "![Accuracy over similarity](../benchmarks/results/paper/proxy.png)",
-            f"{len(rows)} nets of accuracy {lowest:.2f} to {highest:.2f} (the reference: {results['reference']:.2f}); "
+            f"{len(rows)} nets of accuracy {accuracies} (the reference: {results['reference']:.2f}); "
             f"{results['lost']} whose vectors had all become the same are left out. Where it differs: most of these "
             "short trainings taught nothing, those of GIN hardly ever anything. Such nets lie in one heap at the "
             "lower left; among them similarity tells nothing, which is why ranks (Spearman) agree less than values.",

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from benchmarks.assets.word_vectors import WordSpace, counted, load_from_hub, load_glove, load_spacy, shared_words
 from benchmarks.paper.options import Options
-from benchmarks.paper.tables import cell, spread
+from benchmarks.paper.tables import cell, rows_of, spread
 from benchmarks.reporting import console, markdown
-from hf_relreps import RelativeConfig, latent_similarity
+from hf_relreps import RelativeConfig, RelativeSpace, latent_similarity
 from hf_relreps.demos.debian import load_debian_descriptions
 from hf_relreps.projection import frame_of, project_in_chunks
 from hf_relreps.selection import select
@@ -44,9 +44,9 @@ WORDS = 6000
 FREQUENT = {f"top_{first}": first for first in (1000, 5000)}
 STRATEGIES = ("uniform", "fps", "kmeans", *FREQUENT)
 PROJECTIONS = {
-    "cosine": RelativeConfig.paper(num_anchors=ANCHORS),
-    "centred cosine": RelativeConfig.paper(num_anchors=ANCHORS, transform="center"),
-    "default": RelativeConfig(num_anchors=ANCHORS),
+    "cosine": RelativeConfig.paper(num_anchors=ANCHORS).space,
+    "centred cosine": RelativeConfig.paper(num_anchors=ANCHORS, transform="center").space,
+    "default": RelativeSpace(num_anchors=ANCHORS),
 }
 # Of the notebook behind the table: Jaccard, MRR, cosine from FastText to word2vec, and back.
 PAPER: dict[str, Any] = {
@@ -100,11 +100,11 @@ def measured(direction: tuple[str, str], spaces_WD: list[Tensor], options: Optio
     settings = [("cosine", strategy) for strategy in STRATEGIES]
     settings += [(projection, "uniform") for projection in PROJECTIONS if projection != "cosine"]
     for projection, strategy in track(settings, " to ".join(direction), console=console):
-        config = PROJECTIONS[projection]
+        space = PROJECTIONS[projection]
         # The spread is small: ten seeds where the paper has ten, and the cheapest half of that elsewhere.
         seeds = options.seeds if (projection, strategy) == ("cosine", "uniform") else min(3, options.seeds)
         seeds = min(2, seeds) if options.quick else seeds
-        found = [relative(spaces_WD, chosen(spaces_WD[0], strategy, seed), config) for seed in range(seeds)]
+        found = [relative(spaces_WD, chosen(spaces_WD[0], strategy, seed), space) for seed in range(seeds)]
         row = base | {"anchors": strategy, "projection": projection, **_figures([_alike(pair) for pair in found])}
         if strategy == "uniform":
             row["k10"] = _figures([_alike(found[0], k=10)])
@@ -119,9 +119,9 @@ def chosen(source_WD: Tensor, strategy: str, seed: int) -> np.ndarray:
     return select(len(source_WD), ANCHORS, strategy, seed, embeddings_ND=source_WD)
 
 
-def relative(spaces_WD: list[Tensor], anchors: np.ndarray, config: RelativeConfig) -> list[Tensor]:
+def relative(spaces_WD: list[Tensor], anchors: np.ndarray, space: RelativeSpace) -> list[Tensor]:
     """Both spaces relative to the same words."""
-    return [project_in_chunks(x_WD, frame_of(x_WD[anchors], config), config) for x_WD in spaces_WD]
+    return [project_in_chunks(x_WD, frame_of(x_WD[anchors], space), space) for x_WD in spaces_WD]
 
 
 def _alike(pair: list[Tensor], k: int = NEIGHBOURS) -> dict[str, float]:
@@ -145,13 +145,12 @@ def render(results: dict[str, Any]) -> str:
         one, other = fact["spaces"]
         parts.append(f"**{one} and {other}**, {fact['words']:,} words; Jaccard, MRR, cosine:\n")
         heads = ("anchors, projection", f"{one} to {other}", "back", "paper: FastText to word2vec", "paper: back")
-        parts.append(markdown(heads, _lines(results["rows"], one, other)) + "\n")
+        parts.append(markdown(heads, _lines(results, one, other)) + "\n")
     return "\n".join([*parts, _remark(results)])
 
 
-def _lines(rows: list[dict[str, Any]], one: str, other: str) -> Iterable[tuple[str, ...]]:
-    there = [row for row in rows if (row["source"], row["target"]) == (one, other)]
-    back = [row for row in rows if (row["source"], row["target"]) == (other, one)]
+def _lines(results: dict[str, Any], one: str, other: str) -> Iterable[tuple[str, ...]]:
+    there, back = rows_of(results, source=one, target=other), rows_of(results, source=other, target=one)
     for row, reverse in zip(there, back, strict=True):
         name = f"{row['anchors']}, {row['projection']}" if row["anchors"] else "absolute"
         of_paper = PAPER.get(row["anchors"] or "absolute") if row["projection"] in ("absolute", "cosine") else None
@@ -172,9 +171,8 @@ def _remark(results: dict[str, Any]) -> str:
 
 def _mean(results: dict[str, Any], metric: str, source: str, anchors: str | None) -> float:
     """Of cosines with some anchors, or of the absolute control."""
-    kind = (source, anchors, "cosine" if anchors else "absolute")
-    rows = results["rows"]
-    return next(row[metric]["mean"] for row in rows if (row["source"], row["anchors"], row["projection"]) == kind)
+    projection = "cosine" if anchors else "absolute"
+    return rows_of(results, source=source, anchors=anchors, projection=projection)[0][metric]["mean"]
 
 
 def headline(results: dict[str, Any]) -> tuple[str, str, str]:

@@ -27,9 +27,9 @@ from benchmarks.assets.features import kept
 from benchmarks.assets.images import lite_features
 from benchmarks.paper import graphs, image_sets
 from benchmarks.paper.options import Options
-from benchmarks.paper.tables import cell, spread
+from benchmarks.paper.tables import cell, names_of, rows_of, span, spread
 from benchmarks.reporting import console, markdown
-from hf_relreps import RelativeConfig
+from hf_relreps import RelativeConfig, RelativeSpace
 from hf_relreps.encoders.images import image_processor
 from hf_relreps.evaluation.scores import SCORES
 from hf_relreps.projection import frame_of, project
@@ -43,10 +43,10 @@ ROWS = {"train": 2000, "test": 800}
 ANCHORS, WIDTH, EPOCHS, BATCH, RATE = 500, 512, 20, 128, 1e-3  # the paper's but for the passes
 GRAPH = {"convolution": "gcn2", "num_layers": 8, "dropout": 0.5, "optimizer": "Adam", "rate": 0.02}
 GRAPH_STEPS = 100
-WAYS: dict[str, RelativeConfig | None] = {
+WAYS: dict[str, RelativeSpace | None] = {
     "absolute": None,
-    "cosine": RelativeConfig.paper(),
-    "default": RelativeConfig(),
+    "cosine": RelativeConfig.paper().space,
+    "default": RelativeSpace(),
 }
 # Absolute and relative. Means of images are quoted, the rest is recollected.
 PAPER: dict[str, tuple[str, str]] = {
@@ -62,13 +62,13 @@ PAPER: dict[str, tuple[str, str]] = {
 class ImageNet(nn.Module):
     """A projector on frozen features, and a head: LayerNorm and a linear layer, of absolute or relative vectors."""
 
-    def __init__(self, features: int, classes: int, projection: RelativeConfig | None) -> None:
+    def __init__(self, features: int, classes: int, projection: RelativeSpace | None) -> None:
         super().__init__()
         self.projector = nn.Sequential(
             nn.Linear(features, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh()
         )
         self.projection = projection
-        width = projection.relative_size if projection else WIDTH
+        width = projection.size if projection else WIDTH
         self.head = nn.Sequential(nn.LayerNorm(width, eps=1e-12), nn.Linear(width, classes))
 
     def forward(self, x_BF: Tensor, anchors_AF: Tensor) -> Tensor:
@@ -107,9 +107,9 @@ def of_images(name: str, options: Options) -> list[dict[str, Any]]:
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     for seed in track(range(min(2, options.seeds) if options.quick else options.seeds), name, console=console):
         chosen = select(len(x_NF), anchors, "stratified", seed, labels=labels_N.tolist())
-        for number, (way, config) in enumerate(WAYS.items()):
+        for number, (way, projection) in enumerate(WAYS.items()):
             set_seed(100 * number + seed)
-            net = ImageNet(x_NF.shape[1], 10, _sized(config, anchors))
+            net = ImageNet(x_NF.shape[1], 10, _sized(projection, anchors))
             fit(net, x_NF, labels_N, x_NF[chosen])
             with torch.no_grad():
                 answers_M = net(test_MF, x_NF[chosen]).argmax(-1)
@@ -157,15 +157,15 @@ def of_graph(name: str, options: Options) -> list[dict[str, Any]]:
     steps = 40 if options.quick else GRAPH_STEPS
     for seed in track(range(seeds), name, console=console):
         split = graphs.Split.of(name, options, seed=seed)
-        for number, (way, config) in enumerate(WAYS.items()):
-            sized = _sized(config, len(split.anchors_A))
+        for number, (way, projection) in enumerate(WAYS.items()):
+            sized = _sized(projection, len(split.anchors_A))
             ((_, logits_NC),) = graphs.trained(split, GRAPH, 100 * number + seed, (steps,), sized)
             found[way].append(100 * split.accuracy(logits_NC))
     return [{"data": name, "way": way, "score": spread(scores)} for way, scores in found.items()]
 
 
-def _sized(config: RelativeConfig | None, anchors: int) -> RelativeConfig | None:
-    return config and RelativeConfig(**config.projection, num_anchors=anchors)
+def _sized(projection: RelativeSpace | None, anchors: int) -> RelativeSpace | None:
+    return projection and projection.replace(num_anchors=anchors)
 
 
 def render(results: dict[str, Any]) -> str:
@@ -175,18 +175,17 @@ def render(results: dict[str, Any]) -> str:
         (image_sets.TITLES.get(name, name), *(cell(scores[way], 1) for way in WAYS), *PAPER.get(name, ("-", "-")))
         for name, scores in by_data(results).items()
     ]
-    cost = costs(results, "cosine")
+    cosine, default = (span(costs(results, way)) for way in ("cosine", "default"))
     remark = (
-        f"What cosines cost: {min(cost):.1f} to {max(cost):.1f} points (below zero: they gain), in the paper 0 to 1. "
-        f"The default: {min(costs(results, 'default')):.1f} to {max(costs(results, 'default')):.1f}."
+        f"What cosines cost: {cosine} points (below zero: they gain), in the paper 0 to 1. The default: {default}."
     )
     return f"{markdown(heads, lines)}\n\n{remark}"
 
 
 def by_data(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Data set -> way -> score."""
-    names = dict.fromkeys(row["data"] for row in results["rows"])
-    return {name: {row["way"]: row["score"] for row in results["rows"] if row["data"] == name} for name in names}
+    names = names_of(results, "data")
+    return {name: {row["way"]: row["score"] for row in rows_of(results, data=name)} for name in names}
 
 
 def costs(results: dict[str, Any], way: str) -> list[float]:
@@ -197,8 +196,5 @@ def costs(results: dict[str, Any], way: str) -> list[float]:
 def headline(results: dict[str, Any]) -> tuple[str, str, str]:
     """What it costs."""
     cosine, default = costs(results, "cosine"), costs(results, "default")
-    ours = (
-        f"costs {min(cosine):.1f} to {max(cosine):.1f} points with cosines, "
-        f"{min(default):.1f} to {max(default):.1f} with the default"
-    )
+    ours = f"costs {span(cosine)} points with cosines, {span(default)} with the default"
     return "costs 0 to 1 points", ours, "yes" if max(cosine) < 3 else "partly"

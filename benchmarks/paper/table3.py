@@ -19,14 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.modalities.image_data import pixels_of
 from benchmarks.modalities.reconstruction import ABSOLUTE, KINDS, Outcome, Setting, draw, outcome_of
 from benchmarks.paper import image_sets
 from benchmarks.paper.options import Options
-from benchmarks.paper.tables import cell, spread
+from benchmarks.paper.tables import cell, names_of, rows_of, span, spread
 from benchmarks.reporting import markdown, timed
-from hf_relreps import AnchorSet
-from hf_relreps.encoders.images import image_processor
 
 
 SEEDS = 3
@@ -62,7 +59,8 @@ def run(options: Options) -> dict[str, Any]:
     budget = QUICK if options.quick else Budget()
     rows: list[dict[str, Any]] = []
     for name in image_sets.names(options):
-        setting = _setting(name, budget, options)
+        splits = [image_sets.load(name, split, getattr(budget, split), options) for split in ("train", "test")]
+        setting = Setting.of(name, *splits, budget.anchors, budget.epochs)
         shown: dict[str, Outcome] = {}
         for kind in list(KINDS)[: 1 if options.quick else None]:
             with timed(f"{image_sets.TITLES[name]}, {KINDS[kind]}"):
@@ -74,17 +72,6 @@ def run(options: Options) -> dict[str, Any]:
             shown[kind] = outcomes["cosine"].beside(outcomes[ABSOLUTE])
         draw(setting, shown, options.pictures / f"table3-{name}.png")
     return {"train": budget.train, "test": budget.test, "epochs": budget.epochs, "rows": rows}
-
-
-def _setting(name: str, budget: Budget, options: Options) -> Setting:
-    rows, held_out = (
-        image_sets.load(name, split, count, options)
-        for split, count in (("train", budget.train), ("test", budget.test))
-    )
-    anchors = AnchorSet.from_dataset(rows, budget.anchors, views={"image": "image"}, strategy="stratified")
-    processor = image_processor(image_sets.SIZES[name])
-    pixels = [pixels_of(split, processor) for split in (rows, held_out)]
-    return Setting(name, anchors, *pixels, budget.epochs, options.cache)
 
 
 def _outcomes(setting: Setting, kind: str, options: Options) -> Iterator[tuple[str, Outcome]]:
@@ -118,7 +105,7 @@ def render(results: dict[str, Any]) -> str:
     ]
     pictures = [
         f"![{image_sets.TITLES[name]}: what is drawn, own and stitched](../benchmarks/results/paper/table3-{name}.png)"
-        for name in dict.fromkeys(row["data"] for row in results["rows"])
+        for name in names_of(results, "data")
     ]
     return "\n\n".join([markdown(heads, lines), *pictures, _remark(results)])
 
@@ -130,7 +117,7 @@ def _of_paper(row: dict[str, Any]) -> str:
 
 def ratios(results: dict[str, Any], way: str) -> list[float]:
     """Stitched over own, of every data set and model."""
-    return [row["stitched"]["mean"] / row["own"]["mean"] for row in results["rows"] if row["way"] == way]
+    return [row["stitched"]["mean"] / row["own"]["mean"] for row in rows_of(results, way=way)]
 
 
 def of_paper(way: str) -> list[float]:
@@ -140,11 +127,10 @@ def of_paper(way: str) -> list[float]:
 
 def _remark(results: dict[str, Any]) -> str:
     cosine, absolute = (ratios(results, way) for way in ("cosine", ABSOLUTE))
-    paper = of_paper("cosine")
     return (
-        f"Where it differs: a stitched relative pair costs {min(cosine):.1f} to {max(cosine):.1f} times own here, "
-        f"{min(paper):.1f} to {max(paper):.1f} times in the paper, whose own errors are smaller after longer "
-        f"trainings. An absolute one costs {min(absolute):.0f} to {max(absolute):.0f} times own and is worse than the "
+        f"Where it differs: a stitched relative pair costs {span(cosine)} times own here, {span(of_paper('cosine'))} "
+        "times in the paper, whose own errors are smaller after longer trainings. An absolute one costs "
+        f"{span(absolute, 0)} times own and is worse than the "
         "mean image, as in the paper."
     )
 

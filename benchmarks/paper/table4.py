@@ -19,32 +19,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, set_seed
+from transformers import set_seed
 
+from benchmarks.assets.build_debian_descriptions import split_of
 from benchmarks.assets.text_encoders import encode_texts
 from benchmarks.assets.texts import LANGUAGES, load_debian, load_emoji, load_udhr
-from benchmarks.modalities.report import train
-from benchmarks.paper.frozen import (
-    ABSOLUTE,
-    PROJECTIONS,
-    Space,
-    Task,
-    absolute_scores,
-    percent,
-    relative_scores,
-    summary,
-)
+from benchmarks.paper.frozen import ABSOLUTE, PROJECTIONS, Space, Task, percent, scores_of, share, summary
 from benchmarks.paper.options import Options
+from benchmarks.paper.tables import rows_of
 from benchmarks.reporting import console, markdown
+from benchmarks.training import DECAYING, named, tokenized, train
 from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForSequenceClassification
-from hf_relreps.demos.build_debian_descriptions import split_of
 from hf_relreps.demos.debian import LANGUAGES as BUNDLED_LANGUAGES
 from hf_relreps.demos.debian import SECTIONS
 from hf_relreps.demos.tiny import small_bert, wordpiece_tokenizer
@@ -169,12 +160,12 @@ def run(options: Options) -> dict[str, Any]:
     chances: dict[str, float] = {}
     for seed in track(range(options.seeds), "table4", console=console):
         anchors = anchor_sets(corpus, budget, options, seed)
-        spaces = frozen_spaces(corpus, anchors, budget, options, seed)
+        spaces = frozen_spaces(corpus, anchors, budget, seed)
         for level in levels:
-            for key, matrix, chance in scores_of(corpus, spaces, level, seed):
+            for key, matrix, chance in of_level(corpus, spaces, level, seed):
                 found.setdefault(key, []).append(matrix)
                 chances[level] = chance
-        for kind, matrix in end_to_end(corpus, anchors[IN_DOMAIN], budget, options, seed).items():
+        for kind, matrix in end_to_end(corpus, anchors[IN_DOMAIN], budget, seed).items():
             found.setdefault(("coarse", END_TO_END, kind), []).append(matrix)
     rows = [
         summary(kind, matrices, chances[level], level=level, anchors=name)
@@ -196,13 +187,13 @@ def anchor_sets(corpus: Corpus, budget: Budget, options: Options, seed: int) -> 
 
 
 def frozen_spaces(
-    corpus: Corpus, anchors: dict[str, Dataset], budget: Budget, options: Options, seed: int
+    corpus: Corpus, anchors: dict[str, Dataset], budget: Budget, seed: int
 ) -> dict[str, dict[str, Space]]:
     """Set of anchors -> language -> what its encoder makes of everything."""
     spaces: dict[str, dict[str, Space]] = {name: {} for name in anchors}
     for i, language in enumerate(budget.languages):
         rows = corpus.train(language, budget.rows, seed=100 * seed + i)
-        encoder, tokenizer = trained_encoder(rows, len(corpus.names), budget, options, seed=1000 + 100 * seed + i)
+        encoder, tokenizer = trained_encoder(rows, len(corpus.names), budget, seed=1000 + 100 * seed + i)
 
         def read(texts: Sequence[str], model: Any = encoder, words: Any = tokenizer) -> Tensor:
             return encode_texts(model, words, list(texts), LONGEST)
@@ -214,39 +205,22 @@ def frozen_spaces(
     return spaces
 
 
-def trained_encoder(rows: Rows, classes: int, budget: Budget, options: Options, seed: int) -> tuple[Any, Any]:
+def trained_encoder(rows: Rows, classes: int, budget: Budget, seed: int) -> tuple[Any, Any]:
     """An encoder from scratch, trained as an ordinary classifier, and its tokenizer."""
     set_seed(seed)
     tokenizer = wordpiece_tokenizer(rows.texts, LONGEST, budget.vocabulary)
     model = Classifier(small_bert(len(tokenizer), LONGEST, layers=budget.layers), classes)
-    fitted(model, tokenizer, rows, budget, options.cache, seed)
+    fitted(model, tokenizer, rows, budget.epochs, seed)
     return model.encoder.eval(), tokenizer
 
 
-def fitted(model: Any, tokenizer: Any, rows: Rows, budget: Budget, cache: Path, seed: int, *callbacks: Any) -> Any:
+def fitted(model: Any, tokenizer: Any, rows: Rows, epochs: int, seed: int, *callbacks: Any) -> Any:
     """A model trained by the Trainer on texts with labels."""
-    tokens = tokenizer(rows.texts, truncation=True, max_length=LONGEST)
-    samples = [
-        {"input_ids": ids, "attention_mask": mask, "labels": int(label)}
-        for ids, mask, label in zip(tokens["input_ids"], tokens["attention_mask"], rows.labels, strict=True)
-    ]
-    return train(
-        model,
-        samples,
-        seed,
-        cache / "trainer",
-        *callbacks,
-        collator=DataCollatorWithPadding(tokenizer),
-        num_train_epochs=budget.epochs,
-        per_device_train_batch_size=32,
-        learning_rate=RATE,
-        warmup_steps=0.1,
-        weight_decay=0.01,
-        train_sampling_strategy="group_by_length",
-    )
+    how = DECAYING | {"num_train_epochs": epochs, "learning_rate": RATE, "train_sampling_strategy": "group_by_length"}
+    return train(model, tokenized(tokenizer, rows.texts, rows.labels), seed, *callbacks, processor=tokenizer, **how)
 
 
-def scores_of(
+def of_level(
     corpus: Corpus, spaces: dict[str, dict[str, Space]], level: str, seed: int
 ) -> Iterable[tuple[tuple[str, str, str], np.ndarray, float]]:
     """(level, anchors, kind), the matrix of all languages, chance."""
@@ -257,9 +231,9 @@ def scores_of(
     for number, (name, by_language) in enumerate(spaces.items()):
         chosen = {language: _of_level(corpus, space, level, tested) for language, space in by_language.items()}
         if number == 0:
-            yield (level, "", ABSOLUTE), absolute_scores(chosen, task, seed), task.chance
-        for kind, config in PROJECTIONS.items():
-            yield (level, name, kind), relative_scores(chosen, task, config, seed), task.chance
+            yield (level, "", ABSOLUTE), scores_of(chosen, task, None, seed), task.chance
+        for kind, projection in PROJECTIONS.items():
+            yield (level, name, kind), scores_of(chosen, task, projection, seed), task.chance
 
 
 def _of_level(corpus: Corpus, space: Space, level: str, tested: np.ndarray) -> Space:
@@ -270,7 +244,7 @@ def _of_level(corpus: Corpus, space: Space, level: str, tested: np.ndarray) -> S
     return Space(space.train_ND[kept], space.anchors_AD, space.test_MD[torch.as_tensor(tested)], labels_N[kept])
 
 
-def end_to_end(corpus: Corpus, views: Dataset, budget: Budget, options: Options, seed: int) -> dict[str, np.ndarray]:
+def end_to_end(corpus: Corpus, views: Dataset, budget: Budget, seed: int) -> dict[str, np.ndarray]:
     """Encoders and decoders trained together: the matrix of the relative models, and that of the absolute control."""
     anchors = AnchorSet(views["package"][:], {language: views[language][:] for language in budget.languages})
     models = {}
@@ -283,11 +257,10 @@ def end_to_end(corpus: Corpus, views: Dataset, budget: Budget, options: Options,
             small_bert(len(tokenizer), LONGEST, layers=budget.layers),
             anchors.view(language),
             tokenizer,
-            id2label=dict(enumerate(SECTIONS)),
-            label2id={name: i for i, name in enumerate(SECTIONS)},
+            **named(SECTIONS),
         )
         callback = AnchorCallback(anchors.view(language), tokenizer)
-        models[language] = fitted(model, tokenizer, rows, budget, options.cache, own_seed, callback)
+        models[language] = fitted(model, tokenizer, rows, budget.epochs, own_seed, callback)
     parts = (_coarse_columns(corpus, part) for part in (corpus.test, corpus.candidates.shuffle(seed=seed)))
     test, control = parts
     few = {name: values[: budget.own_rows] for name, values in control.items()}
@@ -320,25 +293,21 @@ def render(results: dict[str, Any]) -> str:
 
 
 def _find(results: dict[str, Any], level: str, anchors: str, kind: str) -> dict[str, Any] | None:
-    rows = (row for row in results["rows"] if (row["level"], row["anchors"], row["kind"]) == (level, anchors, kind))
-    return next(rows, None)
+    return next(iter(rows_of(results, level=level, anchors=anchors, kind=kind)), None)
 
 
 def _summary_lines(results: dict[str, Any], level: str) -> Iterable[tuple[str, ...]]:
-    for row in results["rows"]:
-        if row["level"] == level:
-            figures = [percent(row[name]) for name in ("own", "stitched", "worst", "chance")]
-            kind = row["kind"] if row["kind"] == ABSOLUTE else f"relative, {row['kind']}"
-            yield row["anchors"] or "-", kind, *figures
+    for row in rows_of(results, level=level):
+        figures = [percent(row[name]) for name in ("own", "stitched", "worst", "chance")]
+        kind = row["kind"] if row["kind"] == ABSOLUTE else f"relative, {row['kind']}"
+        yield row["anchors"] or "-", kind, *figures
 
 
 def _english(results: dict[str, Any], level: str) -> str:
     """Encoders of all languages read by the English decoder, and the paper's below."""
-    out_of_domain = EMOJI if _find(results, level, EMOJI, "cosine") else None
-    kinds = [("absolute", "", ABSOLUTE), ("in-domain, cosine", IN_DOMAIN, "cosine")]
-    kinds += [("emoji, cosine", EMOJI, "cosine")] if out_of_domain else []
-    kinds += [("in-domain, default", IN_DOMAIN, "default")]
-    kinds += [("emoji, default", EMOJI, "default")] if out_of_domain else []
+    domains = {"in-domain": IN_DOMAIN} | ({"emoji": EMOJI} if rows_of(results, level=level, anchors=EMOJI) else {})
+    kinds = [("absolute", "", ABSOLUTE)]
+    kinds += [(f"{name}, {kind}", anchors, kind) for kind in PROJECTIONS for name, anchors in domains.items()]
     rows = [_find(results, level, anchors, kind) for _, anchors, kind in kinds]
     column = results["languages"].index("en")
     lines = [
@@ -374,7 +343,7 @@ def _remark(results: dict[str, Any]) -> str:
     parts = []
     for name in (IN_DOMAIN, FEW, EMOJI, DECLARATION):
         rows = [_find(results, "coarse", name, kind) for kind in PROJECTIONS]
-        shares = [f"{100 * row['stitched']['mean'] / row['own']['mean']:.0f} %" for row in rows if row]
+        shares = [f"{100 * share(row):.0f} %" for row in rows if row]
         parts += [f"{name} {' and '.join(shares)}"] if shares else []
     return (
         f"Of own, stitched pairs keep on the coarse task, with cosine and default: {', '.join(parts)}. The paper's "

@@ -21,31 +21,27 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
-from rich.progress import track
 
 from benchmarks.assets.text_encoders import WIDTHS, text_features
 from benchmarks.assets.texts import ENGLISH, HUB, load_english, load_english_from_hub
 from benchmarks.paper.frozen import (
     ABSOLUTE,
+    ANCHORS,
     LABELLED,
     PROJECTIONS,
-    Comparison,
-    Space,
     Task,
+    compared,
     own_and_stitched,
     row_of,
     share,
     stitched_in_short,
-    tasks_of,
 )
 from benchmarks.paper.options import Options
-from benchmarks.reporting import console, markdown
-from hf_relreps.selection import select
+from benchmarks.paper.tables import names_of, span
+from benchmarks.reporting import markdown
 
 
 SEEDS = 3
-ANCHORS = 300
 HUB_ENCODERS = ("bert-base-cased", "bert-base-uncased", "google/electra-base-discriminator", "roberta-base")
 EPOCHS = {"debian": 15, "glosses": 15, "trec": 15, "trec-fine": 20, "dbpedia": 10}
 TITLES = {
@@ -71,9 +67,7 @@ def run(options: Options) -> dict[str, Any]:
     names = tuple(WIDTHS) if options.assets else HUB_ENCODERS
     if options.quick:
         tasks, names = ENGLISH[:1], ("minilm", "use") if options.assets else HUB_ENCODERS[:2]
-    rows: list[dict[str, Any]] = []
-    for task in tasks:
-        rows += measured(task, names, options)
+    rows = [row for task in tasks for row in measured(task, names, options)]
     return {"anchors": ANCHORS, "metric": "weighted F1", "encoders": list(names), "rows": rows}
 
 
@@ -86,17 +80,10 @@ def measured(name: str, encoders: tuple[str, ...], options: Options) -> list[dic
     texts, labels = [dataset["text"][i] for i in kept.tolist()], np.array(dataset["label"][:])[kept]
     train, test = np.flatnonzero(split[kept] == "train"), np.flatnonzero(split[kept] == "test")
     x_ND = {encoder: text_features(encoder, texts, options.cache, options.assets) for encoder in encoders}
+    features = {encoder: (x[train], x[test]) for encoder, x in x_ND.items()}
     classes = dataset.features["label"].num_classes
-    comparison = Comparison()
-    for seed in track(range(options.seeds), name, console=console):
-        anchors = train[select(len(train), ANCHORS, "stratified", seed, labels=labels[train].tolist())]
-        task = Task(labels[test], classes, EPOCHS[name], labels[anchors])
-        spaces = {
-            encoder: Space(x[train], x[anchors], x[test], torch.as_tensor(labels[train]))
-            for encoder, x in x_ND.items()
-        }
-        comparison.add(spaces, task, seed)
-    return comparison.rows(task.chance, task=name, classes=classes, train=len(train), test=len(test))
+    task = Task(labels[test], classes, EPOCHS[name])
+    return compared(task, labels[train], lambda _: features, options.seeds, task=name, classes=classes)
 
 
 def render(results: dict[str, Any]) -> str:
@@ -116,14 +103,15 @@ def paper_lines() -> Iterable[tuple[str, ...]]:
 
 def _remark(results: dict[str, Any]) -> str:
     """How much of own survives, there and here; and what the anchors' labels alone give."""
-    shares = {kind: [share(row_of(results, task, kind)) for task in tasks_of(results)] for kind in PROJECTIONS}
-    ranges = {kind: f"{100 * min(found):.0f} to {100 * max(found):.0f} %" for kind, found in shares.items()}
-    paper = [figures[3] / figures[2] for figures in PAPER.values()]
-    ahead = [TITLES[task] for task in tasks_of(results) if _lead(results, task) > 0]
-    behind = [TITLES[task] for task in tasks_of(results) if _lead(results, task) <= 0]
+    tasks = names_of(results, "task")
+    shares = {kind: [100 * share(row_of(results, task, kind)) for task in tasks] for kind in PROJECTIONS}
+    ranges = {kind: f"{span(found, 0)} %" for kind, found in shares.items()}
+    paper = span((100 * figures[3] / figures[2] for figures in PAPER.values()), 0)
+    ahead = [TITLES[task] for task in tasks if _lead(results, task) > 0]
+    behind = [TITLES[task] for task in tasks if _lead(results, task) <= 0]
     lines = [
         f"A stitched pair keeps {ranges['cosine']} of own with the paper's cosines (in the paper "
-        f"{100 * min(paper):.0f} to {100 * max(paper):.0f} %) and {ranges['default']} with the default; the spread "
+        f"{paper} %) and {ranges['default']} with the default; the spread "
         "is over pairs and seeds."
     ]
     if ahead:
@@ -139,5 +127,6 @@ def _lead(results: dict[str, Any], task: str) -> float:
 
 def headline(results: dict[str, Any]) -> tuple[str, str, str]:
     """Stitched F1 of TREC (of the first task where it was not measured)."""
-    task = "trec" if "trec" in tasks_of(results) else tasks_of(results)[0]
+    tasks = names_of(results, "task")
+    task = "trec" if "trec" in tasks else tasks[0]
     return "TREC, stitched: absolute 21.49, relative 75.89", *stitched_in_short(results, task, TITLES[task])

@@ -19,40 +19,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from transformers import set_seed
 
 from benchmarks.assets.images import lite_features
 from benchmarks.modalities.image_data import Pixels, pixels_of
-from benchmarks.modalities.images import ARCHITECTURES, POOLINGS, RATE
-from benchmarks.modalities.report import train
+from benchmarks.modalities.images import ARCHITECTURES, HOW, POOLINGS
 from benchmarks.paper import image_sets
 from benchmarks.paper.frozen import (
     ABSOLUTE,
+    ANCHORS,
     PROJECTIONS,
-    Comparison,
-    Space,
     Task,
+    compared,
     own_and_stitched,
     percent,
     row_of,
     share,
     stitched_in_short,
-    tasks_of,
 )
 from benchmarks.paper.options import Options
-from benchmarks.reporting import console, markdown
+from benchmarks.paper.tables import names_of
+from benchmarks.reporting import markdown
+from benchmarks.training import train
 from hf_relreps.encoders.images import image_processor
 from hf_relreps.pooling import pool
-from hf_relreps.selection import select
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SEEDS = 3
-ANCHORS = 300
 NAMES = ("fashion_mnist", "cifar10")
 TITLES = {"fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "mnist": "MNIST", "digits": "digits"}
 LITES = (0, 1, 2)
@@ -119,17 +116,16 @@ def measured(name: str, options: Options) -> list[dict[str, Any]]:
         ]
         for version in lites
     }
-    comparison = Comparison()
-    for seed in track(range(options.seeds), name, console=console):
-        features |= own_features(name, scratch, rows, test, options, seed)
-        anchors = select(len(rows), min(ANCHORS, len(rows)), "stratified", seed, labels=labels.tolist())
-        spaces = {
-            encoder: Space(train_ND, train_ND[anchors], test_MD, torch.as_tensor(labels))
-            for encoder, (train_ND, test_MD) in features.items()
-        }
-        task = Task(test_labels, rows.features["label"].num_classes, 20, labels[anchors])
-        comparison.add(spaces, task, seed)
-    return comparison.rows(task.chance, task=name, train=len(rows), test=len(test), encoders=list(features))
+    encoders = [*features, *OWN.values()]
+    task = Task(test_labels, rows.features["label"].num_classes, 20)
+    pixels = [pixels_of(part, image_processor(image_sets.SIZES[name])) for part in (rows, test)]
+    scratch_pixels = pixels_of(scratch, image_processor(image_sets.SIZES[name]))
+    samples = Pixels(scratch_pixels, torch.as_tensor(scratch["label"][:]))
+
+    def features_of(seed: int) -> dict[str, list[Tensor]]:
+        return features | own_features(samples, task.classes, EPOCHS.get(name, 6), pixels, seed)
+
+    return compared(task, labels, features_of, options.seeds, task=name, encoders=encoders)
 
 
 def parts(name: str, options: Options) -> tuple[Dataset, Dataset, Dataset]:
@@ -141,39 +137,24 @@ def parts(name: str, options: Options) -> tuple[Dataset, Dataset, Dataset]:
 
 
 def own_features(
-    name: str, scratch: Dataset, rows: Dataset, test: Dataset, options: Options, seed: int
+    samples: Pixels, classes: int, epochs: int, pixels: list[Tensor], seed: int
 ) -> dict[str, list[Tensor]]:
     """Features of a convolutional net and a transformer that are trained first."""
-    size = image_sets.SIZES[name]
-    pixels = {id(part): pixels_of(part, image_processor(size)) for part in (scratch, rows, test)}
-    samples = Pixels(pixels[id(scratch)], torch.as_tensor(scratch["label"][:]))
     found = {}
     for i, architecture in enumerate(OWN):
         own_seed = 100 * seed + 10 + i
         set_seed(own_seed)
-        model = train(
-            Classifier(architecture, size, scratch.features["label"].num_classes),
-            samples,
-            own_seed,
-            options.cache / "trainer",
-            num_train_epochs=EPOCHS.get(name, 6),
-            per_device_train_batch_size=32,
-            learning_rate=RATE,
-            warmup_steps=0.1,
-            lr_scheduler_type="cosine",
-            weight_decay=0.01,
-        )
+        classifier = Classifier(architecture, pixels[0].shape[-1], classes)
+        model = train(classifier, samples, own_seed, **HOW, num_train_epochs=epochs)
         with torch.inference_mode():
-            found[OWN[architecture]] = [
-                torch.cat([model.embed(x_BCHW) for x_BCHW in pixels[id(part)].split(250)]).clone()
-                for part in (rows, test)
-            ]
+            parts = [[model.embed(x_BCHW) for x_BCHW in part.split(250)] for part in pixels]
+            found[OWN[architecture]] = [torch.cat(part).clone() for part in parts]
     return found
 
 
 def render(results: dict[str, Any]) -> str:
     """Own and stitched of each data set, every pair, and the paper's pairs."""
-    tasks, found = tasks_of(results), [own_and_stitched(results, TITLES)]
+    tasks, found = names_of(results, "task"), [own_and_stitched(results, TITLES)]
     for task in tasks:
         found.append(
             f"Every pair of {TITLES[task]}, encoder by decoder; absolute, cosine, default:\n\n" + _pairs(results, task)

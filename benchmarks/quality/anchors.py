@@ -9,19 +9,21 @@ from argparse import Namespace
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from benchmarks.quality.matching import stitched_with
 from benchmarks.quality.settings import SETTINGS
 from benchmarks.quality.spaces import Spaces
-from benchmarks.quality.stitched import choose, config_of, exchanged, f1, fit_ridge, relative
-from benchmarks.reporting import console
-from hf_relreps.bootstrapping import mismatched
+from benchmarks.quality.stitched import all_relative, choose, config_of, exchanged, pair_scores, summary
+from benchmarks.reporting import show_table
+from hf_relreps.bootstrapping import find_mismatched
 from hf_relreps.similarities import unit
 
 
-ON = {"words": [("en", "fr"), ("it", "da"), ("fr", "it")], "glosses": [("minilm", "mpnet"), ("me5", "use")],
-      "images": [("lite0", "lite1"), ("lite2", "lite0")]}  # fmt: skip
+ON = {
+    "words": [("en", "fr"), ("it", "da"), ("fr", "it")],
+    "glosses": [("minilm", "mpnet"), ("me5", "use")],
+    "images": [("lite0", "lite1"), ("lite2", "lite0")],
+}
 SIZES = (50, 100, 200, 300, 500, 768)
 STRATEGIES = ("uniform", "stratified", "kmeans", "fps")
 WRONG = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -55,17 +57,13 @@ def _curve(spaces: Spaces, seeds: int) -> list[dict[str, Any]]:
 def _matrix(spaces: Spaces, anchors_N: np.ndarray) -> tuple[float, float, float]:
     """Own, stitched, and how far test samples lie from the nearest anchor, over how far from any."""
     config = config_of("default", len(anchors_N), spaces.num_classes)
-    r = {name: relative(x_ND, x_ND[anchors_N], config) for name, x_ND in spaces.x.items()}
-    own, stitched, distances = [], [], []
-    for name, r_NR in r.items():
-        decode = fit_ridge(r_NR[spaces.train_N], spaces.labels_N[spaces.train_N], config, 0)
-        for other, o_NR in r.items():
-            score = f1(spaces.labels_N[spaces.test_N], decode(o_NR[spaces.test_N]))
-            (own if other == name else stitched).append(score)
-        u_ND = unit(spaces.x[name] - spaces.x[name][anchors_N].mean(0))
+    found = summary([pair_scores(spaces, all_relative(spaces, anchors_N, config.space), "ridge", 0, config)])
+    distances = []
+    for x_ND in spaces.x.values():
+        u_ND = unit(x_ND - x_ND[anchors_N].mean(0))
         among = 2 - 2 * u_ND[spaces.test_N] @ u_ND[anchors_N].T
         distances.append(float(among.amin(1).mean() / among.mean()))
-    return float(np.mean(own)), float(np.mean(stitched)), float(np.mean(distances))
+    return found["own"], found["stitched"], float(np.mean(distances))
 
 
 def _wrong(spaces: Spaces, name: str, share: float, seeds: int) -> dict[str, float]:
@@ -79,7 +77,7 @@ def _one_wrong(spaces: Spaces, left: str, right: str, share: float, seed: int) -
     left_N = rng.permutation(spaces.free_N)[:K]
     wrong_K = rng.permutation(K)[: int(share * K)]
     right_N = exchanged(left_N, wrong_K)
-    found = set(mismatched(spaces.x[left][left_N], spaces.x[right][right_N]).tolist())
+    found = set(find_mismatched(spaces.x[left][left_N], spaces.x[right][right_N]).tolist())
     kept = np.array([i for i in range(K) if i not in found])
     truly = np.setdiff1d(np.arange(K), wrong_K)
     return {
@@ -93,12 +91,9 @@ def _one_wrong(spaces: Spaces, left: str, right: str, share: float, seed: int) -
 
 
 def _show(name: str, found: dict[str, Any]) -> None:
-    table = Table(f"{name}: strategy", "k", "own", "stitched", "distance", box=None)
-    for row in found["curve"]:
-        table.add_row(row["strategy"], str(row["k"]), *(f"{row[key]:.3f}" for key in ("own", "stitched", "distance")))
-    console.print(table)
-    keys = ("share", "found", "false_alarms", "all", "kept", "right_ones")
-    table = Table(*keys, box=None)
-    for row in found["wrong"]:
-        table.add_row(*(f"{row[key]:.3f}" for key in keys))
-    console.print(table)
+    keys = ("k", "own", "stitched", "distance")
+    show_table(f"{name}: strategy", keys, [(row["strategy"], *(row[key] for key in keys)) for row in found["curve"]])
+    heads = ("share", "found", "false_alarms", "all", "kept", "right_ones")
+    show_table(
+        heads[0], heads[1:], [[f"{row['share']:.3f}", *(row[key] for key in heads[1:])] for row in found["wrong"]]
+    )

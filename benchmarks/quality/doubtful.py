@@ -21,7 +21,7 @@ from benchmarks.assets.text_encoders import text_features
 from benchmarks.assets.texts import LONGEST, load_debian, load_english, load_glosses
 from benchmarks.quality.settings import SETTINGS
 from benchmarks.quality.spaces import Spaces
-from benchmarks.quality.stitched import DECODERS, choose, config_of, exchanged, relative
+from benchmarks.quality.stitched import DECODERS, all_relative, choose, config_of, exchanged, relative
 
 
 class Way(NamedTuple):
@@ -135,18 +135,18 @@ def pairs_of(spaces: Spaces, seeds: int) -> Iterator[Stitched]:
             if anchors_A is None:
                 continue
             config = config_of(way.projection, len(anchors_A), spaces.num_classes)
-            r = {name: relative(x_ND, x_ND[anchors_A], config) for name, x_ND in spaces.x.items()}
+            r = all_relative(spaces, anchors_A, config.space)
             others = {"": {name: r_NR[rows_N] for name, r_NR in r.items()}}
             if way.k > HARMED:
                 for share in EXCHANGED:
                     places = np.random.default_rng(seed).permutation(len(anchors_A))
                     wrong_A = exchanged(anchors_A, places[: int(share * len(anchors_A))])
                     others[f"{share:.0%} of the pairs exchanged"] = {
-                        name: relative(x_ND[rows_N], x_ND[wrong_A], config) for name, x_ND in spaces.x.items()
+                        name: relative(x_ND[rows_N], x_ND[wrong_A], config.space) for name, x_ND in spaces.x.items()
                     }
                 for size, x in weak.items():
                     others[f"{size} directions left"] = {
-                        name: relative(x_ND[rows_N], x_ND[anchors_A], config) for name, x_ND in x.items()
+                        name: relative(x_ND[rows_N], x_ND[anchors_A], config.space) for name, x_ND in x.items()
                     }
             yield from _behind(spaces, r, others, way, config, seed)
 

@@ -23,7 +23,7 @@ from benchmarks.quality.settings import SETTINGS
 from benchmarks.quality.spaces import Spaces
 from benchmarks.quality.stitched import config_of, f1, fit_ridge, guess, relative
 from benchmarks.reporting import console
-from hf_relreps.bootstrapping import Pairs, assign, balanced, bootstrap, grow, nearest, profiles
+from hf_relreps.bootstrapping import Pairs, assign, balance, describe, grow, match_pools, pair_nearest
 from hf_relreps.similarities import unit
 
 
@@ -101,8 +101,9 @@ def stitched_with(spaces: Spaces, left: str, right: str, left_A: np.ndarray, rig
     config = config_of("default", len(left_A), spaces.num_classes)
     x, y = spaces.x[left], spaces.x[right]
     right_AD = right_A if isinstance(right_A, Tensor) else y[right_A]
-    decode = fit_ridge(relative(x[spaces.train_N], x[left_A], config), spaces.labels_N[spaces.train_N], config, 0)
-    return f1(spaces.labels_N[spaces.test_N], decode(relative(y[spaces.test_N], right_AD, config)))
+    r_NR = relative(x[spaces.train_N], x[left_A], config.space)
+    decode = fit_ridge(r_NR, spaces.labels_N[spaces.train_N], config, 0)
+    return f1(spaces.labels_N[spaces.test_N], decode(relative(y[spaces.test_N], right_AD, config.space)))
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def trust_of(rows: list[dict[str, Any]], controls: dict[str, list[dict[str, floa
 def _with_pairs(task: Task) -> dict[str, Any]:
     x_ND, y_MD, left_SD, right_SD = task.embedded
     k, known = K - len(task.known_S), len(task.known_S)
-    pairs, report = bootstrap(x_ND, y_MD, left_SD, right_SD, k)
+    pairs, report = match_pools(x_ND, y_MD, left_SD, right_SD, k)
     found = {
         "library": task.found(pairs) | report.to_dict(),
         "neighbours": task.found(grow(x_ND, y_MD, left_SD, right_SD, k)),
@@ -172,19 +173,16 @@ def _with_pairs(task: Task) -> dict[str, Any]:
     if known in LEARNED:
         found["learned"] = {"stitched": _learned(task)}
     if (task.overlap, known) in SHUFFLED:
-        found["shuffled"] = bootstrap(x_ND, y_MD, left_SD, right_SD.flip(0), k)[1].to_dict()
+        found["shuffled"] = match_pools(x_ND, y_MD, left_SD, right_SD.flip(0), k)[1].to_dict()
     return found
 
 
 def _without_pairs(task: Task) -> dict[str, Any]:
     x_ND, y_MD, left_SD, right_SD = task.embedded
     alike_NM = centroids_matched(x_ND, y_MD, task.seed)
-    grown = grow(x_ND, y_MD, left_SD, right_SD, K, nearest(alike_NM))
+    grown = grow(x_ND, y_MD, left_SD, right_SD, K, pair_nearest(alike_NM))
     assigned = assign(x_ND, y_MD, left_SD, right_SD, start_NM=alike_NM).first(K)
-    return {
-        "centroids, grown": task.found(grown) | {"mutual": grown.mutual},
-        "centroids, assigned": task.found(assigned),
-    }
+    return {"centroids, grown": task.found(grown), "centroids, assigned": task.found(assigned)}
 
 
 # -- the other ways
@@ -192,7 +190,7 @@ def _without_pairs(task: Task) -> dict[str, Any]:
 
 def grown_softly(x_ND: Tensor, y_MD: Tensor, left_SD: Tensor, right_SD: Tensor, k: int) -> Pairs:
     """The library's growth where partners are those of a balanced, soft assignment."""
-    return grow(x_ND, y_MD, left_SD, right_SD, k, scaled=lambda alike_NM: balanced(alike_NM).log())
+    return grow(x_ND, y_MD, left_SD, right_SD, k, scale=lambda alike_NM: balance(alike_NM).log())
 
 
 def _learned(task: Task) -> float:
@@ -222,7 +220,7 @@ def learned_anchors(x_ND: Tensor, y_MD: Tensor, left_AD: Tensor, right_SD: Tenso
         if step % REMATCHED == 0:
             used = len(right_SD) if step == 0 else seen_MA.shape[1]
             alike_MN = unit(seen_MA.detach()[:, :used]) @ unit(wanted_NA[:, :used]).T
-            partner_M = balanced(alike_MN).argmax(1)
+            partner_M = balance(alike_MN).argmax(1)
         optimizer.zero_grad()
         (seen_MA - wanted_NA[partner_M]).square().sum(1).mean().backward()
         optimizer.step()
@@ -243,7 +241,7 @@ def centroids_matched(x_ND: Tensor, y_MD: Tensor, seed: int) -> Tensor:
         options = {"maximize": True, "P0": "randomized", "rng": rng}
         results = [quadratic_assignment(*kernels, method="faq", options=options) for _ in range(RESTARTS)]
         best = max(results, key=lambda result: result.fun)
-        alike_NM += profiles(x_ND, centroids[0]) @ profiles(y_MD, centroids[1][torch.as_tensor(best.col_ind)]).T
+        alike_NM += describe(x_ND, centroids[0]) @ describe(y_MD, centroids[1][torch.as_tensor(best.col_ind)]).T
     return alike_NM / DRAWS
 
 

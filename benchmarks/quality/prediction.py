@@ -13,12 +13,11 @@ from argparse import Namespace
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 from torch import Tensor
 
 from benchmarks.quality.doubtful import Stitched, kept
 from benchmarks.quality.stitched import f1
-from benchmarks.reporting import console
+from benchmarks.reporting import show_table
 from hf_relreps.prediction import expected_ratio
 
 
@@ -101,11 +100,11 @@ def _error(guess_N: np.ndarray, measured_N: np.ndarray) -> dict[str, float | Non
 
 
 def _show(number: int, found: dict[str, Any]) -> None:
-    table = Table(f"{number} pairs: mean error, worst, Spearman", *WAYS, box=None)
+    rows = []
     for name, row in found.items():
         for which in GROUPS:
             cells = [row[which][way] for way in WAYS]
             ranks = ["-" if cell["spearman"] is None else f"{cell['spearman']:.2f}" for cell in cells]
             shown = [f"{cell['mean']:.3f} {cell['worst']:.2f} {rank}" for cell, rank in zip(cells, ranks, strict=True)]
-            table.add_row(f"{name}, {which}", *shown)
-    console.print(table)
+            rows.append((f"{name}, {which}", *shown))
+    show_table(f"{number} pairs: mean error, worst, Spearman", WAYS, rows)

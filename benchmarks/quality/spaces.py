@@ -5,13 +5,17 @@ Shapes: N samples, D absolute size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from hf_relreps.evaluation import stitching_matrix
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,22 @@ class Spaces:
         return Spaces(self.name, self.x, self.labels_N, *parts)
 
 
-def cached(path: Path | None, make: Callable[[], Tensor]) -> Tensor:
-    """What `make` gives, from a file if it has been made before."""
-    if path is not None and path.is_file():
-        return torch.from_numpy(np.load(path))
-    x_ND = make().float()
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, x_ND.numpy())
-    return x_ND
+def trained(
+    file: Path, make: Callable[[], dict[str, Any]], samples: Callable[[str], Sequence[Any]], held_out: Any, **how: Any
+) -> dict[str, Tensor]:
+    """Absolute embeddings (N, D) by models that are trained end to end, kept in a file.
+
+    Args:
+        file: Where they are kept; beside it, as JSON, how the models stitch to one another as they were trained.
+        make: Trains them.
+        samples: Name of a model -> what it encodes.
+        held_out: What they are stitched on.
+        **how: More for `stitching_matrix`.
+    """
+    if not file.is_file():
+        models = make()
+        matrix = stitching_matrix(models, models, held_out, metric="f1", progress=False, **how)
+        x = {name: model.encoder.encode(samples(name)).contiguous() for name, model in models.items()}
+        file.with_suffix(".json").write_text(json.dumps(matrix.summary), "utf-8")
+        save_file(x, file)
+    return load_file(file)

@@ -5,10 +5,9 @@ Shapes: N samples, D absolute size, R relative size, C classes, A anchors, E enc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from benchmarks.quality.spaces import Spaces
-from hf_relreps import RelativeConfig, RelativeDecoder
+from hf_relreps import RelativeDecoder, RelativeDecoderConfig, RelativeSpace
 from hf_relreps.evaluation.scores import SCORES, SINGLE, chance
 from hf_relreps.projection import frame_of, project_in_chunks
 from hf_relreps.selection import select
@@ -32,8 +31,7 @@ STEPS, BATCH, RATE = 400, 64, 2e-3  # of the mlp, whatever the number of samples
 Decoder = Callable[[Tensor], Tensor]  # (N, R) -> scores (N, C)
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """One way to describe and to decode."""
 
     projection: str
@@ -43,17 +41,6 @@ class Variant:
 
     def __str__(self) -> str:
         return f"{self.projection}, {self.decoder}, {self.k} {self.strategy}"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One encoder behind one decoder."""
-
-    encoder: str
-    decoder: str
-    f1: float
-    accuracy: float
-    val_f1: float
 
 
 def choose(spaces: Spaces, k: int, strategy: str, seed: int) -> np.ndarray:
@@ -70,17 +57,22 @@ def exchanged(anchors_A: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     return exchanged_A
 
 
-def relative(x_ND: Tensor, anchors_AD: Tensor, config: RelativeConfig) -> Tensor:
+def relative(x_ND: Tensor, anchors_AD: Tensor, space: RelativeSpace) -> Tensor:
     """Relative representations (N, R), by the library's own projection."""
-    return project_in_chunks(x_ND, frame_of(anchors_AD, config), config)
+    return project_in_chunks(x_ND, frame_of(anchors_AD, space), space)
 
 
-def config_of(projection: str, k: int, classes: int) -> RelativeConfig:
-    """The configuration that a projection stands for."""
-    return RelativeConfig(num_anchors=k, num_labels=classes, **PROJECTIONS[projection])
+def all_relative(spaces: Spaces, anchors_A: np.ndarray, space: RelativeSpace) -> dict[str, Tensor]:
+    """Those of every encoder."""
+    return {name: relative(x_ND, x_ND[anchors_A], space) for name, x_ND in spaces.x.items()}
 
 
-def fit_mlp(r_NR: Tensor, labels_N: np.ndarray, config: RelativeConfig, seed: int) -> Decoder:
+def config_of(projection: str, k: int, classes: int) -> RelativeDecoderConfig:
+    """The configuration of decoders of a projection, with its space."""
+    return RelativeDecoderConfig(num_anchors=k, num_labels=classes, **PROJECTIONS[projection])
+
+
+def fit_mlp(r_NR: Tensor, labels_N: np.ndarray, config: RelativeDecoderConfig, seed: int) -> Decoder:
     """The library's default decoder with its input noise, on representations of a frozen encoder."""
     set_seed(seed)
     decoder = RelativeDecoder(config).train()
@@ -109,7 +101,7 @@ def _batches(n: int, seed: int) -> Iterator[Tensor]:
         rows = rows[BATCH:]
 
 
-def fit_ridge(r_NR: Tensor, labels_N: np.ndarray, config: RelativeConfig, seed: int) -> Decoder:
+def fit_ridge(r_NR: Tensor, labels_N: np.ndarray, config: RelativeDecoderConfig, seed: int) -> Decoder:
     """The library's closed form; it needs no seed."""
     like: Any = SimpleNamespace(config=config, anchors=None)
     decoder = RelativeDecoder.fit_ridge(r_NR, torch.as_tensor(labels_N), like, num_labels=config.num_labels)
@@ -117,11 +109,7 @@ def fit_ridge(r_NR: Tensor, labels_N: np.ndarray, config: RelativeConfig, seed: 
 
 
 def _scores(decoder: RelativeDecoder) -> Decoder:
-    @torch.no_grad()
-    def scores(r_NR: Tensor) -> Tensor:
-        return decoder(r_NR).logits
-
-    return scores
+    return torch.no_grad()(lambda r_NR: decoder(r_NR).logits)
 
 
 DECODERS: dict[str, Callable[..., Decoder]] = {"mlp": fit_mlp, "ridge": fit_ridge}
@@ -132,53 +120,45 @@ def f1(labels_N: np.ndarray, scores_NC: Tensor) -> float:
     return SCORES["f1"](labels_N, scores_NC.argmax(-1).numpy())
 
 
+def score(spaces: Spaces, decode: Decoder, r_NR: Tensor) -> float:
+    """Macro-F1 of a decoder on the test rows."""
+    return f1(spaces.labels_N[spaces.test_N], decode(r_NR[spaces.test_N]))
+
+
 def guess(spaces: Spaces) -> float:
     """Macro-F1 of guessing on the test rows."""
     return chance(spaces.labels_N[spaces.test_N], SCORES["f1"], SINGLE)[0]
 
 
-def cells(spaces: Spaces, variant: Variant, seed: int) -> list[Cell]:
-    """Every encoder behind every decoder, with anchors and decoders of one seed."""
-    anchors_N = choose(spaces, variant.k, variant.strategy, seed)
-    config = config_of(variant.projection, variant.k, spaces.num_classes)
-    r = {name: relative(x_ND, x_ND[anchors_N], config) for name, x_ND in spaces.x.items()}
-    return _cells(spaces, r, r, lambda _: config, variant.decoder, seed)
+def pair_scores(
+    spaces: Spaces, r: Mapping[str, Tensor], decoder: str, seed: int, config: RelativeDecoderConfig | None = None
+) -> np.ndarray:
+    """Scores (E, E) of every encoder (row) behind every decoder (column), with decoders of one seed.
+
+    Without `config` embeddings are absolute, and those that differ in width give no number.
+    """
+    scores_EE = np.full((len(r), len(r)), np.nan)
+    for column, own_NR in enumerate(r.values()):
+        of_width = config or RelativeDecoderConfig(num_anchors=own_NR.shape[-1], num_labels=spaces.num_classes)
+        train_N, own_seed = spaces.train_N, 1000 * (seed + 1) + column
+        decode = DECODERS[decoder](own_NR[train_N], spaces.labels_N[train_N], of_width, own_seed)
+        for row, r_NR in enumerate(r.values()):
+            if r_NR.shape[-1] == own_NR.shape[-1]:
+                scores_EE[row, column] = score(spaces, decode, r_NR)
+    return scores_EE
 
 
-def _cells(
-    spaces: Spaces, r: Mapping[str, Tensor], readers: Mapping[str, Tensor], config: Any, decoder: str, seed: int
-) -> list[Cell]:
-    found = []
-    for number, own in enumerate(readers):
-        train_N, val_N, test_N = spaces.train_N, spaces.val_N, spaces.test_N
-        decode = DECODERS[decoder](
-            readers[own][train_N], spaces.labels_N[train_N], config(own), 1000 * (seed + 1) + number
-        )
-        for name, r_NR in r.items():
-            if r_NR.shape[-1] != r[own].shape[-1]:
-                continue
-            val_NC, test_NC = decode(r_NR[val_N]), decode(r_NR[test_N])
-            right_N = test_NC.argmax(-1).numpy() == spaces.labels_N[test_N]
-            found.append(
-                Cell(
-                    encoder=name,
-                    decoder=own,
-                    f1=f1(spaces.labels_N[test_N], test_NC),
-                    accuracy=float(right_N.mean()),
-                    val_f1=f1(spaces.labels_N[val_N], val_NC),
-                )
-            )
-    return found
+def of_variant(spaces: Spaces, variant: Variant, seed: int, settings: Mapping[str, Any] | None = None) -> np.ndarray:
+    """Scores (E, E) with anchors and decoders of one seed; `settings` are those of a projection without a name."""
+    anchors_A = choose(spaces, variant.k, variant.strategy, seed)
+    settings = PROJECTIONS[variant.projection] if settings is None else settings
+    config = RelativeDecoderConfig(num_anchors=variant.k, num_labels=spaces.num_classes, **settings)
+    return pair_scores(spaces, all_relative(spaces, anchors_A, config.space), variant.decoder, seed, config)
 
 
-def absolute_cells(spaces: Spaces, seed: int) -> list[Cell]:
+def absolute(spaces: Spaces, seed: int) -> np.ndarray:
     """The control: an MLP on absolute embeddings; between encoders of one width."""
-    x = {name: nn.functional.normalize(x_ND, dim=-1) for name, x_ND in spaces.x.items()}
-
-    def config(name: str) -> RelativeConfig:
-        return RelativeConfig(num_anchors=x[name].shape[-1], num_labels=spaces.num_classes)
-
-    return _cells(spaces, x, x, config, "mlp", seed)
+    return pair_scores(spaces, {n: nn.functional.normalize(x_ND, dim=-1) for n, x_ND in spaces.x.items()}, "mlp", seed)
 
 
 def labelled_anchors(spaces: Spaces, k: int, strategy: str, seed: int) -> float:
@@ -187,7 +167,25 @@ def labelled_anchors(spaces: Spaces, k: int, strategy: str, seed: int) -> float:
     scores = []
     for x_ND in spaces.x.values():
         x_ND = nn.functional.normalize(x_ND - x_ND[anchors_N].mean(0), dim=-1)
-        config = RelativeConfig(num_anchors=x_ND.shape[-1], num_labels=spaces.num_classes)
-        decode = fit_ridge(x_ND[anchors_N], spaces.labels_N[anchors_N], config, seed)
-        scores.append(f1(spaces.labels_N[spaces.test_N], decode(x_ND[spaces.test_N])))
+        config = RelativeDecoderConfig(num_anchors=x_ND.shape[-1], num_labels=spaces.num_classes)
+        scores.append(score(spaces, fit_ridge(x_ND[anchors_N], spaces.labels_N[anchors_N], config, seed), x_ND))
     return float(np.mean(scores))
+
+
+def summary(runs: Sequence[np.ndarray]) -> dict[str, float | None]:
+    """Own, stitched, the worst pair by its mean over seeds, and the deviation of stitched over seeds."""
+    scores_SEE = np.stack(runs)
+    is_own_EE = np.eye(scores_SEE.shape[1], dtype=bool)
+    own, pairs_EE = scores_SEE[:, is_own_EE], np.where(is_own_EE, np.nan, scores_SEE.mean(0))
+    if np.isnan(pairs_EE).all():
+        return dict.fromkeys(("stitched", "worst", "spread", "ratio", "worst_ratio")) | {"own": float(own.mean())}
+    stitched = np.nanmean(pairs_EE)
+    figures = {
+        "own": own.mean(),
+        "stitched": stitched,
+        "worst": np.nanmin(pairs_EE),
+        "spread": np.nanstd(np.nanmean(scores_SEE[:, ~is_own_EE], axis=1)),
+        "ratio": stitched / own.mean(),
+        "worst_ratio": np.nanmin(pairs_EE / own.mean(0)),
+    }
+    return {name: float(figure) for name, figure in figures.items()}

@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
 
 from benchmarks.quality.settings import SETTINGS
 from benchmarks.quality.spaces import Spaces
-from benchmarks.quality.stitched import Decoder, choose, config_of, f1, fit_ridge, relative
-from benchmarks.reporting import console
+from benchmarks.quality.stitched import Decoder, all_relative, choose, config_of, pair_scores, score
+from benchmarks.reporting import show_table
 from hf_relreps.translation import METHODS, fit
 
 
@@ -38,14 +36,14 @@ def run(arguments: Namespace) -> dict[str, Any]:
         scores: dict[str, list[float]] = defaultdict(list)
         heads = {encoder: _head(spaces, encoder) for encoder in spaces.x}
         for encoder in spaces.x:
-            scores["own"].append(_score(spaces, heads[encoder], spaces.x[encoder]))
+            scores["own"].append(score(spaces, heads[encoder], spaces.x[encoder]))
         for own, other in permutations(spaces.x, 2):
             if spaces.x[own].shape == spaces.x[other].shape:
-                scores["untranslated"].append(_score(spaces, heads[own], spaces.x[other]))
+                scores["untranslated"].append(score(spaces, heads[own], spaces.x[other]))
         for k in SIZES:
             for seed in range(1 if arguments.quick else arguments.seeds):
-                for way, score in _translated(spaces, heads, k, seed):
-                    scores[f"{way}, {k}"].append(score)
+                for way, found_f1 in _translated(spaces, heads, k, seed):
+                    scores[f"{way}, {k}"].append(found_f1)
         found[name] = {way: [float(np.mean(of_way)), float(np.min(of_way))] for way, of_way in scores.items()}
         _show(name, found[name])
     return found
@@ -54,17 +52,12 @@ def run(arguments: Namespace) -> dict[str, Any]:
 def _translated(spaces: Spaces, heads: dict[str, Decoder], k: int, seed: int) -> list[tuple[str, float]]:
     anchors_A = choose(spaces, k, "uniform", seed)
     config = config_of("default", k, spaces.num_classes)
-    r = {name: relative(x_ND, x_ND[anchors_A], config) for name, x_ND in spaces.x.items()}
-    decoders = {
-        name: fit_ridge(r_NR[spaces.train_N], spaces.labels_N[spaces.train_N], config, seed)
-        for name, r_NR in r.items()
-    }
-    found = []
+    scores_EE = pair_scores(spaces, all_relative(spaces, anchors_A, config.space), "ridge", seed, config)
+    found = [("ridge decoder", pair) for pair in scores_EE[~np.eye(len(scores_EE), dtype=bool)].tolist()]
     for own, other in permutations(spaces.x, 2):
         for method in METHODS:
             translate = fit(spaces.x[other][anchors_A], spaces.x[own][anchors_A], method)
-            found.append((method, _score(spaces, heads[own], translate(spaces.x[other]))))
-        found.append(("ridge decoder", _score(spaces, decoders[own], r[other])))
+            found.append((method, score(spaces, heads[own], translate(spaces.x[other]))))
     return found
 
 
@@ -76,15 +69,8 @@ def _head(spaces: Spaces, name: str) -> Decoder:
     return lambda x_MD: torch.from_numpy(head.decision_function(x_MD.detach().numpy() / size))
 
 
-def _score(spaces: Spaces, head: Decoder, x_ND: Tensor) -> float:
-    return f1(spaces.labels_N[spaces.test_N], head(x_ND[spaces.test_N]))
-
-
 def _show(name: str, found: dict[str, list[float]]) -> None:
-    table = Table(name, *(f"{k} anchors" for k in SIZES), box=None)
-    for way in (*METHODS, "ridge decoder"):
-        table.add_row(way, *("{:.3f} ({:.3f})".format(*found[f"{way}, {k}"]) for k in SIZES))
-    for way in ("own", "untranslated"):
-        if way in found:
-            table.add_row(way, "{:.3f} ({:.3f})".format(*found[way]))
-    console.print(table)
+    rows = [(way, *(f"{way}, {k}" for k in SIZES)) for way in (*METHODS, "ridge decoder")]
+    rows += [(way, way) for way in ("own", "untranslated") if way in found]
+    shown = [(way, *("{:.3f} ({:.3f})".format(*found[key]) for key in keys)) for way, *keys in rows]
+    show_table(name, [f"{k} anchors" for k in SIZES], shown)

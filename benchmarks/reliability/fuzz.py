@@ -20,8 +20,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from benchmarks.reliability import guard
+from benchmarks.reliability.mutations import sound_uploads, spoil
 from benchmarks.reliability.report import Report
 from benchmarks.reporting import quiet
+from hf_relreps import (
+    AnchorSet,
+    RelativeDecoder,
+    RelativeModel,
+    RelativeModelForImageClassification,
+    RelativeModelForSequenceClassification,
+    compatibility,
+    stitch,
+)
+from hf_relreps.errors import RelrepsError
+from hf_relreps.hub import write_card
+from hf_relreps.sources import Source
+from hf_relreps.uploads import load_processor, weight_files
 
 
 MORE_MEMORY = 3 << 30  # the address space that a case may ask for beyond what is there
@@ -30,14 +48,14 @@ PER_WORKER = 2_000
 SILENCE = 300  # seconds without a word, after which a worker is taken to hang where no alarm reaches it
 
 
-def run(count: int, seed: int, first: int = 0) -> Report:
+def run(count: int, seed: int) -> Report:
     """Try `count` spoilt uploads in processes of their own, one after another."""
     report = Report(f"fuzz: {count:,} mutated uploads, seed {seed}")
     outcomes: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
-    growth, done, last = 0, first, first + count
-    while done < last:
-        worker = _Worker(seed, done, min(last - done, PER_WORKER))
+    growth = done = 0
+    while done < count:
+        worker = _Worker(seed, done, min(count - done, PER_WORKER))
         for line in worker.lines():
             done = line["case"] + 1
             outcomes[line["outcome"]] += 1
@@ -64,13 +82,8 @@ class _Worker:
     """
 
     def __init__(self, seed: int, first: int, count: int) -> None:
-        environment = os.environ | {
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "OMP_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONFAULTHANDLER": "1",
-        }
+        on = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS", "OMP_NUM_THREADS", "PYTHONFAULTHANDLER")
+        environment = os.environ | dict.fromkeys(on, "1") | {"TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, "-m", "benchmarks.reliability.fuzz", *map(str, (seed, first, count))]
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
@@ -116,9 +129,6 @@ class _Worker:
 @quiet()
 def work(seed: int, first: int, count: int) -> None:
     """Try `count` cases, one line of JSON for each."""
-    from benchmarks.reliability import guard
-    from benchmarks.reliability.mutations import sound_uploads, spoil
-
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes elsewhere
     with tempfile.TemporaryDirectory(prefix="relreps-fuzz-") as name:
@@ -131,8 +141,7 @@ def work(seed: int, first: int, count: int) -> None:
         for place in sound:  # everything that loads lazily is loaded now
             for door in DOORS.values():
                 shutil.copytree(place, upload)
-                if door is not _image_door or place.name == "images":
-                    door(upload)
+                door(upload)
                 shutil.rmtree(upload)
         watch = guard.Guard([upload, folder / "cache"], bait)
         guard.limit_memory(MORE_MEMORY)
@@ -151,12 +160,10 @@ def _door_for(what: str, rng: random.Random) -> str:
     kind = what.split()[0]
     fitting = {
         "card": ("card",),
-        "processor:": ("processor", "encode"),
-        "processor": ("processor", "encode"),
+        **dict.fromkeys(("processor", "processor:"), ("processor", "encode")),
         "table": ("anchors", "anchors", "whole", "stitch"),
         "record": ("anchors", "anchors", "whole", "stitch", "card"),
-        "index": ("whole", "auto"),
-        "index:": ("whole", "auto"),
+        **dict.fromkeys(("index", "index:"), ("index", "whole", "auto", "encoder", "decoder")),
         "weights": ("whole", "encoder", "decoder", "encode"),
         "config": ("whole", "encoder", "decoder", "auto", "card", "encode", "stitch"),
     }
@@ -164,8 +171,6 @@ def _door_for(what: str, rng: random.Random) -> str:
 
 
 def _try(upload: Path, door: str, watch: Any) -> dict[str, Any]:
-    from benchmarks.reliability import guard
-
     lost = ""
     guard.forget_peak()
     before = guard.memory("VmRSS")
@@ -188,14 +193,9 @@ def _try(upload: Path, door: str, watch: Any) -> dict[str, Any]:
 
 
 def _judged(error: BaseException, door: str) -> tuple[str, str]:
-    from hf_relreps.errors import RelrepsError
-
-    if isinstance(error, RelrepsError):
-        return "RelrepsError", ""
-    if isinstance(error, OSError):
-        return "OSError", ""
-    if isinstance(error, ValueError):
-        return "ValueError", ""
+    for clean in (RelrepsError, OSError, ValueError):
+        if isinstance(error, clean):
+            return clean.__name__, ""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "hf_relreps/" in frame.filename]
     if door == "auto" and not ours and isinstance(error, Exception):
@@ -207,92 +207,46 @@ def _judged(error: BaseException, door: str) -> tuple[str, str]:
 # -- doors: every way in which a file of an upload is read
 
 
-def _whole(upload: Path) -> Any:
-    from hf_relreps import RelativeModelForImageClassification, RelativeModelForSequenceClassification
-
-    is_image = "photo" in (upload / "README.md").read_text("utf-8", errors="replace") if _is_file(upload) else False
-    model_class = RelativeModelForImageClassification if is_image else RelativeModelForSequenceClassification
-    return model_class.from_pretrained(upload)
+def _is_of_images(upload: Path) -> bool:
+    card = upload / "README.md"
+    return card.is_file() and "photo" in card.read_text("utf-8", errors="replace")
 
 
-def _is_file(upload: Path) -> bool:
-    return (upload / "README.md").is_file()
+def _whole(upload: Path) -> None:
+    of_images = _is_of_images(upload)
+    model_class = RelativeModelForImageClassification if of_images else RelativeModelForSequenceClassification
+    model_class.from_pretrained(upload)
 
 
-def _auto_door(upload: Path) -> None:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
+def _auto(upload: Path) -> None:
     AutoConfig.from_pretrained(upload)
-    if not _is_file(upload) or "photo" not in (upload / "README.md").read_text("utf-8", errors="replace"):
+    if not _is_of_images(upload):
         AutoModelForSequenceClassification.from_pretrained(upload)
 
 
-def _image_door(upload: Path) -> None:
-    from transformers import AutoModelForImageClassification
-
-    AutoModelForImageClassification.from_pretrained(upload)
-
-
-def _encoder_door(upload: Path) -> None:
-    from hf_relreps import RelativeModel
-
-    RelativeModel.from_pretrained(upload)
-
-
-def _decoder_door(upload: Path) -> None:
-    import torch
-
-    from hf_relreps import RelativeDecoder
-
+def _decoder(upload: Path) -> None:
     decoder = RelativeDecoder.from_pretrained(upload)
-    logits_BC = decoder(torch.randn(2, decoder.config.relative_size)).logits
+    logits_BC = decoder(torch.randn(2, decoder.config.space.size)).logits
     assert logits_BC.isfinite().all()
 
 
-def _anchors_door(upload: Path) -> None:
-    from hf_relreps import AnchorSet
-
-    AnchorSet.from_pretrained(upload)
-
-
-def _processor_door(upload: Path) -> None:
-    from hf_relreps.sources import Source
-    from hf_relreps.uploads import load_processor
-
-    load_processor(Source.of(upload))
-
-
-def _encode_door(upload: Path) -> None:
-    from hf_relreps import RelativeModel
-
+def _encode(upload: Path) -> None:
     encoder = RelativeModel.from_pretrained(upload)
     x_ND = encoder.encode(encoder.anchors.view(encoder.config.anchor_view).samples[:2])
     assert encoder.projection(x_ND).isfinite().all()
 
 
-def _stitch_door(upload: Path) -> None:
-    from hf_relreps import compatibility, stitch
-
-    str(compatibility(upload, upload))
-    stitch(upload, upload)
-
-
-def _card_door(upload: Path) -> None:
-    from hf_relreps.hub import write_card
-
-    write_card(upload, "me/sound")
-
-
 DOORS: dict[str, Callable[[Path], Any]] = {
     "whole": _whole,
-    "auto": _auto_door,
-    "encoder": _encoder_door,
-    "decoder": _decoder_door,
-    "anchors": _anchors_door,
-    "processor": _processor_door,
-    "encode": _encode_door,
-    "stitch": _stitch_door,
-    "card": _card_door,
+    "auto": _auto,
+    "index": lambda upload: weight_files(Source.of(upload)),  # as a training that is resumed reads it
+    "encoder": RelativeModel.from_pretrained,
+    "decoder": _decoder,
+    "anchors": AnchorSet.from_pretrained,
+    "processor": lambda upload: load_processor(Source.of(upload)),
+    "encode": _encode,
+    "stitch": lambda upload: (str(compatibility(upload, upload)), stitch(upload, upload)),
+    "card": lambda upload: write_card(upload, "me/sound"),
 }
 
 

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 
-OPENED, ACCESSED, MODIFIED, CREATED, DELETED = 0x20, 0x1, 0x2, 0x100, 0x200
+EVENTS = 0x20 | 0x1 | 0x2 | 0x100 | 0x200  # of inotify: opened, accessed, modified, created, deleted
 NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen", "socket.connect")
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
 CODE = ("exec", "compile", "import", "pickle.find_class")
@@ -105,10 +105,7 @@ def _watch(folder: Path) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_NONBLOCK)
     for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        if (
-            libc.inotify_add_watch(descriptor, os.fsencode(place), OPENED | ACCESSED | MODIFIED | CREATED | DELETED)
-            < 0
-        ):
+        if libc.inotify_add_watch(descriptor, os.fsencode(place), EVENTS) < 0:
             raise OSError(ctypes.get_errno(), f"inotify cannot watch {place}")
     return descriptor
 

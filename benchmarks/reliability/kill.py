@@ -46,19 +46,12 @@ def run(count: int, seed: int) -> Report:
 
 def moment_of(i: int, rng: random.Random, about: dict[str, Any]) -> dict[str, Any]:
     """Random moments and places take turns."""
-    places = [
-        lambda: {"seconds": rng.uniform(0, about["seconds"])},
-        lambda: {"inside": "save", "n": rng.randrange(1, about["files"] + 1)},
-        lambda: {"seconds": rng.uniform(0, about["seconds"])},
-        lambda: rng.choice(
-            [
-                {"inside": "refresh", "n": rng.randrange(1, 10)},
-                {"inside": "encoding", "n": rng.randrange(1, 10)},
-                {"inside": "between", "n": rng.randrange(1, training.STEPS)},
-            ]
-        ),
-    ]
-    return places[i % 4]()
+    if i % 2 == 0:
+        return {"seconds": rng.uniform(0, about["seconds"])}
+    if i % 4 == 1:
+        return {"inside": "save", "n": rng.randrange(1, about["files"] + 1)}
+    places = {"refresh": 10, "encoding": 10, "between": training.STEPS}
+    return rng.choice([{"inside": name, "n": rng.randrange(1, most)} for name, most in places.items()])
 
 
 def trial(folder: Path, moment: dict[str, Any], whole: dict[str, Any], steps: int = training.STEPS) -> dict[str, str]:

@@ -38,7 +38,7 @@ GROWTH = 8 << 20
 
 def run(count: int, seed: int) -> Report:
     """Threads, processes, and a loop of `count` predictions."""
-    from hf_relreps.demos.local_hub import LocalHub
+    from local_hub import LocalHub
 
     report = Report(f"load: {THREADS} threads, {PROCESSES} processes, {count:,} predictions, seed {seed}")
     with tempfile.TemporaryDirectory(prefix="relreps-load-") as folder, LocalHub(port=0) as hub:

@@ -21,6 +21,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from hf_relreps import AnchorSet, RelativeModelForImageClassification, RelativeModelForSequenceClassification
+from hf_relreps.configuration import CONFIG_CLASSES, SETTINGS
 from hf_relreps.demos.tiny import small_bert, word_tokenizer
 
 
@@ -31,6 +32,8 @@ pathlib.Path(__file__).with_name("evil_ran").write_text("evil")
 raise SystemExit("evil code ran")
 """
 HUGE = 10**12
+# What a configuration of ours may hold anywhere, also where a sound one leaves it out.
+FIELDS = sorted(SETTINGS | {"encoder", "decoder", "stitched_from", "format_version", "model_type"})
 
 
 def sound_uploads(folder: Path) -> list[Path]:
@@ -50,8 +53,8 @@ def sound_uploads(folder: Path) -> list[Path]:
     reader = ViTImageProcessor(size={"height": 8, "width": 8})
     image_model = RelativeModelForImageClassification.from_encoder(vit, images.view("photo"), reader, num_labels=2)
     places = [folder / "texts", folder / "images"]
-    for model, place in zip((text_model, image_model), places, strict=True):
-        model.save_pretrained(place)
+    for model, place, size in zip((text_model, image_model), places, ("1GB", "8KB"), strict=True):
+        model.save_pretrained(place, max_shard_size=size)  # whole files, and several with an index for each part
         write_card(place, "me/sound")
     return places
 
@@ -89,7 +92,7 @@ def hostile_values(bait: Path) -> list[Any]:
             "evil_module.Evil",
             "evil/evil--evil.Evil",
         ),
-        *("float64", "float16", "int8", "evil", "torch.float32", "bert", "vit", "relreps", "auto", "llama", "clip"),
+        *("float64", "float16", "int8", "evil", "torch.float32", "bert", "vit", "auto", "llama", "clip"),
         *("cosine", "rbf", "whiten", "mlp", "linear", "image", "variational", "pooler", "cls", "last", "none", "node"),
         *("text", "image", "audio", "regression", "multi_label_classification", "eager", "flash_attention_2"),
         *(
@@ -105,7 +108,9 @@ def hostile_values(bait: Path) -> list[Any]:
             deep,
             ["rbf", "cosine"],
         ),
-        *({"model_type": "bert"}, {"model_type": "relreps"}, {"model_type": "evil"}, {"quant_method": "bitsandbytes"}),
+        *({"model_type": "bert"}, {"model_type": "evil"}, {"quant_method": "bitsandbytes"}, {"num_anchors": HUGE}),
+        *({"model_type": name} for name in CONFIG_CLASSES),
+        *CONFIG_CLASSES,
         *({"factor": 2.0, "rope_type": "dynamic"}, {"peft_type": "LORA"}, ["cosine"] * 2_000),
     ]
 
@@ -139,6 +144,11 @@ def hostile_keys(bait: Path) -> dict[str, Any]:
         "encoder_is_frozen": True,
         "encoder_config": {"model_type": "bert", "hidden_size": HUGE, "vocab_size": HUGE},
         "generation_config": {"evil": evil},
+        "head_config": {"model_type": "bert", "hidden_size": HUGE, "vocab_size": HUGE},
+        "head_name_or_path": str(bait),
+        "encoder": {"model_type": "relreps", "base_model_name_or_path": str(bait), "encoder_is_frozen": True},
+        "decoder": {"model_type": "relreps_decoder", "decoder_type": "head", "head_config": {"model_type": "evil"}},
+        "space": {"num_anchors": HUGE, "fingerprint": "0" * 64, "similarity": ["inner"] * 1_000, "basis_ridge": None},
         "num_anchors": HUGE,
         "embedding_size": HUGE,
         "num_labels": HUGE,
@@ -191,8 +201,11 @@ def _spoil_node(content: Any, rng: random.Random, bait: Path) -> tuple[Any, str]
         del container[key]
         return content, f"without {key!r:.60}"
     if way < 0.4 and isinstance(content, dict):
-        within = rng.choice([content, *(node for node in content.values() if isinstance(node, dict))])
-        name, value = rng.choice(list(hostile_keys(bait).items()))
+        within = rng.choice([content, *(node[name] for node, name in places if isinstance(node[name], dict))])
+        if rng.random() < 0.7:
+            name, value = rng.choice(list(hostile_keys(bait).items()))
+        else:
+            name, value = rng.choice(FIELDS), rng.choice(hostile_values(bait))
         within[name] = copy.deepcopy(value)
         return content, f"{name} = {value!r:.60}"
     if way < 0.45:
@@ -224,7 +237,7 @@ def _spoil_json_bytes(path: Path, rng: random.Random) -> str:
         "no UTF-8": lambda: b"\xff\xfe" + content,
         "a byte order mark": lambda: b"\xef\xbb\xbf" + content,
         "a list": lambda: b"[" + content + b"]",
-        "a number of a million digits": lambda: b'{"num_anchors": ' + b"9" * 1_000_000 + b"}",
+        "a number of a million digits": lambda: b'{"space": {"num_anchors": ' + b"9" * 1_000_000 + b"}}",
         "repeated keys": lambda: content.rstrip()[:-1] + b', "model_type": "bert", "model_type": "relreps"}',
         "not a number": lambda: b'{"model_type": NaN}',
     }
@@ -252,6 +265,7 @@ def spoil_index(path: Path, rng: random.Random, bait: Path) -> str:
     part = "decoder/model.safetensors"
     targets = [
         *("../bait/decoder/model.safetensors", f"{bait}/decoder/model.safetensors", "/etc/passwd"),
+        *("../../bait/decoder/model.safetensors", "../decoder/model.safetensors", "../encoder/model.safetensors"),
         *("decoder/../../bait/decoder/model.safetensors", "..\\bait\\decoder\\model.safetensors", "~/x.safetensors"),
         *(INDEX, "config.json", "encoder", "decoder", ".", "", "nothing.safetensors", f"./{part}", f"decoder//{part}"),
         *(f"{part}\u0000", f"{part}/", "pytorch_model.bin", "evil_module.py", "http://127.0.0.1:9/x.safetensors"),
@@ -297,20 +311,9 @@ def spoil_safetensors(path: Path, rng: random.Random) -> str:
     names = [name for name in header if name != "__metadata__"]
     name = rng.choice(names)
     about = header[name]
-    shapes = [
-        [],
-        [0],
-        [HUGE],
-        [HUGE, HUGE],
-        [2**32, 2**32],
-        [-1],
-        [1] * 2_000,
-        about["shape"][::-1],
-        [3, 3],
-        None,
-        "x",
-        [1.5],
-    ]
+    shapes = [[], [0], [HUGE], [HUGE, HUGE], [2**32, 2**32], [-1], [1] * 2_000, about["shape"][::-1]]
+    shapes += [[3, 3], None, "x", [1.5]]
+    metadata = [{}, {"format": "evil"}, {"format": "tf"}, None, [], {"format": 1}, {"a": "x" * 90_000}]
     offsets = [[0, 0], [0, HUGE], [-8, 8], [8, 0], [0, len(weights)], [2**63, 2**64], [1, 5], None]
     dtypes = ["F64", "F16", "BF16", "I8", "U8", "BOOL", "F8_E4M3", "EVIL", "", None, "C64"]
     choice = rng.randrange(6)
@@ -323,9 +326,7 @@ def spoil_safetensors(path: Path, rng: random.Random) -> str:
     elif choice == 3:
         header[rng.choice(["", "x" * 5_000, "encoder.evil", "../bait", name.upper()])] = header.pop(name)
     elif choice == 4:
-        header["__metadata__"] = rng.choice(
-            [{}, {"format": "evil"}, {"format": "tf"}, None, [], {"format": 1}, {"a": "x" * 90_000}]
-        )
+        header["__metadata__"] = rng.choice(metadata)
     else:
         other = rng.choice(names)
         header[name], header[other] = header[other], header[name]
@@ -359,8 +360,10 @@ def spoil_parquet(path: Path, rng: random.Random) -> str:
     n = len(table)
 
     def with_column(name: str, values: Any) -> pa.Table:
-        at = table.column_names.index(name)
-        return table.set_column(at, name, values)
+        return table.set_column(table.column_names.index(name), name, values)
+
+    def with_pictures(content: bytes | None, path: str | None = None) -> pa.Table:
+        return with_column(view, pa.array([{"bytes": content, "path": path}] * n))
 
     tables: dict[str, Callable[[], pa.Table]] = {
         "no rows": lambda: table.slice(0, 0),
@@ -380,19 +383,18 @@ def spoil_parquet(path: Path, rng: random.Random) -> str:
         "a view of huge numbers": lambda: with_column(view, pa.array([2**62] * n)),
         "a view of lists": lambda: with_column(view, pa.array([[1, 2]] * n)),
         "a view of dates": lambda: with_column(view, pa.array([0] * n, pa.timestamp("ns"))),
-        "pictures elsewhere": lambda: with_column(
-            view, pa.array([{"bytes": None, "path": "../bait/config.json"}] * n)
-        ),
-        "pictures that are no pictures": lambda: with_column(view, pa.array([{"bytes": b"evil", "path": None}] * n)),
-        "pictures of gigabytes": lambda: with_column(view, pa.array([{"bytes": png_bomb(rng), "path": None}] * n)),
+        "pictures elsewhere": lambda: with_pictures(None, "../bait/config.json"),
+        "pictures that are no pictures": lambda: with_pictures(b"evil"),
+        "pictures of gigabytes": lambda: with_pictures(png_bomb(rng)),
         "sounds without a rate": lambda: with_column(view, pa.array([{"array": [0.0]}] * n)),
         "sounds of nonsense": lambda: with_column(view, pa.array([{"array": None, "sampling_rate": -1}] * n)),
         "a long text": lambda: with_column(view, pa.array(["x" * 5_000_000] + ["y"] * (n - 1))),
-        "twenty million rows": lambda: _bomb(table, 20_000_000),
-        "a picture as tif": lambda: with_column(view, pa.array([{"bytes": _picture("TIFF"), "path": None}] * n)),
-        "a picture as eps": lambda: with_column(
-            view, pa.array([{"bytes": b"%!PS-Adobe-3.0 EPSF\n(evil) run", "path": None}] * n)
+        # All alike: kilobytes in the file, gigabytes in memory.
+        "twenty million rows": lambda: pa.table(
+            {c: pa.repeat(pa.scalar("x"), 20_000_000) for c in table.column_names}
         ),
+        "a picture as tif": lambda: with_pictures(_tif()),
+        "a picture as eps": lambda: with_pictures(b"%!PS-Adobe-3.0 EPSF\n(evil) run"),
     }
     if rng.random() < 0.5:
         changed = content[: rng.randrange(len(content))] if rng.random() < 0.3 else flipped(content, rng)
@@ -406,12 +408,6 @@ def spoil_parquet(path: Path, rng: random.Random) -> str:
     return f"{name} ({compression})"
 
 
-def _bomb(table: pa.Table, rows: int) -> pa.Table:
-    """Rows that are all alike: kilobytes in the file, gigabytes in memory."""
-    columns = {name: pa.repeat(pa.scalar("x"), rows) for name in table.column_names}
-    return pa.table(columns)
-
-
 def png_bomb(rng: random.Random) -> bytes:
     """Kilobytes that unpack to megapixels, whatever the header says."""
     side = rng.choice((4_000, 13_000, 60_000, 2**31 - 1))
@@ -423,9 +419,9 @@ def png_bomb(rng: random.Random) -> bytes:
     return content
 
 
-def _picture(kind: str) -> bytes:
+def _tif() -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(buffer, kind)
+    Image.new("RGB", (4, 4)).save(buffer, "TIFF")
     return buffer.getvalue()
 
 
@@ -493,10 +489,13 @@ def spoil_files(upload: Path, rng: random.Random, bait: Path) -> str:
     files = sorted(path for path in upload.rglob("*") if path.is_file())
     file = rng.choice(files)
     adapter = {"peft_type": "LORA", "base_model_name_or_path": str(bait), "r": 2, "target_modules": ["query"]}
-    place = rng.choice([upload, upload / "encoder", upload / "decoder"])
+    evil = "evil_module.Evil"
+    processor = {"processor_class": "EvilProcessor", "auto_map": {"AutoProcessor": evil}}
+    encoder, decoder, weights = upload / "encoder", upload / "decoder", "model.safetensors"
+    place = rng.choice([upload, encoder, decoder])
 
-    def add(name: str, content: bytes) -> None:
-        (place / name).write_bytes(content)
+    def add(name: str, content: bytes | dict[str, Any]) -> None:
+        (place / name).write_bytes(json.dumps(content).encode() if isinstance(content, dict) else content)
 
     ways: dict[str, Callable[[], Any]] = {
         f"without {file.name}": file.unlink,
@@ -505,31 +504,20 @@ def spoil_files(upload: Path, rng: random.Random, bait: Path) -> str:
         f"{file.name} is another file": lambda: (
             shutil.copyfile(rng.choice(files), rng.choice(files), follow_symlinks=True) if len(files) > 1 else None
         ),
-        "without encoder": lambda: shutil.rmtree(upload / "encoder"),
-        "without decoder": lambda: shutil.rmtree(upload / "decoder"),
+        "without encoder": lambda: shutil.rmtree(encoder),
+        "without decoder": lambda: shutil.rmtree(decoder),
         "without anchors": lambda: shutil.rmtree(upload / "anchors"),
-        "an adapter": lambda: add("adapter_config.json", json.dumps(adapter).encode()),
+        "an adapter": lambda: add("adapter_config.json", adapter),
         "an adapter of nonsense": lambda: add("adapter_config.json", b"[[["),
         "pickled weights": lambda: add("pytorch_model.bin", evil_pickle()),
-        "pickled adapter": lambda: (
-            add("adapter_config.json", json.dumps(adapter).encode()),
-            add("adapter_model.bin", evil_pickle()),
-        ),
-        "a generation config": lambda: add(
-            "generation_config.json", b'{"auto_map": "evil_module.Evil", "max_length": "x"}'
-        ),
-        "a processor config": lambda: add(
-            "processor_config.json",
-            b'{"processor_class": "EvilProcessor", "auto_map": {"AutoProcessor": "evil_module.Evil"}}',
-        ),
-        "other weights at the root": lambda: shutil.copyfile(
-            upload / "decoder" / "model.safetensors", upload / "model.safetensors"
-        ),
-        "the parts exchanged": lambda: _exchange(upload / "encoder", upload / "decoder"),
-        "the weights exchanged": lambda: _exchange(
-            upload / "encoder" / "model.safetensors", upload / "decoder" / "model.safetensors"
-        ),
-        "the configs exchanged": lambda: _exchange(upload / "encoder" / "config.json", upload / "config.json"),
+        "pickled adapter": lambda: (add("adapter_config.json", adapter), add("adapter_model.bin", evil_pickle())),
+        "a generation config": lambda: add("generation_config.json", {"auto_map": evil, "max_length": "x"}),
+        "a processor config": lambda: add("processor_config.json", processor),
+        "other weights at the root": lambda: shutil.copyfile(decoder / weights, upload / weights),
+        "the parts exchanged": lambda: _exchange(encoder, decoder),
+        "the weights exchanged": lambda: _exchange(encoder / weights, decoder / weights),
+        "the configs exchanged": lambda: _exchange(rng.choice((encoder, decoder)) / "config.json", upload / "config.json"),
+        "the parts' configs exchanged": lambda: _exchange(encoder / "config.json", decoder / "config.json"),
         "a template": lambda: add("chat_template.jinja", b"{{ ''.__class__.__mro__[1].__subclasses__() }}"),
     }
     name = rng.choice(list(ways))
@@ -568,9 +556,9 @@ def _spoil_once(upload: Path, rng: random.Random, bait: Path) -> str:
 
     kinds: list[tuple[float, str, Path | None, Callable[[Path], str]]] = [
         (5, "config", any_of("config.json", "*/config.json"), lambda path: spoil_json(path, rng, bait)),
-        (2, "index", any_of(INDEX), lambda path: spoil_index(path, rng, bait)),
-        (1, "index", any_of(INDEX), lambda path: spoil_json(path, rng, bait)),
-        (3, "weights", any_of("*/model.safetensors"), lambda path: spoil_safetensors(path, rng)),
+        (2, "index", any_of(INDEX, f"*/{INDEX}"), lambda path: spoil_index(path, rng, bait)),
+        (1, "index", any_of(INDEX, f"*/{INDEX}"), lambda path: spoil_json(path, rng, bait)),
+        (3, "weights", any_of("*/model*.safetensors"), lambda path: spoil_safetensors(path, rng)),
         (2, "record", any_of("anchors/anchor_set.json"), lambda path: spoil_json(path, rng, bait)),
         (3, "table", any_of("anchors/anchors.parquet"), lambda path: spoil_parquet(path, rng)),
         (2, "card", any_of("README.md"), lambda path: spoil_card(path, rng)),

@@ -21,6 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from benchmarks.reliability.report import Report
 from benchmarks.reliability.training import LABELS, TEXTS
+from benchmarks.training import QUIET, tokenized
 from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForSequenceClassification
 from hf_relreps.demos.tiny import small_bert, word_tokenizer
 
@@ -92,28 +93,27 @@ def launch(folder: Path, processes: int, dies: bool) -> tuple[subprocess.Complet
 def compare(folder: Path, processes: int, report: Report) -> None:
     """Count what all ranks agree on, and how far they are from one process."""
     for stage in STAGES:
+        where = f"{processes} processes, {stage.name}"
         files = [folder / f"{stage.name}-rank-{rank}.pt" for rank in range(processes)]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
-            report.lost.append(f"{processes} processes, {stage.name}: {missing[0]} was not written")
+            report.lost.append(f"{where}: {missing[0]} was not written")
             continue
         ranks = [torch.load(file, weights_only=True) for file in files]
         for other in ranks[1:]:
             equal = [torch.equal(a, b) for a, b in zip(ranks[0]["refreshes"], other["refreshes"], strict=True)]
             report.counts["refreshes after which two ranks were compared"] += len(equal)
             if not all(equal):
-                report.lost.append(
-                    f"{processes} processes, {stage.name}: anchors differ after refresh {equal.index(False)}"
-                )
+                report.lost.append(f"{where}: anchors differ after refresh {equal.index(False)}")
             if any(not torch.equal(a, other["weights"][name]) for name, a in ranks[0]["weights"].items()):
-                report.lost.append(f"{processes} processes, {stage.name}: ranks end with other weights")
+                report.lost.append(f"{where}: ranks end with other weights")
         if stage.is_even():
             alone = train(stage, processes=1, folder=folder / "alone")
             far = max(float((a - ranks[0]["weights"][name]).abs().max()) for name, a in alone["weights"].items())
             report.counts["ends compared with one process"] += 1
-            report.facts[f"{processes} processes, {stage.name}: largest difference from one process"] = f"{far:.1e}"
+            report.facts[f"{where}: largest difference from one process"] = f"{far:.1e}"
             if far > TOLERANCE:
-                report.lost.append(f"{processes} processes, {stage.name}: {far:.1e} from one process")
+                report.lost.append(f"{where}: {far:.1e} from one process")
 
 
 class _Witness(TrainerCallback):
@@ -135,7 +135,7 @@ class _Dies(AnchorCallback):
 
     def _encode(self, *args: Any) -> Any:
         last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
-        if last and len(self.drift_) > DYING_STEP:
+        if last and len(self.drift_) >= DYING_STEP:
             (self.folder / "death").write_text("now")
             os.kill(os.getpid(), signal.SIGKILL)
         return super()._encode(*args)
@@ -152,20 +152,10 @@ def train(stage: Stage, processes: int, folder: Path, callback: AnchorCallback |
     model = RelativeModelForSequenceClassification.from_encoder(
         type(bert)(bert.config, add_pooling_layer=False), anchors.view("en"), tokenizer, num_labels=2, **calm
     )
-    rows = [dict(tokenizer(text)) | {"labels": label} for text, label in zip(TEXTS, LABELS, strict=True)]
-    arguments = TrainingArguments(
-        str(folder / f"{stage.name}-trainer"),
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        max_steps=6,
-        per_device_train_batch_size=GLOBAL_BATCH // processes,
-        optim="sgd",  # Adam would turn rounding of a tiny gradient into a whole step
-        learning_rate=0.05,
-        save_strategy="no",
-        logging_strategy="no",
-        seed=0,
-    )
+    rows = tokenized(tokenizer, TEXTS, LABELS)
+    # Adam would turn rounding of a tiny gradient into a whole step.
+    how = QUIET | {"optim": "sgd", "learning_rate": 0.05, "per_device_train_batch_size": GLOBAL_BATCH // processes}
+    arguments = TrainingArguments(str(folder / f"{stage.name}-trainer"), use_cpu=True, max_steps=6, seed=0, **how)
     witness = _Witness()
     refresh = callback or AnchorCallback(refresh_every=2)
     trainer = Trainer(

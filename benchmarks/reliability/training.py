@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, modeling_utils, set_seed
 
-from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForSequenceClassification
-from hf_relreps.callback import last_complete_checkpoint
+from benchmarks.training import tokenized
+from hf_relreps import AnchorCallback, AnchorSet, RelativeModel, RelativeModelForSequenceClassification
+from hf_relreps.checkpoints import last_complete_checkpoint
 from hf_relreps.demos.tiny import small_bert, word_tokenizer
 
 
@@ -45,9 +46,8 @@ def train(folder: str, resume: str | bool | None, moment: dict[str, Any] | None,
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     for name in ("stdout", "stderr"):
-        os.dup2(
-            os.open(Path(folder, f"{name}.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), getattr(sys, name).fileno()
-        )
+        file = os.open(Path(folder, f"{name}.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, getattr(sys, name).fileno())
     trainer = _trainer(Path(folder), steps)
     files = Files(moment["n"] if moment and moment.get("inside") == "save" else None)
     if moment:
@@ -69,31 +69,13 @@ def _trainer(folder: Path, steps: int) -> Trainer:
     anchors = AnchorSet([str(i) for i in range(0, 32, 2)], {"en": TEXTS[::2]})
     bert = small_bert(len(tokenizer), longest=16, width=32)
     model = RelativeModelForSequenceClassification.from_encoder(bert, anchors.view("en"), tokenizer, num_labels=2)
-    rows = [dict(tokenizer(text)) | {"labels": label} for text, label in zip(TEXTS, LABELS, strict=True)]
-    arguments = TrainingArguments(
-        str(folder),
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        max_steps=steps,
-        per_device_train_batch_size=4,
-        learning_rate=3e-3,
-        lr_scheduler_type="cosine",
-        eval_strategy="steps",
-        eval_steps=SAVE_EVERY,
-        save_strategy="steps",
-        save_steps=SAVE_EVERY,
-        logging_steps=SAVE_EVERY,
-        seed=0,
-    )
-    return Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=rows,
-        eval_dataset=rows[::3],
-        processing_class=tokenizer,
-        callbacks=[AnchorCallback(refresh_every=REFRESH_EVERY)],
-    )
+    rows = tokenized(tokenizer, TEXTS, LABELS)
+    how = {"max_steps": steps, "per_device_train_batch_size": 4, "learning_rate": 3e-3, "lr_scheduler_type": "cosine"}
+    how |= {"eval_strategy": "steps", "save_strategy": "steps"}
+    how |= dict.fromkeys(("eval_steps", "save_steps", "logging_steps"), SAVE_EVERY)
+    arguments = TrainingArguments(str(folder), use_cpu=True, report_to=[], disable_tqdm=True, seed=0, **how)
+    data = {"train_dataset": rows, "eval_dataset": rows[::3], "processing_class": tokenizer}
+    return Trainer(model, arguments, callbacks=[AnchorCallback(refresh_every=REFRESH_EVERY)], **data)
 
 
 def _end_of(trainer: Trainer) -> dict[str, Any]:
@@ -118,9 +100,9 @@ def _arm(trainer: Trainer, moment: dict[str, Any]) -> None:
         return
     inside, n = moment["inside"], moment["n"]
     if inside == "refresh":
-        _kill_inside(AnchorCallback, "_refresh", "set_anchors", n)
+        _kill_inside(RelativeModel, "put_anchors", "set_anchors", n)
     elif inside == "encoding":
-        _kill_inside(AnchorCallback, "_encode", "embed", n)
+        _kill_inside(RelativeModel, "encode_batches", "embed", n)
     elif inside == "between":
         trainer.add_callback(_AtStep(n))
 

@@ -6,17 +6,17 @@ A step and a refresh are timed beside the absolute step; a schedule costs a step
 from __future__ import annotations
 
 import itertools
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from benchmarks.speed import subjects
 from benchmarks.speed.timing import Pairs, paired, row
+from benchmarks.training import tokenized, train
 from hf_relreps import AnchorCallback
 from hf_relreps.callback import parts_within_budget
 
@@ -52,20 +52,10 @@ class Stopwatch(TrainerCallback):
 def trainer_seconds(model: nn.Module, callbacks: list[TrainerCallback], steps: int) -> tuple[float, float]:
     """Wall and processor time of steps of the real `Trainer`."""
     words, labels = subjects.texts()
-    tokens = subjects.tokenizer(LONGEST)(words[: steps * BATCH], truncation=True)["input_ids"]
-    rows = [{"input_ids": ids, "labels": label} for ids, label in zip(tokens, labels, strict=False)]
-    watch = Stopwatch()
-    with tempfile.TemporaryDirectory() as folder:
-        quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no"}
-        args = TrainingArguments(
-            folder, max_steps=steps, per_device_train_batch_size=BATCH, logging_strategy="no", use_cpu=True, **quiet
-        )
-        everything = [*callbacks, watch]
-        trainer = Trainer(
-            model, args, train_dataset=rows, processing_class=subjects.tokenizer(LONGEST), callbacks=everything
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+    tokenizer, watch = subjects.tokenizer(LONGEST), Stopwatch()
+    how = {"max_steps": steps, "per_device_train_batch_size": BATCH, "use_cpu": True}
+    rows = tokenized(tokenizer, words[: steps * BATCH], labels)
+    train(model, rows, 42, *callbacks, watch, processor=tokenizer, **how)
     return watch.seconds
 
 
@@ -74,9 +64,7 @@ def by_trainer(steps: int, pairs: int) -> dict[str, Any]:
     found = Pairs()
     for _ in range(pairs):
         first = trainer_seconds(subjects.relative(subjects.absolute(), K, LONGEST), [AnchorCallback()], steps)
-        second = trainer_seconds(subjects.absolute(), [], steps)
-        found.wall.append((first[0], second[0]))
-        found.processor.append((first[1], second[1]))
+        found.add(first, trainer_seconds(subjects.absolute(), [], steps))
     return found.to_dict()
 
 
@@ -95,11 +83,13 @@ def run(quick: bool = False) -> dict[str, Any]:
 
     def refresh_part() -> None:
         """As the callback does it."""
-        callback._parts, callback._exact_at = parts, None
+        callback._parts = parts
+        encoder.note_training()
         callback._refresh(encoder, next(turns) * callback.refresh_every, exact=False)
 
     def refresh_all() -> None:
-        callback._parts, callback._exact_at = all_at_once, None
+        callback._parts = all_at_once
+        encoder.note_training()
         callback._refresh(encoder, next(turns) * callback.refresh_every, exact=True)
 
     step = paired(stepper(whole, inputs), reference, 2 if quick else 16)

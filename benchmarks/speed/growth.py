@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.speed.projection import made
+from benchmarks.speed.projection import DEFAULT, PAPER, made
 from benchmarks.speed.timing import clock
-from hf_relreps import RelativeConfig
 from hf_relreps.selection import select
 
 
@@ -42,34 +41,24 @@ def by_anchors(quick: bool) -> list[dict[str, Any]]:
     rows = []
     for k in ANCHORS[:3] if quick else ANCHORS:
         anchors_AD = torch.randn(k, 384)
-        default, cosine = made(RelativeConfig(), anchors_AD), made(RelativeConfig.paper(), anchors_AD)
+        default, cosine = made(DEFAULT, anchors_AD), made(PAPER, anchors_AD)
         once = 1 if k > 1000 else 3
-        rows.append(
-            {
-                "anchors": k,
-                "cosine": seconds(lambda: cosine(x_ND)),  # noqa: B023
-                "default": seconds(lambda: default(x_ND), once),  # noqa: B023
-                "frame": seconds(lambda: default.set_anchors(anchors_AD), once),  # noqa: B023
-                "frame_MB": (k * k + 2 * k * 384) * 4 / 1e6,
-            }
-        )
+        found = {"anchors": k, "cosine": seconds(lambda: cosine(x_ND))}  # noqa: B023
+        found["default"] = seconds(lambda: default(x_ND), once)  # noqa: B023
+        found["frame"] = seconds(lambda: default.set_anchors(anchors_AD), once)  # noqa: B023
+        rows.append(found | {"frame_MB": (k * k + 2 * k * 384) * 4 / 1e6})
     return rows
 
 
 def by_samples(quick: bool) -> list[dict[str, Any]]:
     """Projection on 300 anchors, writing the result as Arrow, and selection."""
     rows = []
-    module = made(RelativeConfig(), torch.randn(300, 384))
+    module = made(DEFAULT, torch.randn(300, 384))
     for n in SAMPLES[:2] if quick else SAMPLES:
         x_ND = torch.randn(n, 384)
-        rows.append(
-            {
-                "samples": n,
-                "projection": seconds(lambda: module(x_ND), 1),  # noqa: B023
-                "to disk": written(module, x_ND),
-                "fps": seconds(lambda: select(len(x_ND), 50, "fps", embeddings_ND=x_ND), 1) if n < 1e6 else None,  # noqa: B023
-            }
-        )
+        fps = seconds(lambda: select(len(x_ND), 50, "fps", embeddings_ND=x_ND), 1) if n < 1e6 else None  # noqa: B023
+        projected = seconds(lambda: module(x_ND), 1)  # noqa: B023
+        rows.append({"samples": n, "projection": projected, "to disk": written(module, x_ND), "fps": fps})
     return rows
 
 
@@ -78,7 +67,7 @@ def written(module: Any, x_ND: torch.Tensor) -> float:
     from datasets import Features, List, Value
     from datasets.arrow_writer import ArrowWriter
 
-    features = Features({"relative_embeds": List(Value("float32"), length=module.config.relative_size)})
+    features = Features({"relative_embeds": List(Value("float32"), length=module.space.size)})
 
     def run() -> None:
         with (
@@ -97,10 +86,9 @@ def by_width(quick: bool) -> list[dict[str, Any]]:
     rows = []
     for d in WIDTHS[:2] if quick else WIDTHS:
         x_ND, anchors_AD = torch.randn(10_000, d), torch.randn(768, d)
-        default, cosine = made(RelativeConfig(), anchors_AD), made(RelativeConfig.paper(), anchors_AD)
-        rows.append(
-            {"width": d, "cosine": seconds(lambda: cosine(x_ND)), "default": seconds(lambda: default(x_ND))}  # noqa: B023
-        )
+        default, cosine = made(DEFAULT, anchors_AD), made(PAPER, anchors_AD)
+        found = {"cosine": seconds(lambda: cosine(x_ND)), "default": seconds(lambda: default(x_ND))}  # noqa: B023
+        rows.append({"width": d, **found})
     return rows
 
 
@@ -121,9 +109,8 @@ def by_ranks(quick: bool) -> list[dict[str, Any]]:
 
 def rank(folder: str) -> None:
     """What each process of torchrun does: two steps, each with a refresh."""
-    from transformers import Trainer, TrainingArguments
-
     from benchmarks.speed import subjects
+    from benchmarks.training import tokenized, train
     from hf_relreps import AnchorCallback
 
     refreshes = []
@@ -137,35 +124,19 @@ def rank(folder: str) -> None:
 
     model = subjects.relative(subjects.absolute(num_hidden_layers=2), 768, 64)
     words, labels = subjects.texts()
-    tokens = subjects.tokenizer(64)(words[:64], truncation=True)["input_ids"]
-    rows = [{"input_ids": ids, "labels": label} for ids, label in zip(tokens, labels, strict=False)]
-    args = TrainingArguments(
-        folder,
-        use_cpu=True,
-        max_steps=2,
-        report_to=[],
-        disable_tqdm=True,
-        save_strategy="no",
-        per_device_train_batch_size=8,
-        ddp_find_unused_parameters=False,
-    )
-    callback = Timed(refresh_every=1)
-    Trainer(model, args, train_dataset=rows, processing_class=subjects.tokenizer(64), callbacks=[callback]).train()
-    mine = len(range(args.process_index, 768, args.world_size))
-    record = {"refresh": float(np.median(refreshes)), "anchors": mine}
-    Path(folder, f"rank-{args.process_index}.json").write_text(json.dumps(record))
+    tokenizer = subjects.tokenizer(64)
+    how = {"use_cpu": True, "max_steps": 2, "per_device_train_batch_size": 8, "ddp_find_unused_parameters": False}
+    train(model, tokenized(tokenizer, words[:64], labels), 42, Timed(refresh_every=1), processor=tokenizer, **how)
+    index, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    record = {"refresh": float(np.median(refreshes)), "anchors": len(range(index, 768, ranks))}
+    Path(folder, f"rank-{index}.json").write_text(json.dumps(record))
 
 
 def run(quick: bool = False) -> dict[str, Any]:
     """All four tables."""
     torch.manual_seed(0)
-    return {
-        "rows": [],
-        "anchors": by_anchors(quick),
-        "samples": by_samples(quick),
-        "width": by_width(quick),
-        "ranks": by_ranks(quick),
-    }
+    tables = {"anchors": by_anchors, "samples": by_samples, "width": by_width, "ranks": by_ranks}
+    return {"rows": [], **{name: measure(quick) for name, measure in tables.items()}}
 
 
 if __name__ == "__main__":

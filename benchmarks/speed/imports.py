@@ -41,7 +41,5 @@ def run(quick: bool = False) -> dict[str, Any]:
     found = Pairs()
     _seconds("import hf_relreps"), _seconds(NEEDS)
     for _ in range(2 if quick else 7):
-        first, second = _seconds("import hf_relreps"), _seconds(NEEDS)
-        found.wall.append((first[0], second[0]))
-        found.processor.append((first[1], second[1]))
+        found.add(_seconds("import hf_relreps"), _seconds(NEEDS))
     return {"rows": [row("import hf_relreps over its needs", found.to_dict(), "at most 1.15")]}

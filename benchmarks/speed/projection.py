@@ -13,17 +13,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.speed.timing import paired, row
-from hf_relreps import RelativeConfig
+from hf_relreps import RelativeConfig, RelativeEncoderConfig, RelativeSpace
 from hf_relreps.projection import RelativeProjection
 
 
 D = K = 768
+PAPER, DEFAULT = RelativeConfig.paper().space, RelativeSpace()
 
 
-def made(config: RelativeConfig, anchors_AD: Tensor) -> RelativeProjection:
+def made(space: RelativeSpace, anchors_AD: Tensor) -> RelativeProjection:
     """A projection with these anchors."""
-    config.num_anchors, config.embedding_size = anchors_AD.shape
-    module = RelativeProjection(config)
+    k, d = anchors_AD.shape
+    module = RelativeProjection(RelativeEncoderConfig(space=space.replace(num_anchors=k), embedding_size=d))
     module.set_anchors(anchors_AD)
     return module
 
@@ -49,7 +50,7 @@ def peak(what: str, n: int) -> float:
 def measure_peak(what: str, n: int) -> None:
     """Print the growth of the largest resident size, over the size of the output."""
     x_ND, anchors_AD = torch.randn(n, D), torch.randn(K, D)
-    modules = {"cosine": made(RelativeConfig.paper(), anchors_AD), "default": made(RelativeConfig(), anchors_AD)}
+    modules = {"cosine": made(PAPER, anchors_AD), "default": made(DEFAULT, anchors_AD)}
     if what in modules:
         modules[what](x_ND[:5000])  # what is made once for all sizes
     gc.collect()
@@ -71,29 +72,24 @@ def run(quick: bool = False) -> dict[str, Any]:
     torch.manual_seed(0)
     x_ND, anchors_AD = torch.randn(n, D), torch.randn(K, D)
     plain_AA = torch.randn(K, K)
-    cosine, default = made(RelativeConfig.paper(), anchors_AD), made(RelativeConfig(), anchors_AD)
+    cosine, default = made(PAPER, anchors_AD), made(DEFAULT, anchors_AD)
 
     def bare() -> Tensor:
         return x_ND @ anchors_AD.T
 
+    normalised = paired(bare, lambda: normalize(x_ND) @ normalize(anchors_AD).T, pairs)
+    with_basis = paired(lambda: bare() @ plain_AA, lambda: default(x_ND), pairs)
     rows = [
         row("bare x @ a.T over cosine", paired(bare, lambda: cosine(x_ND), pairs), "at least 0.9"),
-        row(
-            "bare x @ a.T over normalise, then multiply",
-            paired(bare, lambda: normalize(x_ND) @ normalize(anchors_AD).T, pairs),
-        ),
-        row(
-            "bare x @ a.T @ b over the default (centred rbf, change of basis)",
-            paired(lambda: bare() @ plain_AA, lambda: default(x_ND), pairs),
-        ),
+        row("bare x @ a.T over normalise, then multiply", normalised),
+        row("bare x @ a.T @ b over the default (centred rbf, change of basis)", with_basis),
     ]
     theirs = _latentis(anchors_AD)
     if theirs is not None:
         difference = float((theirs(x_ND[:100]) - cosine(x_ND[:100])).abs().max())
         note = f"largest difference of the values {difference:.0e}"
         rows.append(row("bare x @ a.T over latentis 0.0.8", paired(bare, lambda: theirs(x_ND), pairs), "", note))
-        rows.append(
-            row("latentis 0.0.8 over ours", paired(lambda: theirs(x_ND), lambda: cosine(x_ND), pairs), "above 1")
-        )
+        over_ours = paired(lambda: theirs(x_ND), lambda: cosine(x_ND), pairs)
+        rows.append(row("latentis 0.0.8 over ours", over_ours, "above 1"))
     memory = {what: peak(what, n) for what in ("cosine", "default", "plain")}
     return {"rows": rows, "peak_memory_in_outputs": memory, "n": n}

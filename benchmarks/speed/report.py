@@ -8,34 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reporting import markdown, versions
+from benchmarks.reporting import markdown, table_row, versions
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "speed.md"
 TEXT = Path(__file__).parent / "speed_template.md"
-ITEMS = (
-    *("inference", "finetuning", "schedules", "frozen", "matrix", "projection", "encoding", "selection", "imports"),
-    "growth",
-)
+ITEMS = ("inference", "finetuning", "schedules", "frozen", "matrix", "projection", "encoding", "selection")
+ITEMS += ("imports", "growth")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Markdown: a ratio by wall time and by processor time, with quartiles and range over the pairs."""
     if not rows:
         return []
-    lines = []
-    for row in rows:
-        wall, processor = row["wall"], row["processor"]
-        cells = [
-            row["what"] + (f" ({row['note']})" if row["note"] else ""),
-            f"{wall['ratio']:.3f} ({_span(wall['quartiles'])}; {_span(wall['range'])})",
-            f"**{processor['ratio']:.3f}** ({_span(processor['quartiles'])})",
-            str(row["pairs"]),
-            row["goal"],
-        ]
-        lines.append(cells)
     heads = ("what", "wall: median (quartiles; range)", "processor: median (quartiles)", "pairs", "goal")
-    return [markdown(heads, lines)]
+    return [markdown(heads, map(_cells, rows))]
+
+
+def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
+    what, wall, processor = row["what"] + (f" ({row['note']})" if row["note"] else ""), row["wall"], row["processor"]
+    spans = f"{_span(wall['quartiles'])}; {_span(wall['range'])}"
+    processor_cell = f"**{processor['ratio']:.3f}** ({_span(processor['quartiles'])})"
+    return what, f"{wall['ratio']:.3f} ({spans})", processor_cell, row["pairs"], row["goal"]
 
 
 def _span(ends: Sequence[float]) -> str:
@@ -70,12 +64,9 @@ def write(results: Path) -> None:
 
 def _goals(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The figures that have a goal: by the wall clock, and by the processor's time."""
-    lines = []
-    for row in rows:
-        if row["goal"]:
-            reached = f"{row['wall']['ratio']:.2f} wall, {row['processor']['ratio']:.2f} processor"
-            lines.append(f"| {row['what']} | {row['goal']} | {reached} |")
-    return lines
+    reached = "{:.2f} wall, {:.2f} processor"
+    ratios = [(row, reached.format(row["wall"]["ratio"], row["processor"]["ratio"])) for row in rows if row["goal"]]
+    return [table_row((row["what"], row["goal"], ratio)) for row, ratio in ratios]
 
 
 def _parts(name: str, found: dict[str, Any]) -> dict[str, list[str]]:
@@ -99,40 +90,23 @@ def _parts(name: str, found: dict[str, Any]) -> dict[str, list[str]]:
 
 def _schedules(found: dict[str, Any]) -> list[str]:
     rows = [{"schedule": key, **value} for key, value in found.items()]
-    heads = {
-        "schedule": "schedule",
-        "anchors_per_sample": "anchors encoded for each training sample",
-        "own": "own F1",
-        "stitched": "stitched F1",
-        "worst": "worst",
-    }
+    heads = {"schedule": "schedule", "anchors_per_sample": "anchors encoded for each training sample"}
+    heads |= {"own": "own F1", "stitched": "stitched F1", "worst": "worst"}
     return plain(sorted(rows, key=lambda row: -row["anchors_per_sample"]), heads)
 
 
 def _growth(found: dict[str, Any]) -> dict[str, list[str]]:
+    seconds = {"cosine": "cosine, s", "default": "default, s"}
+    disk = {"projection": "projection, s", "to disk": "projection to Arrow, s", "fps": "fps of 50, s"}
     heads = {
-        "anchors": {
-            "anchors": "k",
-            "cosine": "cosine, s",
-            "default": "default, s",
-            "frame": "frame after a refresh, s",
-            "frame_MB": "frame, MB",
-        },
-        "samples": {
-            "samples": "N",
-            "projection": "projection, s",
-            "to disk": "projection to Arrow, s",
-            "fps": "fps of 50, s",
-        },
-        "width": {"width": "D", "cosine": "cosine, s", "default": "default, s"},
+        "anchors": {"anchors": "k", **seconds, "frame": "frame after a refresh, s", "frame_MB": "frame, MB"},
+        "samples": {"samples": "N", **disk},
+        "width": {"width": "D", **seconds},
         "ranks": {"ranks": "ranks", "anchors_of_a_rank": "anchors of a rank", "refresh": "refresh, s of the slowest"},
     }
     return {f"growth {key}": plain(found[key], columns) for key, columns in heads.items()}
 
 
 def _machine(facts: dict[str, Any]) -> str:
-    load = " to ".join(map(str, facts["load"]))
-    return (
-        f"*{facts['cores']} cores of {facts['processor']}, {facts['threads']} threads, load {load}; "
-        f"{versions(facts)}.*"
-    )
+    load, cores = " to ".join(map(str, facts["load"])), f"{facts['cores']} cores of {facts['processor']}"
+    return f"*{cores}, {facts['threads']} threads, load {load}; {versions(facts)}.*"

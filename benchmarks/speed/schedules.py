@@ -6,14 +6,14 @@ every decoder. Cost is counted, not timed: anchors encoded for each training sam
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import set_seed
 
+from benchmarks.training import DECAYING, tokenized, train
 from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForSequenceClassification, stitching_matrix
 from hf_relreps.callback import _encoder_of
 from hf_relreps.demos.debian import load_debian_descriptions
@@ -23,7 +23,6 @@ from hf_relreps.samples import batches
 
 LANGUAGES = ("en", "fr")
 LONGEST = 32
-BATCH = 32
 SEEDS = (1, 2)
 EPOCHS = 4
 
@@ -42,15 +41,13 @@ class Scheduled(Counting):
     """Refreshes of another kind than every few steps: subclasses say what happens after a step."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """What the schedule does, unless something reads the anchors next."""
+        """What the schedule does."""
         encoder = _encoder_of(kwargs["model"])
-        if control.should_save or control.should_evaluate:
-            self._refresh(encoder, state.global_step, exact=True)
-        else:
-            self.after(encoder, state.global_step)
+        encoder.note_training()
+        self.after(encoder, state.global_step)
 
     def after(self, encoder: Any, step: int) -> None:
-        """After an optimiser step that nothing follows."""
+        """After an optimiser step."""
         raise NotImplementedError
 
     def encode_some(self, encoder: Any, rows: list[int]) -> Tensor:
@@ -72,7 +69,8 @@ class Drift(Scheduled):
         """Ask, and refresh if need be."""
         if step % self.every:
             return
-        rows = list(range(0, encoder.config.num_anchors, encoder.config.num_anchors // self.probe))
+        k = encoder.config.space.num_anchors
+        rows = list(range(0, k, k // self.probe))
         old_AD, new_AD = encoder.projection.anchors_AD[rows], self.encode_some(encoder, rows)
         if float(1 - torch.cosine_similarity(old_AD, new_AD).mean()) > self.limit:
             self._refresh(encoder, step, exact=True)
@@ -140,37 +138,16 @@ SCHEDULES: dict[str, Callable[[], Counting]] = {
 }
 
 
-def train(language: str, seed: int, anchors: AnchorSet, rows: Any, callback: Counting, epochs: int) -> Any:
+def trained(language: str, seed: int, anchors: AnchorSet, rows: Any, callback: Counting, epochs: int) -> Any:
     """One small BERT with its decoder."""
     set_seed(seed)
     tokenizer = wordpiece_tokenizer(rows[language][:], LONGEST)
     model = RelativeModelForSequenceClassification.from_encoder(
         small_bert(len(tokenizer), LONGEST), anchors.view(language), tokenizer, num_labels=11
     )
-    tokens = tokenizer(rows[language][:], truncation=True)
-    dataset = [
-        {"input_ids": ids, "attention_mask": mask, "labels": label}
-        for ids, mask, label in zip(tokens["input_ids"], tokens["attention_mask"], rows["label"][:], strict=True)
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        args = TrainingArguments(
-            folder,
-            seed=seed,
-            report_to=[],
-            disable_tqdm=True,
-            save_strategy="no",
-            logging_strategy="no",
-            dataloader_pin_memory=False,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=BATCH,
-            learning_rate=5e-4,
-            warmup_steps=0.1,
-            weight_decay=0.01,
-        )
-        trainer = Trainer(model, args, train_dataset=dataset, processing_class=tokenizer, callbacks=[callback])
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return model.eval()
+    dataset = tokenized(tokenizer, rows[language][:], rows["label"][:])
+    how = DECAYING | {"num_train_epochs": epochs, "learning_rate": 5e-4}
+    return train(model, dataset, seed, callback, processor=tokenizer, **how)
 
 
 def measure(k: int, names: Iterable[str], seeds: Sequence[int], epochs: int, quick: bool) -> dict[str, Any]:
@@ -185,16 +162,12 @@ def measure(k: int, names: Iterable[str], seeds: Sequence[int], epochs: int, qui
         for j, language in enumerate(LANGUAGES):
             for seed in seeds:
                 callback = SCHEDULES[name]()
-                models[f"{language}-{seed}"] = train(language, 100 * seed + j, anchors, rows, callback, epochs)
-                encoded += callback.encoded - 2 * k  # those at the start and the end are there anyway
+                models[f"{language}-{seed}"] = trained(language, 100 * seed + j, anchors, rows, callback, epochs)
+                encoded += callback.encoded - k  # those at the end are there anyway
         columns = {key: key[:2] for key in models}
         matrix = stitching_matrix(models, models, test, metric="f1", inputs=columns, progress=False)
-        found[name] = {
-            "own": matrix.own,
-            "stitched": matrix.stitched,
-            "worst": matrix.worst,
-            "anchors_per_sample": encoded / (len(rows) * epochs * len(models)),
-        }
+        found[name] = {"own": matrix.own, "stitched": matrix.stitched, "worst": matrix.worst}
+        found[name]["anchors_per_sample"] = encoded / (len(rows) * epochs * len(models))
         print(k, name, {key: round(value, 4) for key, value in found[name].items()}, flush=True)  # noqa: T201
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.speed.timing import paired, row
+from benchmarks.speed.timing import Pairs, clock, paired, row
 from hf_relreps import latent_similarity
 from hf_relreps.selection import _directions, _farthest_points, _kmeans
 
@@ -45,7 +45,7 @@ def neighbours(library: str, x_ND: Tensor, y_ND: Tensor) -> None:
 
 def run(quick: bool = False) -> dict[str, Any]:
     """Ours over theirs."""
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import KMeans, MiniBatchKMeans
 
     n, d, k = (10_000, 384, 128) if quick else (100_000, 384, 768)
     x_ND = clustered(n, d)
@@ -57,15 +57,9 @@ def run(quick: bool = False) -> dict[str, Any]:
     def theirs() -> None:
         found["theirs"] = MiniBatchKMeans(k, random_state=0).fit(x_ND.numpy()).cluster_centers_
 
-    from benchmarks.speed.timing import Pairs, clock
-
     pairs = Pairs()  # without a run to warm up: minutes each
     for _ in range(1 if quick else 5):
-        first, second = clock(ours), clock(theirs)
-        pairs.wall.append((first[0], second[0]))
-        pairs.processor.append((first[1], second[1]))
-    from sklearn.cluster import KMeans
-
+        pairs.add(clock(ours), clock(theirs))
     centres = KMeans(k, init=found["ours"].numpy(), n_init=1, max_iter=1).fit(x_ND.numpy()).cluster_centers_
     note = (
         f"inertia {inertia(x_ND, centres) / inertia(x_ND, found['theirs']):.3f} of theirs, with our {k} anchors as "

@@ -15,7 +15,6 @@ from hf_relreps.demos.tiny import wordpiece_tokenizer
 
 NUM_LABELS = 11
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
 
 
 @cache
@@ -43,20 +42,15 @@ def absolute(seed: int = 0, **sizes: Any) -> BertForSequenceClassification:
     return BertForSequenceClassification(BertConfig(**settings)).eval()
 
 
-def relative(
-    model: BertForSequenceClassification, k: int, longest: int, **settings: Any
-) -> RelativeModelForSequenceClassification:
+def relative(model: BertForSequenceClassification, k: int, longest: int) -> RelativeModelForSequenceClassification:
     """The same encoder, relative to k anchors."""
-    made = RelativeModelForSequenceClassification.from_encoder(
-        model.bert, anchors(k).view("en"), tokenizer(longest), num_labels=NUM_LABELS, **settings
-    )
-    return made.eval()
+    return RelativeModelForSequenceClassification.from_encoder(
+        model.bert, anchors(k).view("en"), tokenizer(longest), num_labels=NUM_LABELS
+    ).eval()
 
 
-def batch(size: int, longest: int, first: int = 0) -> dict[str, torch.Tensor]:
+def batch(size: int, longest: int) -> dict[str, torch.Tensor]:
     """Inputs with labels."""
     words, labels = texts()
-    inputs = tokenizer(longest)(
-        words[first : first + size], truncation=True, padding=True, max_length=longest, return_tensors="pt"
-    )
-    return dict(inputs) | {"labels": torch.tensor(labels[first : first + size])}
+    inputs = tokenizer(longest)(words[:size], truncation=True, padding=True, max_length=longest, return_tensors="pt")
+    return dict(inputs) | {"labels": torch.tensor(labels[:size])}

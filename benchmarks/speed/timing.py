@@ -18,6 +18,11 @@ class Pairs:
     wall: list[tuple[float, float]] = field(default_factory=list)
     processor: list[tuple[float, float]] = field(default_factory=list)
 
+    def add(self, measured: tuple[float, float], reference: tuple[float, float]) -> None:
+        """One pair: wall and processor time of either side, as `clock` gives them."""
+        self.wall.append((measured[0], reference[0]))
+        self.processor.append((measured[1], reference[1]))
+
     def to_dict(self) -> dict[str, Any]:
         """Medians of both sides, and the spread of their ratio over the pairs."""
         return {"wall": _summary(self.wall), "processor": _summary(self.processor), "pairs": len(self.wall)}
@@ -52,8 +57,7 @@ def paired(measured: Callable[[], Any], reference: Callable[[], Any], pairs: int
             second, first = clock(reference), clock(measured)
         else:
             first, second = clock(measured), clock(reference)
-        found.wall.append((first[0], second[0]))
-        found.processor.append((first[1], second[1]))
+        found.add(first, second)
     return found.to_dict()
 
 

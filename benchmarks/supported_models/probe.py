@@ -19,8 +19,8 @@ from benchmarks.supported_models.causes import KNOWN
 from benchmarks.supported_models.inputs import MAKERS, NUM_SAMPLES, missing_package, processors_for
 from benchmarks.supported_models.tiny_configs import SCALES, Scale, tiny_config
 from hf_relreps import AnchorSet, RelativeModel, stitch
+from hf_relreps.backbones import default_tower, tower_of
 from hf_relreps.pooling import reads
-from hf_relreps.wrapping import default_tower, tower_of
 
 
 MOST_PARAMETERS = 300_000_000

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from typing import Any
 
-from huggingface_hub import CommitInfo
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 
 from hf_relreps.errors import MissingExtraError
-from hf_relreps.spaces import push_space
 
 
 SPACE_CARD = """---
@@ -79,6 +79,9 @@ def push_to_hub(repo_id: str, *, token: bool | str | None = None, private: bool 
         app.push_to_hub("me/stitching-app")  # a Space
         ```
     """
-    return push_space(
-        repo_id, {"README.md": SPACE_CARD, "app.py": SPACE_APP}, extra="app", token=token, private=private
-    )
+    api = HfApi(token=token, library_name="hf_relreps")
+    api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+    requirements = f"hf_relreps[app]>={version('hf_relreps')}\n"
+    files = {"README.md": SPACE_CARD, "app.py": SPACE_APP, "requirements.txt": requirements}
+    operations = [CommitOperationAdd(name, text.encode()) for name, text in files.items()]
+    return api.create_commit(repo_id, operations, commit_message="Upload with hf_relreps", repo_type="space")

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hf_relreps.configuration import IMAGE_DECODERS, RelativeConfig
+from hf_relreps.backbones import evaluating
+from hf_relreps.configuration import IMAGE_DECODERS, is_ours
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import RelrepsError, UploadError
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.sources import Source
 from hf_relreps.stitching import CompatibilityReport, compatibility, resolve_encoder
-from hf_relreps.wrapping import evaluating
 
 
 PAIRS_KEPT = 4
@@ -162,7 +162,7 @@ def _held(part: Any, name: str) -> Any:
     """The part of an upload, ``None`` if it holds none."""
     source = Source.of(name)
     content = source.json("config.json")
-    if content is None or content.get("model_type") != RelativeConfig.model_type:
+    if not is_ours(content):
         return None
     if source.file(f"{part.part}/config.json") is None:
         return None

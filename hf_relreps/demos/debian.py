@@ -1,6 +1,6 @@
 """Debian package descriptions in four languages, bundled: one row = one package = one meaning.
 
-Where they come from is told in `data/README.md`; `build_debian_descriptions.py` makes the file anew.
+Where they come from is told in `data/README.md`, also how the file is made anew.
 """
 
 from __future__ import annotations

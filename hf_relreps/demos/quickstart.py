@@ -1,16 +1,14 @@
-"""The main job, end to end: fine-tune relative models in several languages, push them, pull parts, stitch them.
+"""The main job, end to end: fine-tune relative models in several languages, upload them, load parts, stitch them.
 
-`launch` is what `hf-relreps quickstart` calls. Without a Hub user it starts a Hub on this machine, and runs
-`quickstart` in a process of its own, since the Hub's address is fixed once its client is imported.
+`launch` is what `hf-relreps quickstart` calls. An upload is a repository of the Hub, or a folder that holds the same
+files: what loads and stitches takes the name of either.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import subprocess
 import sys
 import time
 import warnings
@@ -25,7 +23,6 @@ from rich.table import Table
 
 from hf_relreps.anchors import AnchorSet
 from hf_relreps.callback import AnchorCallback
-from hf_relreps.classification import RelativeModelForSequenceClassification
 from hf_relreps.configuration import RelativeConfig
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.demos.debian import load_debian_descriptions
@@ -35,6 +32,7 @@ from hf_relreps.evaluation import StitchingMatrix, stitching_matrix
 from hf_relreps.model_card import CardFacts
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.stitching import stitch
+from hf_relreps.tasks import RelativeModelForSequenceClassification
 
 
 if TYPE_CHECKING:
@@ -69,21 +67,25 @@ class Settings:
     """What a run of the quickstart was asked to do.
 
     Args:
-        output: Folder for the picture, the JSON file, the checkpoints and the local Hub.
-        user: Name under which the uploads appear.
+        output: Folder for the picture, the JSON file and the models.
+        user: Name on the Hub under which the uploads appear; without one they are folders in `output`.
         encoder: Name of a pretrained `AutoModel` to fine-tune; small BERTs from scratch without it.
         quick: Little data and one epoch, to see that everything works; the scores mean nothing.
     """
 
     output: Path
-    user: str
+    user: str | None = None
     encoder: str | None = None
     quick: bool = False
     console: Console = field(default_factory=lambda: Console(highlight=False))
 
-    def repository(self, recipe: Recipe) -> str:
-        """Where the model of a recipe is pushed."""
-        return f"{self.user}/relative-debian-{recipe.name}"
+    def upload(self, name: str) -> str:
+        """A repository of the Hub, or a folder, by its short name."""
+        return f"{self.user}/{name}" if self.user else str(self.output / "uploads" / name)
+
+    def model(self, recipe: Recipe) -> str:
+        """Where the model of a recipe goes."""
+        return self.upload(f"relative-debian-{recipe.name}")
 
     def training_arguments(self, recipe: Recipe, **arguments: Any) -> TrainingArguments:
         """What all trainings share: the recipe's seed, a progress bar on a terminal, nothing saved before the push."""
@@ -100,59 +102,45 @@ class Settings:
         )
 
 
-def launch(output: Path, hub_user: str | None = None, encoder: str | None = None, quick: bool = False) -> int:
-    """Run the quickstart against the real Hub as `hub_user`, or against one on this machine; the exit code.
+def launch(output: Path, hub_user: str | None = None, encoder: str | None = None, quick: bool = False) -> None:
+    """Run the quickstart as a command: the uploads go to `hub_user` on the Hub, or into folders without one.
 
     Raises:
         MissingExtraError: If what the extra ``demo`` installs is not there.
     """
-    missing = [name for name in ("matplotlib", "starlette", "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"The quickstart needs {', '.join(missing)}. Install what it needs: pip install 'hf_relreps[demo]'."
-        )
-    command = [
-        sys.executable,
-        "-m",
-        "hf_relreps.demos.quickstart",
-        str(output),
-        encoder or "",
-        "quick" if quick else "-",
-    ]
-    # Threads that wait without spinning: beside other work on the same cores training is many times faster so.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
-    if hub_user is not None:
-        return subprocess.run([*command, hub_user], env=environment, check=False).returncode
-    from hf_relreps.demos.local_hub import LocalHub
+    from transformers.utils import logging as transformers_logging
 
-    shutil.rmtree(output / "hub", ignore_errors=True)
-    with LocalHub(root=output / "hub") as hub:
-        environment |= hub.environment(output / "hub" / "cache")
-        return subprocess.run([*command, hub.user], env=environment, check=False).returncode
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("The quickstart needs matplotlib. Install it: pip install 'hf_relreps[demo]'.")
+    transformers_logging.disable_progress_bar()  # of loading and saving; training and encoding keep theirs
+    logging.getLogger("hf_relreps").setLevel(logging.ERROR)  # long texts are cut on purpose
+    output.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*about to commit a data file.*")  # the anchors, on purpose
+        quickstart(Settings(output, hub_user, encoder, quick))
 
 
 def quickstart(settings: Settings) -> StitchingMatrix:
-    """Train, push, pull, stitch, show; writes ``matrix.png`` and ``matrix.json``."""
+    """Train, upload, load, stitch, show; writes ``matrix.png`` and ``matrix.json``."""
     started = time.monotonic()
-    say = settings.console.print
+    say, verb = settings.console.print, "push" if settings.user else "save"
     train, test = load_debian_descriptions("train"), load_debian_descriptions("test")
     if settings.quick:
         train, test = train.select(range(600)), test.select(range(200))
     languages = list(dict.fromkeys(recipe.language for recipe in RECIPES))
     say(f"[bold]1  Anchors[/]: {NUM_ANCHORS} of {len(train):,} packages, described in {', '.join(languages)}")
     anchors = AnchorSet.from_dataset(train, NUM_ANCHORS, views=languages, id_column="package", seed=42)
-    anchors.push_to_hub(f"{settings.user}/debian-anchors")
-    say(f"   {settings.user}/debian-anchors, fingerprint {anchors.fingerprint[:16]}")
+    say(f"   {upload_anchors(settings, anchors)}, fingerprint {anchors.fingerprint[:16]}", soft_wrap=True)
 
-    say(f"\n[bold]2  Train and push[/] {len(RECIPES)} models, each from its own seed")
+    say(f"\n[bold]2  Train and {verb}[/] {len(RECIPES)} models, each from its own seed")
     if settings.encoder:
         say("   All start from one pretrained model, so they share its latent space: the absolute control may stitch.")
     for recipe in RECIPES:
-        train_and_push(settings, recipe, anchors, train)
+        train_and_upload(settings, recipe, anchors, train)
 
-    say("\n[bold]3  Pull parts[/] of different uploads and stitch every encoder to every decoder")
-    encoders = {r.name: RelativeModel.from_pretrained(settings.repository(r), subfolder="encoder") for r in RECIPES}
-    decoders = {r.name: RelativeDecoder.from_pretrained(settings.repository(r), subfolder="decoder") for r in RECIPES}
+    say("\n[bold]3  Load parts[/] of different uploads and stitch every encoder to every decoder")
+    encoders = {r.name: RelativeModel.from_pretrained(settings.model(r), subfolder="encoder") for r in RECIPES}
+    decoders = {r.name: RelativeDecoder.from_pretrained(settings.model(r), subfolder="decoder") for r in RECIPES}
     matrix = stitching_matrix(encoders, decoders, test, metric="f1", train_dataset=train)
     say(f"\n{matrix}\n", markup=False, soft_wrap=True)
 
@@ -164,14 +152,22 @@ def quickstart(settings: Settings) -> StitchingMatrix:
     say(classify(settings))
     write(settings, matrix, cosine)
 
-    say("\n[bold]6  Push a stitched model[/], with the matrix on its card")
-    say(f"   {push_stitched(settings, matrix)}")
-    say(f"\nDone in {time.monotonic() - started:.0f} s. The matrix: {settings.output}/matrix.png and matrix.json")
+    say(f"\n[bold]6  {verb.capitalize()} a stitched model[/], with the matrix on its card")
+    say(f"   {upload_stitched(settings, matrix)}", soft_wrap=True)
+    took = f"{time.monotonic() - started:.0f} s"
+    say(f"\nDone in {took}. The matrix: {settings.output}/matrix.png and matrix.json", soft_wrap=True)
     return matrix
 
 
-def train_and_push(settings: Settings, recipe: Recipe, anchors: AnchorSet, train: Dataset) -> None:
-    """Fine-tune one relative model with the `Trainer` and push it."""
+def upload_anchors(settings: Settings, anchors: AnchorSet) -> str:
+    """Push the anchors as a data set, or save them; where they are."""
+    place = settings.upload("debian-anchors")
+    anchors.push_to_hub(place) if settings.user else anchors.save_pretrained(place)
+    return place
+
+
+def train_and_upload(settings: Settings, recipe: Recipe, anchors: AnchorSet, train: Dataset) -> None:
+    """Fine-tune one relative model with the `Trainer`, and push or save it."""
     from transformers import Trainer, set_seed
 
     set_seed(recipe.seed)
@@ -194,7 +190,7 @@ def train_and_push(settings: Settings, recipe: Recipe, anchors: AnchorSet, train
     )
     args = settings.training_arguments(
         recipe,
-        hub_model_id=settings.repository(recipe),
+        hub_model_id=settings.model(recipe) if settings.user else None,
         num_train_epochs=1 if settings.quick else 6,
         per_device_train_batch_size=32,
         learning_rate=5e-5 if settings.encoder else 5e-4,
@@ -207,8 +203,18 @@ def train_and_push(settings: Settings, recipe: Recipe, anchors: AnchorSet, train
     trainer = Trainer(model, args, train_dataset=rows, processing_class=tokenizer, callbacks=[AnchorCallback(view)])
     show_only_the_bar(trainer)
     trainer.train()
-    trainer.push_to_hub()
-    say(f"   {recipe.name}: pushed to {settings.repository(recipe)}")
+    if settings.user:
+        trainer.push_to_hub()
+    else:
+        save(model, settings.model(recipe))
+    say(f"   {recipe.name}: {'pushed to' if settings.user else 'saved in'} {settings.model(recipe)}", soft_wrap=True)
+
+
+def save(model: Any, folder: str) -> None:
+    """What a push would bring to the Hub, as a folder; over what an earlier run left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    model.write_card(folder)
 
 
 def show_only_the_bar(trainer: Trainer) -> None:
@@ -257,27 +263,27 @@ def classify(settings: Settings) -> Table:
     """Three sentences through `pipeline`, each with parts of two uploads."""
     from transformers import pipeline
 
-    repositories = {recipe.name: settings.repository(recipe) for recipe in RECIPES}
+    uploads = {recipe.name: settings.model(recipe) for recipe in RECIPES}
     table = _table("encoder", "decoder", "text", "section", "score")
     for encoder, decoder, text in SENTENCES:
-        model = stitch(repositories[encoder], repositories[decoder])
+        model = stitch(uploads[encoder], uploads[decoder])
         found = pipeline("text-classification", model=model, tokenizer=model.processor)(text)[0]
         table.add_row(encoder, decoder, text, found["label"], f"{found['score']:.2f}")
     return table
 
 
-def push_stitched(settings: Settings, matrix: StitchingMatrix) -> str:
-    """The French encoder with a decoder that was trained on English, as an upload of its own; its name."""
+def upload_stitched(settings: Settings, matrix: StitchingMatrix) -> str:
+    """The French encoder with a decoder that was trained on English, as an upload of its own; where it is."""
     french, english = RECIPES[2], RECIPES[0]
-    model = stitch(settings.repository(french), settings.repository(english))
+    model = stitch(settings.model(french), settings.model(english))
     model.card_facts = CardFacts(
         stitching=matrix.to_dict(),
         picture=settings.output / "matrix.png",
         evaluated_on="Debian package descriptions",
     )
-    name = f"{settings.user}/relative-debian-fr-by-en"
-    model.push_to_hub(name)
-    return name
+    place = settings.upload("relative-debian-fr-by-en")
+    model.push_to_hub(place) if settings.user else save(model, place)
+    return place
 
 
 def _comparison(default: StitchingMatrix, cosine: StitchingMatrix) -> Table:
@@ -299,24 +305,3 @@ def write(settings: Settings, matrix: StitchingMatrix, cosine: StitchingMatrix) 
     matrix.plot(settings.output / "matrix.png")
     record = {"default": matrix.to_dict(), "cosine": cosine.to_dict()}
     (settings.output / "matrix.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-
-
-def main(arguments: list[str]) -> None:
-    """What `launch` starts: output folder, encoder or "", "quick" or "", user."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()  # of loading and saving; training and encoding keep theirs
-    logging.getLogger("hf_relreps").setLevel(logging.ERROR)  # long texts are cut on purpose
-    if not sys.stderr.isatty():
-        from datasets import disable_progress_bars
-
-        disable_progress_bars()
-    warnings.filterwarnings("ignore", message=".*about to commit a data file.*")  # the anchors, on purpose
-    output, encoder, quick, user = arguments
-    Path(output).mkdir(parents=True, exist_ok=True)
-    quickstart(Settings(Path(output), user, encoder or None, quick == "quick"))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from hf_relreps.backbones import evaluating
 from hf_relreps.errors import EvaluationError
 from hf_relreps.evaluation.labels import Task, column_of
 from hf_relreps.evaluation.scores import MULTI, REGRESSION, SINGLE, Metric, chance, check_problem, resolve_score
 from hf_relreps.modeling import RelativeModel
-from hf_relreps.stitching import check_compatible, refuse_stale, resolve_decoder, resolve_encoder
-from hf_relreps.wrapping import evaluating
+from hf_relreps.space import require_fit
+from hf_relreps.stitching import refuse_stale, resolve_decoder, resolve_encoder
 
 
 if TYPE_CHECKING:
@@ -314,7 +315,7 @@ def stitching_matrix(
     decoder_parts = _resolve("decoders", decoders, resolve_decoder)
     for encoder in encoder_parts.values():
         for decoder in decoder_parts.values():
-            check_compatible(encoder.config, decoder.config)
+            require_fit(encoder.config.space, decoder.config.space)
     for encoder in encoder_parts.values():
         refuse_stale(encoder)
     own_pairs = _own_pairs(own, tuple(encoder_parts), tuple(decoder_parts))

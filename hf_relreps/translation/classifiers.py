@@ -15,22 +15,36 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto as auto
 
-from hf_relreps.anchors import AnchorView
-from hf_relreps.base_models import BUILDING, digest
-from hf_relreps.configuration import LABEL_FIELDS
+from hf_relreps.anchors import AnchorSet, AnchorView
+from hf_relreps.backbones import (
+    BUILDING,
+    device_of,
+    digest_of_weights,
+    evaluating,
+    hub_name,
+    longest_text,
+    refuse_unknown_tokens,
+)
+from hf_relreps.configuration import LABEL_FIELDS, AnyRelativeConfig, RelativeDecoderConfig
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import AnchorError, SampleError, StitchingError
-from hf_relreps.heads import AUTO_CLASSIFIERS, READS, ClassifierHead, encoder_name, vector_argument
+from hf_relreps.heads import AUTO_CLASSIFIERS, CLASSIFIERS, READINGS, ClassifierHead, encoder_name, vector_argument
 from hf_relreps.modeling import RelativeModel
-from hf_relreps.pooling import POOLINGS, pool, readable, spread
+from hf_relreps.pooling import POOLERS, Interface, pool
 from hf_relreps.samples import batches, to_device
 from hf_relreps.sources import Source
 from hf_relreps.translation.methods import method_of, points_of
-from hf_relreps.uploads import RelativeUpload, load_processor
-from hf_relreps.wrapping import evaluating, hub_name, kept, longest_text, refuse_unknown_tokens
+from hf_relreps.uploads import load_processor
 
 
+# By the type of a configuration, the names of its classifiers.
+CLASSIFIER_NAMES: tuple[Any, ...] = (
+    auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+)
 SAME_LOGITS, SAME_LOGITS_HALF = 1e-3, 3e-2  # as a share of the largest logit: batches round differently
 
 
@@ -39,7 +53,7 @@ class Reading(NamedTuple):
 
     Args:
         head: Without the encoder; shares its weights with the classifier.
-        reads: What it takes of the encoder's output, one of `READS`.
+        reads: What it takes of the encoder's output, one of `READINGS`.
         y_AE: The anchors' embeddings.
     """
 
@@ -92,15 +106,16 @@ def decoder_from_classifier(
             f"method={method!r} fits one pair of spaces, so it needs the encoder: stitch(encoder, classifier, "
             f"anchors=anchors, method={method!r}), or a method for all encoders: kernel_ridge, ridge, inverse."
         )
-    if encoder is not None and encoder.config.anchor_fingerprint != anchors_view.fingerprint:
+    if encoder is not None and encoder.config.space.fingerprint != anchors_view.fingerprint:
         raise AnchorError(
-            f"The encoder is described by anchors {(encoder.config.anchor_fingerprint or 'none')[:16]}, the "
+            f"The encoder is described by {encoder.config.space.anchors}, the "
             f"classifier is to read {anchors_view.fingerprint[:16]}. Give both the same: "
             "encoder.encode_anchors(anchors.view(name))."
         )
-    model, processor, name = _loaded(classifier, anchors_view.modality, processor)
+    model, processor, name = _load(classifier, anchors_view.modality, processor)
     reading = read_head(model, anchors_view, processor, batch_size)
-    config = chosen.config(
+    config = RelativeDecoderConfig(
+        space=chosen.space.replace(num_anchors=len(anchors_view), fingerprint=anchors_view.fingerprint),
         decoder_type="head",
         head_config=_own_config(model),
         head_modality=anchors_view.modality,
@@ -109,23 +124,91 @@ def decoder_from_classifier(
         head_name_or_path=name,
         head_pair=pair_of(encoder) if chosen.needs_encoder and encoder else None,
         modality=anchors_view.modality,
-        num_anchors=len(anchors_view),
-        anchor_fingerprint=anchors_view.fingerprint,
         anchor_view=anchors_view.name,
-        anchor_digest=anchors_view.digest,
         **{field: copy.deepcopy(getattr(model.config, field)) for field in LABEL_FIELDS},
     )
-    with BUILDING:
-        decoder = RelativeDecoder(config, kept(reading.head))
-    x_AD = None if encoder is None else encoder.projection.anchors_AD
+    decoder = RelativeDecoder(config, reading.head)
+    x_AD = None
+    if encoder is not None:
+        encoder.refresh_anchors()
+        x_AD = encoder.projection.anchors_AD
     decoder.placement.put(*points_of(chosen, x_AD, reading.y_AE))
-    decoder._carries(anchors_view.anchors, None)
-    return decoder.to(model.device).eval()  # type: ignore[arg-type]  # the wrapper of `to` hides self
+    decoder.carry(anchors_view.anchors, None)
+    return decoder.to(device_of(model)).eval()  # type: ignore[arg-type]  # the wrapper of `to` hides self
+
+
+def pair_with_classifier(
+    encoder: Any,
+    classifier: Any,
+    *,
+    view: str | None = None,
+    processor: Any = None,
+    anchors: AnchorSet | str | Path | None = None,
+    method: str | None = None,
+    decoder_view: str | None = None,
+    decoder_processor: Any = None,
+) -> tuple[RelativeModel, RelativeDecoder]:
+    """An encoder with the projection that a translation needs, and an ordinary classifier's head as its decoder.
+
+    Args:
+        encoder: A `RelativeModel`, which stays as it is; or an ordinary model, or its name.
+        classifier: As for `decoder_from_classifier`.
+        view: For an ordinary model: the view of the anchors that it reads.
+        processor: For an ordinary model: its processor, if it was not loaded by name.
+        anchors: Those that both read, or their name; those of a `RelativeModel` if left out.
+        method: A name in `METHODS`; ``kernel_ridge`` if left out.
+        decoder_view: The view of the anchors that the classifier reads.
+        decoder_processor: The classifier's processor, if it was not loaded by name.
+
+    Raises:
+        AnchorError: If one of the two could read several views and none is named.
+        StitchingError: If no anchors say where the two spaces meet, or the head cannot be used alone.
+    """
+    if anchors is not None:
+        shared = anchors if isinstance(anchors, AnchorSet) else AnchorSet.from_pretrained(anchors)
+    elif isinstance(encoder, RelativeModel):
+        shared = encoder.anchors
+    else:
+        raise StitchingError(
+            f"{_name_of(classifier)} is an ordinary classifier, and no anchors say where its space and the encoder's "
+            "meet. Give an anchor set that both can read: stitch(encoder, classifier, anchors=anchors, "
+            "view=..., decoder_view=...)."
+        )
+    space = method_of(method or "kernel_ridge").space
+    if isinstance(encoder, RelativeModel):
+        relative = encoder.share().use_projection(space)
+    else:
+        own_view = choose_view(shared, view, _name_of(encoder))
+        relative = RelativeModel.from_encoder(encoder, own_view, processor, config=space)
+    classifier_view = choose_view(shared, decoder_view, _name_of(classifier), "decoder_view")
+    how: dict[str, Any] = {"method": method or "kernel_ridge", "encoder": relative}
+    return relative, decoder_from_classifier(classifier, classifier_view, decoder_processor, **how)
+
+
+def choose_view(anchors: AnchorSet, view: str | None, name: str, argument: str = "view") -> AnchorView:
+    """The view of that name, or the only one.
+
+    Raises:
+        AnchorError: If there are several and none is named: says which there are.
+    """
+    if view is None and len(anchors.views) > 1:
+        whose = "becomes relative with the decoder's anchors, which have the views"
+        whose = whose if argument == "view" else "reads the anchors too, which have the views"
+        raise AnchorError(
+            f"{name} {whose} {', '.join(map(repr, anchors.views))}. Say which one it reads: "
+            f"stitch(encoder, decoder, {argument}={anchors.views[0]!r})."
+        )
+    return anchors.view(view)
+
+
+def _name_of(model: Any) -> str:
+    return type(model).__name__ if isinstance(model, PreTrainedModel) else str(model)
 
 
 def pair_of(encoder: RelativeModel) -> str:
     """What identifies an encoder for a decoder that was fitted to it alone: SHA-256 of its anchors' embeddings."""
-    return digest({"anchors_AD": encoder.projection.anchors_AD.float()})
+    encoder.refresh_anchors()
+    return digest_of_weights({"anchors_AD": encoder.projection.anchors_AD.float()})
 
 
 @torch.no_grad()
@@ -138,6 +221,7 @@ def read_head(classifier: PreTrainedModel, view: AnchorView, processor: Any, bat
     encoder = classifier._modules[encoder_name(classifier)]
     vector_argument(classifier)
     assert encoder is not None
+    of_classifier, of_encoder = Interface(classifier), Interface(encoder)
     outputs: list[Any] = []
     hook = encoder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     text_config = classifier.config.get_text_config()
@@ -148,9 +232,9 @@ def read_head(classifier: PreTrainedModel, view: AnchorView, processor: Any, bat
         with evaluating(classifier):
             for rows, inputs in batches(view.samples, processor, 1 if alone else batch_size, limit):
                 refuse_unknown_tokens(encoder, inputs)
-                given = readable(classifier, to_device(inputs, classifier.device))
+                given = of_classifier.readable(to_device(inputs, device_of(classifier)))
                 logits_BC = classifier(**given, return_dict=True).logits
-                found = _vectors(encoder, outputs.pop(), given)
+                found = _vectors(of_encoder, outputs.pop(), given)
                 if head is None:
                     head, reads = _matching(classifier, found, logits_BC)
                     y_AE = torch.zeros(len(view), dict(found)[reads].shape[-1])
@@ -169,16 +253,16 @@ def read_head(classifier: PreTrainedModel, view: AnchorView, processor: Any, bat
     return Reading(head, reads, y_AE)
 
 
-def _vectors(encoder: Any, output: Any, inputs: dict[str, Any]) -> list[tuple[str, Tensor]]:
-    """Every vector of a sample that a head may read, by its name in `READS`."""
-    output, mask_BT = spread(encoder, output, inputs)
-    return [(name, x_BE) for name in READS for x_BE in _vector(name, output, mask_BT)]
+def _vectors(encoder: Interface, output: Any, inputs: dict[str, Any]) -> list[tuple[str, Tensor]]:
+    """Every vector of a sample that a head may read, by its name in `READINGS`."""
+    output, mask_BT = encoder.unpack(output, inputs)
+    return [(name, x_BE) for name in READINGS for x_BE in _vector(name, output, mask_BT)]
 
 
 def _vector(name: str, output: Any, mask_BT: Tensor | None) -> Iterator[Tensor]:
     hidden = output.last_hidden_state
     patches = isinstance(hidden, Tensor) and hidden.ndim == 3 and hidden.shape[1] > 1
-    if name in POOLINGS or name == "pooler":
+    if name in POOLERS or name == "pooler":
         try:
             yield pool(output, mask_BT, name)
         except ValueError:  # not of this shape
@@ -221,25 +305,28 @@ def _same(found_BC: Tensor, expected_BC: Tensor) -> bool:
 def is_classifier(model: Any) -> bool:
     """Whether this is a classifier as one of the Auto classes gives it, with or without adapters around it."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return not isinstance(model, RelativeUpload) and any(
-        type(model) in _classes(auto_class, model.config) for auto_class in AUTO_CLASSIFIERS.values()
+    config = getattr(model, "config", None)
+    return (
+        isinstance(model, PreTrainedModel)
+        and not isinstance(config, AnyRelativeConfig)
+        and any(type(model) in _classes(modality, model.config) for modality in CLASSIFIERS)
     )
 
 
 def names_classifier(config: Mapping[str, Any]) -> bool:
     """Whether an upload's configuration says that it holds a classifier."""
     model_type, architectures = config.get("model_type"), config.get("architectures")
-    classifiers = [auto._model_mapping._model_mapping.get(model_type) for auto in AUTO_CLASSIFIERS.values()]
-    names = {name for found in classifiers for name in (found if isinstance(found, tuple | list) else [found])}
+    found = [names.get(model_type) for names in CLASSIFIER_NAMES]
+    names = {name for one in found for name in (one if isinstance(one, tuple | list) else [one])}
     return isinstance(architectures, list) and any(isinstance(name, str) and name in names for name in architectures)
 
 
-def _classes(auto_class: Any, config: Any) -> tuple[Any, ...]:
-    found = auto_class._model_mapping.get(type(config), ())
+def _classes(modality: str, config: Any) -> tuple[Any, ...]:
+    found = CLASSIFIERS[modality].get(type(config), ())
     return found if isinstance(found, tuple) else (found,)
 
 
-def _loaded(classifier: Any, modality: str, processor: Any) -> tuple[PreTrainedModel, Any, str | None]:
+def _load(classifier: Any, modality: str, processor: Any) -> tuple[PreTrainedModel, Any, str | None]:
     """The classifier, its processor, and the Hub id it came from."""
     if modality not in AUTO_CLASSIFIERS:
         raise AnchorError(
@@ -254,7 +341,7 @@ def _loaded(classifier: Any, modality: str, processor: Any) -> tuple[PreTrainedM
         source = Source.of(classifier)
         name = source.name
         model = _from_hub(auto_class, source)
-    _refuse_no_classifier(model, auto_class, modality)
+    _refuse_no_classifier(model, modality)
     if processor is None:
         if not name:
             raise StitchingError(
@@ -279,13 +366,13 @@ def _from_hub(auto_class: Any, source: Source) -> Any:
     return model
 
 
-def _refuse_no_classifier(model: Any, auto_class: Any, modality: str) -> None:
-    if type(model) not in _classes(auto_class, model.config) or getattr(model, "_hf_peft_config_loaded", False):
+def _refuse_no_classifier(model: Any, modality: str) -> None:
+    if type(model) not in _classes(modality, model.config) or getattr(model, "_hf_peft_config_loaded", False):
         merge = " Merge its adapters first: model.merge_and_unload()." if hasattr(model, "peft_config") else ""
         raise StitchingError(
             f"The decoder's place holds a {type(model).__name__}, which is neither a decoder of this library nor a "
-            f"classifier of {modality}s that {auto_class.__name__} can load.{merge} Give a RelativeDecoder, a whole "
-            "relative model, or an ordinary classifier with anchors=."
+            f"classifier of {modality}s that {AUTO_CLASSIFIERS[modality].__name__} can load.{merge} Give a "
+            "RelativeDecoder, a whole relative model, or an ordinary classifier with anchors=."
         )
 
 

@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hf_relreps.configuration import RelativeConfig
+from hf_relreps.configuration import RelativeEncoderConfig
 from hf_relreps.errors import ConfigurationError, EmbeddingError
 from hf_relreps.heads import Placement
 from hf_relreps.projection import RelativeProjection, refuse_directionless
 from hf_relreps.similarities import unit
+from hf_relreps.space import RelativeSpace
 
 
 NO_VARIANCE = 1e-4  # directions of anchors below this share of the largest: float32 could not bear their inverse
@@ -128,25 +129,21 @@ class Method(NamedTuple):
     """A way to translate.
 
     Args:
-        projection: Settings of the relative representation that it reads.
+        space: How the relative representation that it reads is made; its anchors are left open.
         points: From the anchors in both spaces to the points that it weighs.
         needs_encoder: Whether the points depend on the source space.
     """
 
-    projection: dict[str, Any]
+    space: RelativeSpace
     points: Callable[[Tensor, Tensor], Points]
     needs_encoder: bool = False
 
-    def config(self, **settings: Any) -> RelativeConfig:
-        """A configuration with this method's projection."""
-        return RelativeConfig(**self.projection | settings)
 
-
-_PRODUCTS = {"transform": "center", "similarity": "inner", "basis_ridge": None}
+_PRODUCTS = RelativeSpace(similarity=("inner",), basis_ridge=None)
 METHODS: dict[str, Method] = {
-    "kernel_ridge": Method({"transform": "center", "similarity": "rbf", "basis_ridge": 0.1}, anchor_points),
-    "ridge": Method({"transform": "center", "similarity": "inner", "basis_ridge": 0.2}, anchor_points),
-    "inverse": Method({"transform": "center", "similarity": "cosine", "basis_ridge": None}, inverse_points),
+    "kernel_ridge": Method(RelativeSpace(similarity=("rbf",), basis_ridge=0.1), anchor_points),
+    "ridge": Method(RelativeSpace(similarity=("inner",), basis_ridge=0.2), anchor_points),
+    "inverse": Method(RelativeSpace(similarity=("cosine",), basis_ridge=None), inverse_points),
     "procrustes": Method(_PRODUCTS, procrustes_points, needs_encoder=True),
     "cca": Method(_PRODUCTS, cca_points, needs_encoder=True),
 }
@@ -253,8 +250,8 @@ def fit(x_AD: Tensor, y_AE: Tensor, method: str = "kernel_ridge") -> Translation
     """
     chosen = method_of(method)
     points_AE, shift_E = points_of(chosen, x_AD, y_AE)
-    config = chosen.config(num_anchors=len(x_AD), embedding_size=x_AD.shape[1])
-    projection = RelativeProjection(config)
+    space = chosen.space.replace(num_anchors=len(x_AD))
+    projection = RelativeProjection(RelativeEncoderConfig(space=space, embedding_size=x_AD.shape[1]))
     projection.set_anchors(x_AD)
     placement = Placement(*points_AE.shape)
     placement.put(points_AE, shift_E)

@@ -1,6 +1,6 @@
 """Builds the bundled Debian descriptions from apt's package index and its translations.
 
-    python -m hf_relreps.demos.build_debian_descriptions
+    python -m benchmarks.assets.build_debian_descriptions
 
 On a Debian machine, as root or not, with a network; about a minute and 30 MB. apt works on folders and settings of its
 own, so that those of the system stay as they are. `--from-parquet` starts from a table that was joined before.

@@ -140,7 +140,7 @@ class LocalHub:
 
     Example:
         ```python
-        >>> from hf_relreps.demos.local_hub import LocalHub
+        >>> from local_hub import LocalHub
         >>> with LocalHub() as hub:  # or hub.start() and hub.stop()
         ...     hub.add_user("somebody", token="hf_somebody")
         ...     sorted(hub.environment("cache"))[:3]  # for the processes that talk to it

@@ -1,0 +1,433 @@
+"""`RelativePreTrainedModel`: how a whole model or one of its parts is loaded, saved, pushed and described.
+
+Where the files of an upload lie is told in `hf_relreps.uploads`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from huggingface_hub import CommitInfo, ModelCard
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from hf_relreps.anchors import AnchorSet
+from hf_relreps.backbones import BUILDING
+from hf_relreps.configuration import AnyRelativeConfig, RelativeConfig, RelativeDecoderConfig, RelativeEncoderConfig
+from hf_relreps.errors import AnchorError, AnchorIntegrityError, ConfigurationError, RelrepsError, UploadError
+from hf_relreps.model_card import PICTURE_FILE, CardFacts, merged, model_card, model_tags
+from hf_relreps.sources import CARD_FILE, Source, publish
+from hf_relreps.uploads import (
+    EXTRA_STATE,
+    OWN_FILES,
+    PARTS,
+    explain,
+    fetch_part,
+    load_anchors,
+    load_processor,
+    locate,
+    refuse_missing,
+    refuse_not_finite,
+    split_save_arguments,
+    withdraw,
+    write_config,
+    write_index,
+    write_stub,
+)
+
+
+logger = logging.get_logger(__name__)
+
+
+class RelativePreTrainedModel(PreTrainedModel):
+    """A whole model or one of its parts, as it is saved, loaded and pushed.
+
+    It knows where it came from, so that what a part seldom needs (raw anchors, the processor) is fetched only when
+    asked for.
+    """
+
+    config: Any
+
+    part: ClassVar[str | None] = None  # a key of PARTS; None for a whole model
+    card_facts: CardFacts = CardFacts()  # what its author adds to the card
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever the gradient accumulation
+
+    # The wrapped model answers for its attention; the rest has none, so any implementation will do.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    _source: Source | None = None
+    _anchors: AnchorSet | None = None
+    _processor: Any = None
+
+    def init_weights(self) -> None:
+        """Tie weights. They come initialised: a wrapped model does so itself, and a load fills the rest."""
+        self.tie_weights(recompute_mapping=False)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The parts that it holds by their names."""
+        raise NotImplementedError
+
+    # -- What travels with it
+
+    @property
+    def anchors(self) -> AnchorSet:
+        """The raw anchors, fetched from the upload at the first call.
+
+        Raises:
+            AnchorError: If the model was built by hand and never given any.
+            AnchorIntegrityError: If the upload's anchors are not those that its configuration names.
+        """
+        if self._anchors is None:
+            if self._source is None:
+                raise AnchorError(
+                    f"This {type(self).__name__} has no anchor set. Build it with from_encoder(encoder, "
+                    "anchors.view(name), processor), or load it from an upload."
+                )
+            digest = getattr(self.config, "anchor_digest", None)
+            self._anchors = load_anchors(self._source, self.config.space, self.config.anchor_view, digest)
+        return self._anchors
+
+    @property
+    def processor(self) -> Any:
+        """The tokenizer, image processor or feature extractor, fetched from the upload at the first call.
+
+        It can be set; that of nodes must be, with their graph, after a load.
+
+        Raises:
+            UploadError: If none was given and the upload holds none.
+        """
+        if self._processor is None:
+            if self.config.modality == "node":
+                raise UploadError(
+                    f"This {type(self).__name__} reads nodes, and no upload holds their graph. Say which one it is: "
+                    "model.processor = GraphReader(x, edge_index)."
+                )
+            if self._source is None:
+                raise UploadError(
+                    f"This {type(self).__name__} has no processor. Give one: from_encoder(encoder, view, processor), "
+                    "or encode(samples, processor)."
+                )
+            self._processor = load_processor(self._source)
+        return self._processor
+
+    @processor.setter
+    def processor(self, processor: Any) -> None:
+        self._processor = processor
+
+    def carry(self, anchors: AnchorSet | None, processor: Any) -> None:
+        """Remember what `save_pretrained` has to write beside the weights."""
+        self._anchors = anchors if anchors is not None else self._anchors
+        self._processor = processor if processor is not None else self._processor
+
+    @property
+    def has_raw_anchors(self) -> bool:
+        """Whether the anchors are at hand or can be fetched."""
+        return self._anchors is not None or self._source is not None
+
+    # -- Saving
+
+    def save_pretrained(  # type: ignore[override]  # what it does not name itself it hands on
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the upload's layout: each part with its configuration, the anchors and the processor.
+
+        Args:
+            save_directory: Folder; made if it does not exist.
+            is_main_process: Whether this process writes what is not weights.
+            state_dict: Weights to save in place of the model's own.
+            **kwargs: As for any `PreTrainedModel`: `max_shard_size`, `push_to_hub`, ...
+
+        Raises:
+            ConfigurationError: If a keyword would make files that cannot be loaded again; nothing is written then.
+            StitchingError: If the parts do not fit together; nothing is written then.
+        """
+        wants_push = kwargs.pop("push_to_hub", False)
+        push_arguments, how = split_save_arguments(kwargs)
+        root = Path(save_directory)
+        self._prepare_save()
+        if wants_push:
+            push_arguments = {name: value for name, value in push_arguments.items() if value is not None}
+            self.push_to_hub(push_arguments.pop("repo_id", root.name), **push_arguments)
+        state_dict = self.state_dict() if state_dict is None else self._with_own_anchors(state_dict)
+        referred = self._refer_to_base()
+        if is_main_process:
+            withdraw(root, self.parts)
+        for name in self.parts:
+            prefix = "" if self.part else f"{name}."
+            own = {k: v for k, v in state_dict.items() if k.startswith(prefix) and k not in referred}
+            super().save_pretrained(root / name, is_main_process=is_main_process, state_dict=own, **how)
+        if is_main_process:
+            self.save_all_but_weights(root)
+            write_index(root, self.parts)
+
+    def save_all_but_weights(self, save_directory: str | Path) -> None:
+        """Write the configurations of the whole and of each part, the anchors and the processor."""
+        root = Path(save_directory)
+        for name, part in self.parts.items():
+            part.config.architectures = [PARTS[name]]
+            part.config.dtype = str(part.dtype).removeprefix("torch.")
+            write_config(part.config, root / name)
+        self.config.architectures = [type(self).__name__]
+        write_config(self.config, root)
+        write_stub(root)
+        if self.has_raw_anchors:
+            self.anchors.save_pretrained(root)
+        try:
+            processor = self.processor
+        except UploadError:
+            return  # a decoder alone, or a model built by hand
+        processor.save_pretrained(root)
+
+    def _prepare_save(self) -> None:
+        """Renew or check what is about to be handed on: nothing, unless there is an encoder."""
+
+    def _refer_to_base(self) -> set[str]:
+        """Names of the weights that need not be stored, since a base holds them."""
+        return set()
+
+    def _with_own_anchors(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Weights that were gathered before the save, with the anchors as they are now."""
+        own = {name: buffer for name, buffer in self.named_buffers() if name.endswith("projection.anchors_AD")}
+        extra = {name: state for name, state in self._extra_states().items() if name not in state_dict}
+        return state_dict | {name: buffer for name, buffer in own.items() if name in state_dict} | extra
+
+    def _extra_states(self) -> dict[str, Tensor]:
+        prefixes = {part: "" if self.part else f"{name}." for name, part in self.parts.items()}
+        return {f"{prefix}{EXTRA_STATE}": part.get_extra_state() for part, prefix in prefixes.items()}
+
+    # -- The Hub
+
+    def push_to_hub(  # type: ignore[override]  # transformers' own is wrapped beyond recognition
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "50GB",
+        tags: list[str] | None = None,
+    ) -> CommitInfo:
+        """Push the upload as one commit, with its card; what a person wrote into the card there stays.
+
+        The raw anchor samples travel with it.
+
+        Args:
+            repo_id: Repository; made if it does not exist.
+            commit_message: Title of the commit.
+            commit_description: The rest of its message.
+            private: Whether a new repository is private.
+            token: Of a user who may write there; that of ``hf auth login`` if left out.
+            revision: Branch; made if it does not exist.
+            create_pr: Open a pull request instead.
+            max_shard_size: Largest file of weights.
+            tags: More tags for the card.
+
+        Raises:
+            UploadError: If the token may not write there, or others kept pushing at the same time.
+        """
+
+        def save(folder: Path, repo_id: str) -> None:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            self._save_picture(folder)
+
+        return publish(
+            repo_id,
+            save,
+            lambda repo_id, existing: merged(self.make_card(repo_id, CardFacts(tags=tags or ())), existing),
+            own_files=OWN_FILES,
+            commit_message=commit_message or f"Upload {type(self).__name__}",
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+
+    def make_card(self, repo_id: str, more: CardFacts | None = None) -> ModelCard:
+        """The card as it would be pushed to a new repository.
+
+        Args:
+            repo_id: As it stands in the code to paste.
+            more: Facts for this card alone, beside those of `card_facts`.
+        """
+        facts = (more or CardFacts()).with_defaults(self.card_facts)
+        try:
+            anchors = self.anchors.summary()
+        except AnchorIntegrityError:
+            raise
+        except AnchorError:  # built by hand
+            space = self.config.space
+            anchors = {"num_anchors": space.num_anchors, "fingerprint": space.fingerprint or ""}
+        return model_card(repo_id, self.config.to_dict(), anchors, facts)
+
+    def write_card(
+        self,
+        folder: str | Path,
+        repo_id: str | None = None,
+        existing: str | None = None,
+        more: CardFacts | None = None,
+    ) -> None:
+        """Write the card into a folder.
+
+        Args:
+            folder: Where README.md goes.
+            repo_id: As it stands in the code to paste; the folder if left out.
+            existing: A card whose own words stay; the one in the folder if left out.
+            more: Facts for this card alone, beside those of `card_facts`.
+        """
+        file = Path(folder, CARD_FILE)
+        if existing is None and file.is_file():
+            existing = file.read_text("utf-8-sig")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(merged(self.make_card(repo_id or str(folder), more), existing), "utf-8")
+        self._save_picture(Path(folder))
+
+    @property
+    def model_tags(self) -> list[str]:  # type: ignore[override]  # told from the configuration, not set
+        """The tags by which others find the upload; the Trainer puts them into the card that it writes."""
+        return [*model_tags(self.config.to_dict()), *self.card_facts.tags]
+
+    def add_model_tags(self, tags: list[str] | str) -> None:
+        """Add tags to the card."""
+        more = [tags] if isinstance(tags, str) else tags
+        self.card_facts = replace(self.card_facts, tags=list(dict.fromkeys([*self.card_facts.tags, *more])))
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing: an upload brings a stub, not a copy of this library."""
+
+    def _save_picture(self, folder: Path) -> None:
+        if self.card_facts.picture:
+            shutil.copyfile(self.card_facts.picture, folder / PICTURE_FILE)
+
+
+class RelativePart(RelativePreTrainedModel):
+    """An encoder or a decoder: it lies in a folder of its own inside an upload, and its weights say what they mean."""
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Itself, by the name of what it is."""
+        return {str(self.part): self}
+
+    def clone(self) -> Self:
+        """A copy with weights of its own, which travels with the same anchors and processor."""
+        held = (self._anchors, self._processor, self._source)
+        return copy.deepcopy(self, {id(one): one for one in held if one is not None})
+
+    # -- Loading
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load from a folder or a repository: the whole, or with a part's class only that part's files.
+
+        Args:
+            pretrained_model_name_or_path: Folder or repository id.
+            *args: As for any `PreTrainedModel`.
+            **kwargs: As for any `PreTrainedModel`: `revision`, `token`, `dtype`, `device_map`, ...
+
+        Raises:
+            UploadError: If the upload lacks the part, or is not one of this library.
+        """
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *args, **kwargs)
+        part = cls.part or ""
+        source = locate(pretrained_model_name_or_path, part, kwargs.pop("subfolder", None) or "", kwargs)
+        stored = fetch_part(source, part)
+        wants_info = kwargs.pop("output_loading_info", False)
+        place = source.below(part)
+        # All that transformers is about to read is here now.
+        files = source.arguments | {"use_safetensors": True, "force_download": False, "subfolder": place.folder}
+        if isinstance(kwargs.get("device_map"), dict) and "" not in kwargs["device_map"]:
+            kwargs["device_map"] = kwargs["device_map"] | {EXTRA_STATE: "cpu"}  # else accelerate misses a place for it
+        try:
+            config, kwargs = cls._resolve_config(source.name, kwargs | files, stored)
+            with BUILDING:
+                loaded: Any = super().from_pretrained(
+                    source.name, *args, config=config, output_loading_info=True, **kwargs | files
+                )
+        except (RelrepsError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a configuration from outside makes other code fail in any way
+            raise explain(source, part, error) from error
+        model, info = loaded
+        refuse_missing(info["missing_keys"], part, str(source))
+        model._source = source
+        model._complete(source)
+        refuse_not_finite(model, str(source))
+        return loaded if wants_info else model
+
+    @classmethod
+    def _resolve_config(
+        cls, name: str, kwargs: dict[str, Any], stored: dict[str, Any]
+    ) -> tuple[AnyRelativeConfig, dict[str, Any]]:
+        """The configuration of what is loaded, and the keywords that it did not take."""
+        config = kwargs.pop("config", None)
+        if isinstance(config, RelativeConfig) and cls.part:
+            config = getattr(config, cls.part)
+        if isinstance(config, RelativeEncoderConfig | RelativeDecoderConfig):
+            return config, kwargs
+        config_class: Any = cls.config_class
+        return config_class.from_pretrained(name, return_unused_kwargs=True, **kwargs)
+
+    def _complete(self, source: Source) -> None:
+        """Add what a load leaves open: nothing, unless it is an encoder."""
+
+    # -- What weights mean, in the state dict itself
+
+    def describe_weights(self) -> dict[str, Any]:
+        """What gives the weights their meaning, as JSON: weights of another meaning are refused by a load."""
+        return {}
+
+    def get_extra_state(self) -> Tensor:
+        """`describe_weights` as bytes, for the state dict of this part."""
+        content = json.dumps(self.describe_weights(), sort_keys=True, default=str).encode()
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Refuse weights that mean something else here.
+
+        Raises:
+            ConfigurationError: With what both sides say.
+        """
+        if not isinstance(state, Tensor) or state.is_meta:
+            return
+        try:
+            found = json.loads(bytes(state.cpu().numpy()))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ConfigurationError(f"The weights of the {self.part} do not say what they mean. Save the model anew.")
+        own = json.loads(json.dumps(self.describe_weights(), default=str))
+        # What one side does not know is not compared.
+        differ = [name for name in own if None not in (own[name], found.get(name)) and own[name] != found[name]]
+        if differ:
+            sides = [f"{name} {_shorten(found[name])} there and {_shorten(own[name])} here" for name in differ[:3]]
+            more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
+            raise ConfigurationError(
+                f"These weights of the {self.part} were made with other settings: {'; '.join(sides)}{more}. Build the "
+                "model as it was to go on with them, or train in another output_dir."
+            )
+
+
+def _shorten(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:16]}..."
