@@ -35,7 +35,6 @@ suppress_warnings = ["myst.header"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-autodoc_preserve_defaults = True
 autodoc_class_signature = "mixed"
 napoleon_use_rtype = False
 napoleon_use_ivar = True

@@ -190,7 +190,7 @@ def pull(
         ```python
         >>> from hf_relreps.hub import pull
         >>> folder = pull("me/relative-en", "decoder-only", part="decoder")
-        >>> RelativeDecoder.from_pretrained(folder).config.num_anchors
+        >>> RelativeDecoder.from_pretrained(folder).config.space.num_anchors
         40
 
         ```

@@ -453,10 +453,10 @@ class RelativeModel(RelativePart):
 
             ```
         """
-        if self._is_refreshing or not self._freshness.is_stale or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not self._freshness.is_stale:
             return
-        with REFRESHING:
-            if self._freshness.is_stale:
+        with REFRESHING:  # the thread that refreshes comes here again while it encodes, all others wait
+            if self._freshness.is_stale and not self._is_refreshing:
                 self._refresh()
 
     def train(self, mode: bool = True) -> Self:
@@ -892,9 +892,13 @@ class RelativeTaskModel(RelativePreTrainedModel):
 
     def require_fit(self) -> None:
         """Raise `StitchingError` if the encoder no longer lives in the space that the decoder was trained on."""
-        encoder, decoder = self.encoder.config.space, self.decoder.config.space
-        if encoder != decoder and not torch.compiler.is_compiling():
-            require_fit(encoder, decoder)
+        if torch.compiler.is_compiling():
+            return
+        for name, part in self.parts.items():
+            if getattr(self.config, name) is not part.config:  # a part was exchanged
+                setattr(self.config, name, part.config)
+        if self.config.encoder.space != self.config.decoder.space:
+            require_fit(self.config.encoder.space, self.config.decoder.space)
 
     def _prepare_save(self) -> None:
         self.require_fit()

@@ -21,7 +21,14 @@ from transformers.utils import logging
 from hf_relreps.anchors import AnchorSet
 from hf_relreps.backbones import BUILDING
 from hf_relreps.configuration import AnyRelativeConfig, RelativeConfig, RelativeDecoderConfig, RelativeEncoderConfig
-from hf_relreps.errors import AnchorError, AnchorIntegrityError, ConfigurationError, RelrepsError, UploadError
+from hf_relreps.errors import (
+    AnchorError,
+    AnchorIntegrityError,
+    ConfigurationError,
+    RelrepsError,
+    UploadError,
+    UploadIntegrityError,
+)
 from hf_relreps.model_card import PICTURE_FILE, CardFacts, merged, model_card, model_tags
 from hf_relreps.sources import CARD_FILE, Source, publish
 from hf_relreps.uploads import (
@@ -320,6 +327,10 @@ class RelativePreTrainedModel(PreTrainedModel):
             shutil.copyfile(self.card_facts.picture, folder / PICTURE_FILE)
 
 
+class OtherWeightsError(ConfigurationError):
+    """Weights that were made with other settings than the model has that is to take them."""
+
+
 class RelativePart(RelativePreTrainedModel):
     """An encoder or a decoder: it lies in a folder of its own inside an upload, and its weights say what they mean."""
 
@@ -364,6 +375,11 @@ class RelativePart(RelativePreTrainedModel):
                 loaded: Any = super().from_pretrained(
                     source.name, *args, config=config, output_loading_info=True, **kwargs | files
                 )
+        except OtherWeightsError as error:
+            raise UploadIntegrityError(
+                f"The {part} of {source} contradicts its own configuration: {str(error).split('. ')[0]}. Pull it "
+                "again, or ask its author."
+            ) from error
         except (RelrepsError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a configuration from outside makes other code fail in any way
@@ -422,7 +438,7 @@ class RelativePart(RelativePreTrainedModel):
         if differ:
             sides = [f"{name} {_shorten(found[name])} there and {_shorten(own[name])} here" for name in differ[:3]]
             more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
-            raise ConfigurationError(
+            raise OtherWeightsError(
                 f"These weights of the {self.part} were made with other settings: {'; '.join(sides)}{more}. Build the "
                 "model as it was to go on with them, or train in another output_dir."
             )

@@ -31,7 +31,14 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_relreps.anchor_files import FOLDER as ANCHORS_FOLDER
 from hf_relreps.anchors import AnchorSet
-from hf_relreps.configuration import FORMAT_VERSION, AnyRelativeConfig, is_ours, refuse_immense, refuse_other_format
+from hf_relreps.configuration import (
+    FORMAT_VERSION,
+    AnyRelativeConfig,
+    RelativeDecoderConfig,
+    is_ours,
+    refuse_immense,
+    refuse_other_format,
+)
 from hf_relreps.errors import AnchorIntegrityError, ConfigurationError, UploadError, UploadIntegrityError
 from hf_relreps.model_card import PICTURE_FILE
 from hf_relreps.sources import Source
@@ -298,6 +305,8 @@ def write_config(config: AnyRelativeConfig, folder: Path) -> None:
     config.save_pretrained(folder)
     file = folder / "config.json"
     classes = {"AutoConfig": type(config).__name__, **AUTO_CLASSES}
+    if isinstance(config, RelativeDecoderConfig):
+        classes |= {"AutoModel": PARTS["decoder"]}
     auto_map = {auto: f"{STUB_FILE.removesuffix('.py')}.{name}" for auto, name in classes.items()}
     content = json.loads(file.read_text("utf-8")) | {"auto_map": auto_map}
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
@@ -305,7 +314,9 @@ def write_config(config: AnyRelativeConfig, folder: Path) -> None:
 
 def write_stub(root: Path) -> None:
     """Write the module by which ``trust_remote_code=True`` finds this library."""
-    (root / STUB_FILE).write_text(STUB.format(names=", ".join([*CONFIGS, *AUTO_CLASSES.values()])), "utf-8")
+    (root / STUB_FILE).write_text(
+        STUB.format(names=", ".join([*CONFIGS, PARTS["decoder"], *AUTO_CLASSES.values()])), "utf-8"
+    )
 
 
 def write_index(root: Path, parts: Iterable[str]) -> None:

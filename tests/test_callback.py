@@ -18,7 +18,7 @@ def dataset(make_dataset):
 
 
 def own_encoding(encoder):
-    """The anchors as the encoder gives them now: each text alone, through `forward`, which leaves its own as they are."""
+    """The anchors as the encoder gives them now: each text alone, through `forward`, which leaves the stored ones."""
     samples, processor = encoder.anchors.view(encoder.config.anchor_view).samples, encoder.processor
     encoder = encoder.clone().eval()  # reading them would refresh them
     with torch.no_grad():
@@ -79,7 +79,9 @@ def test_a_model_whose_anchors_are_stale_starts_with_fresh_ones(make_model, data
 
     with torch.no_grad():
         model.encoder.get_input_embeddings().weight.mul_(2)
-    assert model.encoder.has_stale_anchors and (own_encoding(model.encoder) - model.encoder.projection.anchors_AD).any()
+    assert (
+        model.encoder.has_stale_anchors and (own_encoding(model.encoder) - model.encoder.projection.anchors_AD).any()
+    )
     callback = AnchorCallback(refresh_every=100)
     tiny_trainer(model, tokenizer, dataset, tmp_path, callback, AtStart(), max_steps=2).train()
     assert gaps[0] < 1e-5 < gaps[1]

@@ -133,7 +133,10 @@ def file_with(settings):
         ({"fingerprint": 3}, "fingerprint=3 must be a text, or None"),
         ({"stitched_from": "me/english"}, "stitched_from='me/english' must be a list of names, or None"),
         ({"decoder_type": "image", "image_size": 0}, "image_size=0 must be a whole number, 1 or more"),
-        ({"decoder_type": "image", "decoder_widths": []}, r"decoder_widths=\[\] must hold one positive number for each"),
+        (
+            {"decoder_type": "image", "decoder_widths": []},
+            r"decoder_widths=\[\] must hold one positive number for each",
+        ),
     ],
     ids=str,
 )
@@ -200,7 +203,9 @@ JSON = st.recursive(
     max_leaves=4,
 )
 SETTINGS = st.dictionaries(st.sampled_from(sorted(ENCODER_SETTINGS | DECODER_SETTINGS)), JSON, max_size=3)
-OF_WHOLES = st.dictionaries(st.sampled_from(["encoder", "decoder", "stitched_from", "format_version"]), JSON, max_size=1)
+OF_WHOLES = st.dictionaries(
+    st.sampled_from(["encoder", "decoder", "stitched_from", "format_version"]), JSON, max_size=1
+)
 
 
 @settings(max_examples=200, deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,29 @@ def test_a_copy_keeps_what_is_known_and_refreshes_its_own_anchors(copied, make_m
     model.encoder.projection.eval()(torch.randn(2, 32))
     assert distance(model) < EXACT
     assert distance(stale) > 0.05
+
+
+def test_threads_that_read_at_once_all_find_exact_anchors(trained, tokenizer, texts):
+    stale = trained()
+    model = copy.deepcopy(stale).eval()
+    inputs = tokenizer(texts["en"][:2], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    for module in stale.modules():  # without the switch that would refresh them
+        module.training = False
+    found: list[torch.Tensor] = []
+
+    def read() -> None:
+        with torch.no_grad():
+            found.append(stale(**inputs).logits)
+
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 6
+    assert all(torch.allclose(logits, expected, atol=1e-5) for logits in found)
 
 
 def test_stale_anchors_that_cannot_be_encoded_again_are_warned_of(trained, tokenizer, texts, caplog):

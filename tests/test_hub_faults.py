@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from hf_relreps import AnchorSet, RelativeDecoder, RelativeModel, RelativeModelForSequenceClassification, stitch
-from hf_relreps.errors import AnchorIntegrityError, ConfigurationError, UploadError, UploadIntegrityError
+from hf_relreps.errors import AnchorIntegrityError, UploadError, UploadIntegrityError
 
 
 DECODER_FILE = "decoder/model.safetensors"
@@ -294,7 +294,9 @@ def test_weights_that_say_otherwise_than_the_configuration_are_refused_with_both
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"space": config["space"] | {"num_anchors": 21}}))
 
-    with pytest.raises(ConfigurationError, match="num_anchors 20 there and 21 here"):
+    with pytest.raises(
+        UploadIntegrityError, match="contradicts its own configuration.*num_anchors 20 there and 21 here"
+    ):
         RelativeDecoder.from_pretrained(upload)
 
 

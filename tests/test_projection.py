@@ -43,9 +43,7 @@ def signed_permutation(d, seed):
 
 def space_of(way, anchors_AD):
     transform, similarity, ridge = way
-    return RelativeSpace(
-        num_anchors=len(anchors_AD), transform=transform, similarity=similarity, basis_ridge=ridge
-    )
+    return RelativeSpace(num_anchors=len(anchors_AD), transform=transform, similarity=similarity, basis_ridge=ridge)
 
 
 def relative(x_BD, anchors_AD, space):

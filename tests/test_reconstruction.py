@@ -319,7 +319,9 @@ class AbsoluteAutoencoder(nn.Module):
         self.encoder = make_encoder(seed)
         torch.manual_seed(seed)
         self.bottleneck = nn.Linear(128, 100)
-        self.decoder = DRAWING_MODULES["image"](RelativeDecoderConfig(decoder_type="image", image_size=SIZE, **SHAPE), 100)
+        self.decoder = DRAWING_MODULES["image"](
+            RelativeDecoderConfig(decoder_type="image", image_size=SIZE, **SHAPE), 100
+        )
 
     def draw(self, pixel_values: torch.Tensor, decoder: nn.Module) -> Drawing:
         return decoder(self.bottleneck(self.encoder(pixel_values).pooler_output))

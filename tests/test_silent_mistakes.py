@@ -259,7 +259,9 @@ def test_labels_of_a_stitched_model_are_the_decoders_in_the_decoders_order(make_
 
 def test_weights_for_labels_in_another_order_are_refused(make_model):
     plain, other = make_model(0), make_model(0, id2label={0: "vehicle", 1: "animal", 2: "food"})
-    with pytest.raises(ConfigurationError, match=r"weights of the decoder .* classes \['animal'.* and \['vehicle'.* here"):
+    with pytest.raises(
+        ConfigurationError, match=r"weights of the decoder .* classes \['animal'.* and \['vehicle'.* here"
+    ):
         other.decoder.load_state_dict(plain.decoder.state_dict())
 
 

@@ -153,7 +153,10 @@ def test_immense_shapes_are_refused_without_being_made(upload, field):
         for part in [content[name] for name in ("encoder", "decoder") if name in content] or [content]:
             (part["space"] if field == "num_anchors" else part)[field] = 10**12
         file.write_text(json.dumps(content))
-    of_shape, of_space = "are not those that its configuration describes", "num_anchors 20 there and 1000000000000 here"
+    of_shape, of_space = (
+        "are not those that its configuration describes",
+        "num_anchors 20 there and 1000000000000 here",
+    )
     expected = of_space if field == "num_anchors" else of_shape
     for door in (RelativeModelForSequenceClassification, RelativeDecoder, RelativeModel):
         if not (door is RelativeModel and field == "decoder_hidden_size"):

@@ -516,7 +516,9 @@ def spoil_files(upload: Path, rng: random.Random, bait: Path) -> str:
         "other weights at the root": lambda: shutil.copyfile(decoder / weights, upload / weights),
         "the parts exchanged": lambda: _exchange(encoder, decoder),
         "the weights exchanged": lambda: _exchange(encoder / weights, decoder / weights),
-        "the configs exchanged": lambda: _exchange(rng.choice((encoder, decoder)) / "config.json", upload / "config.json"),
+        "the configs exchanged": lambda: _exchange(
+            rng.choice((encoder, decoder)) / "config.json", upload / "config.json"
+        ),
         "the parts' configs exchanged": lambda: _exchange(encoder / "config.json", decoder / "config.json"),
         "a template": lambda: add("chat_template.jinja", b"{{ ''.__class__.__mro__[1].__subclasses__() }}"),
     }

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from hf_relreps.anchors import AnchorSet
 from hf_relreps.callback import AnchorCallback
-from hf_relreps.configuration import RelativeConfig
+from hf_relreps.configuration import RelativeConfig, RelativeDecoderConfig
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.demos.debian import load_debian_descriptions
 from hf_relreps.demos.tiny import small_bert, wordpiece_tokenizer
@@ -183,7 +183,7 @@ def train_and_upload(settings: Settings, recipe: Recipe, anchors: AnchorSet, tra
     )
     tokenizer = model.processor
     rows = train.select_columns([recipe.language, "label"]).map(
-        lambda batch: tokenizer(batch[recipe.language], truncation=True, max_length=model.config.max_length),
+        lambda batch: tokenizer(batch[recipe.language], truncation=True, max_length=model.config.encoder.max_length),
         batched=True,
         remove_columns=recipe.language,
         desc=f"   {recipe.name}: tokenize",
@@ -249,7 +249,9 @@ def train_decoder(encoder: RelativeModel, train: Dataset, recipe: Recipe, settin
     set_seed(recipe.seed)
     r_NR = encoder.projection(encoder.encode(train[recipe.language][:]))
     rows = Dataset.from_dict({"relative_embeds": r_NR.numpy(), "labels": train["label"][:]})
-    decoder = RelativeDecoder(encoder.config.without_encoder())
+    num_labels = train.features["label"].num_classes
+    config = RelativeDecoderConfig(space=encoder.config.space, num_labels=num_labels)  # type: ignore[call-arg]
+    decoder = RelativeDecoder(config)
     args = settings.training_arguments(
         recipe, num_train_epochs=1 if settings.quick else 10, per_device_train_batch_size=64, learning_rate=1e-3
     )

@@ -95,7 +95,7 @@ def decoder_from_classifier(
         >>> ordinary = BertForSequenceClassification(english.encoder.backbone.config)  # or "me/english-topics"
         >>> topics = decoder_from_classifier(ordinary, anchors.view("en"), english.processor)
         >>> _ = topics.push_to_hub("me/english-topics-decoder")  # kilobytes
-        >>> stitch(french, "me/english-topics-decoder").config.decoder_type
+        >>> stitch(french, "me/english-topics-decoder").config.decoder.decoder_type
         'head'
 
         ```
