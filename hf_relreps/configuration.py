@@ -357,6 +357,14 @@ class RelativeConfig(PreTrainedConfig):
         """The projection of Moschella et al. (ICLR 2023): plain cosines, no transform, no change of basis."""
         return cls(**PAPER | settings)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        owner = owner_of(name)
+        if owner is not None:
+            raise ConfigurationError(
+                f"{name} is a setting of the {owner}: set config.{owner}.{name}; nothing reads config.{name}."
+            )
+        super().__setattr__(name, value)
+
     @property
     def space(self) -> RelativeSpace:
         """The space of the encoder, which is the decoder's too."""
@@ -434,6 +442,18 @@ DECODER_SETTINGS = (
     - SHARED_SETTINGS
 )
 SETTINGS = ENCODER_SETTINGS | DECODER_SETTINGS
+
+
+def owner_of(name: str) -> str | None:
+    """Which part a field of a whole configuration belongs to; ``None`` for those that the whole has or hands on.
+
+    transformers itself sets `pad_token_id` on whatever configuration it trains.
+    """
+    if name in (SHARED_SETTINGS - set(SPACE_FIELDS)) | {"num_labels", *LABEL_FIELDS, "pad_token_id"}:
+        return None
+    if name in SPACE_FIELDS:
+        return "space"
+    return "encoder" if name in ENCODER_SETTINGS else "decoder" if name in DECODER_SETTINGS else None
 
 
 def space_of(found: Any) -> RelativeSpace:

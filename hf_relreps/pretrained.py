@@ -431,7 +431,7 @@ class RelativePart(RelativePreTrainedModel):
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise ConfigurationError(f"The weights of the {self.part} do not say what they mean. Save the model anew.")
+            raise OtherWeightsError(f"The weights of the {self.part} do not say what they mean. Save the model anew.")
         own = json.loads(json.dumps(self.describe_weights(), default=str))
         # What one side does not know is not compared.
         differ = [name for name in own if None not in (own[name], found.get(name)) and own[name] != found[name]]

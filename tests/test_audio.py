@@ -183,7 +183,7 @@ def test_stitched_across_architectures_it_is_far_above_the_absolute_control(anch
 def test_a_sound_encoded_beside_longer_ones_is_the_same_as_alone(name, encoder, reader, padding):
     sounds = [make_sound(KINDS[i % 4], i, seconds) for i, seconds in enumerate((0.2, 0.31, 0.25, 0.2, 0.3))]
     model = RelativeModel.from_encoder(encoder().eval(), AnchorSet("abcde", {"sound": sounds}).view(), reader())
-    assert model.config.encoder.padding is padding  # False: only sounds of one length share a batch
+    assert model.config.padding is padding  # False: only sounds of one length share a batch
     alone_ND = torch.cat([model.encode([sound]) for sound in sounds])
     torch.testing.assert_close(model.encode(sounds), alone_ND, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.projection.anchors_AD, alone_ND, rtol=1e-4, atol=1e-5)

@@ -85,6 +85,14 @@ def test_each_part_owns_its_copy_and_the_whole_is_composed_of_both(make_model):
     assert model.config.space == model.encoder.config.space == model.decoder.config.space
 
 
+@pytest.mark.parametrize(
+    ("field", "owner"), [("decoder_noise", "decoder"), ("pooling", "encoder"), ("num_anchors", "space")]
+)
+def test_a_setting_of_a_part_cannot_be_set_on_the_whole_where_nothing_would_read_it(field, owner, make_model):
+    with pytest.raises(ConfigurationError, match=rf"set config\.{owner}\.{field}"):
+        setattr(make_model().config, field, 0)
+
+
 @pytest.fixture
 def other_anchors(texts) -> AnchorSet:
     """As many anchors as those of the fixture, of other meanings."""
