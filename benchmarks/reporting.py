@@ -77,8 +77,10 @@ def picture(path: Path, columns: int, size: tuple[float, float], **how: Any) -> 
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, layout="constrained", **how)
-        yield figure, axes[0]
-    plt.close(figure)
+        try:
+            yield figure, axes[0]
+        finally:
+            plt.close(figure)
     save(figure, path)
 
 
