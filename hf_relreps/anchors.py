@@ -413,6 +413,15 @@ class AnchorView:
         return f"AnchorView({self.name!r}, {len(self)} {self.modality}s, fingerprint {self.fingerprint[:16]})"
 
 
+def as_view(anchors: AnchorView | AnchorSet) -> AnchorView:
+    """A view as it is, and the only view of a set.
+
+    Raises:
+        AnchorError: If a set has several: says which.
+    """
+    return anchors.view() if isinstance(anchors, AnchorSet) else anchors
+
+
 def _in_words(sample: Any) -> str:
     if isinstance(sample, Image.Image):
         return f"{sample.width} x {sample.height} {sample.mode} image"

@@ -101,10 +101,15 @@ def share_weights(module: ModuleT, *same: Any) -> ModuleT:
     for part in module.modules():
         held = [*part.parameters(recurse=False), *part.buffers(recurse=False), *vars(part).values()]
         memo |= {id(tensor): tensor for tensor in held if isinstance(tensor, Tensor)}
-        hook = getattr(part, "_hf_hook", None)
-        for one in getattr(hook, "hooks", [hook]):  # weights that accelerate holds elsewhere
-            memo |= {id(held): held for held in vars(one or object).values() if isinstance(held, Mapping)}
+        for hook in _hooks_of(part):  # weights that accelerate holds elsewhere
+            memo |= {id(held): held for held in vars(hook).values() if isinstance(held, Mapping)}
     return copy.deepcopy(module, memo)
+
+
+def _hooks_of(module: nn.Module) -> list[Any]:
+    """The hooks that accelerate has put on a module."""
+    hook = getattr(module, "_hf_hook", None)
+    return [] if hook is None else list(getattr(hook, "hooks", [hook]))
 
 
 class Freshness:
@@ -164,10 +169,9 @@ def is_sharded(model: nn.Module) -> bool:
 def device_of(model: nn.Module) -> torch.device:
     """Where a model takes its inputs; weights that were offloaded lie on no device at all."""
     for part in model.modules():
-        hook = getattr(part, "_hf_hook", None)
-        for one in getattr(hook, "hooks", [hook]):
-            if getattr(one, "execution_device", None) is not None:
-                return torch.device(one.execution_device)
+        for hook in _hooks_of(part):
+            if getattr(hook, "execution_device", None) is not None:
+                return torch.device(hook.execution_device)
     tensor = next((t for t in (*model.parameters(), *model.buffers()) if not t.is_meta), None)
     return torch.device("cpu") if tensor is None else tensor.device
 

@@ -6,7 +6,6 @@ Shapes: B batch, T tokens, N samples, D absolute size, A anchors, R relative siz
 from __future__ import annotations
 
 import copy
-import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
-from hf_relreps.anchors import AnchorSet, AnchorView
+from hf_relreps.anchors import AnchorSet, AnchorView, as_view
 from hf_relreps.backbones import (
     BUILDING,
     Freshness,
@@ -149,7 +148,6 @@ class RelativeModel(RelativePart):
     _bound_to: int | None = None  # which projection knows this encoder
     _is_refreshing: bool = False
     _vocabulary: tuple[Any, str | None] | None = None  # which processor was described last, and as what
-    _loaded_vocabulary: str | None = None
 
     def __init__(
         self, config: RelativeEncoderConfig | RelativeConfig, backbone: PreTrainedModel | None = None
@@ -225,7 +223,7 @@ class RelativeModel(RelativePart):
             EmbeddingError: If an anchor's embedding has no direction.
         """
         loader, settings = split_settings(settings)
-        view = anchors_view.view() if isinstance(anchors_view, AnchorSet) else anchors_view
+        view = as_view(anchors_view)
         backbone, processor, source = load_backbone(encoder, processor, **loader)
         own = resolve_config(config, backbone, view, processor, source, settings)
         device_map: Any = getattr(backbone, "hf_device_map", None)
@@ -399,7 +397,7 @@ class RelativeModel(RelativePart):
 
             ```
         """
-        view = anchors_view.view() if isinstance(anchors_view, AnchorSet) else anchors_view
+        view = as_view(anchors_view)
         config = self.config
         _refuse_other_modality(view, config.modality, "This encoder")
         if len(view) != config.space.num_anchors:
@@ -426,6 +424,12 @@ class RelativeModel(RelativePart):
         self.projection.set_anchors(anchors_AD)
         if exact:
             self._freshness.note_exact(self.backbone)
+
+    @property
+    def anchors_AD(self) -> Tensor:
+        """Embeddings of the anchors (A, D), exact outside a training step."""
+        self.refresh_anchors()
+        return self.projection.anchors_AD
 
     @property
     def has_stale_anchors(self) -> bool:
@@ -519,10 +523,10 @@ class RelativeModel(RelativePart):
 
             ```
         """
-        self.refresh_anchors()
+        anchors_AD = self.anchors_AD
         view = self.anchors.view(self.config.anchor_view)
         rows = torch.linspace(0, len(view) - 1, min(k, len(view))).round().long()
-        stored_KD = self.projection.anchors_AD[rows.to(self.projection.anchors_AD.device)].detach().cpu().double()
+        stored_KD = anchors_AD[rows.to(anchors_AD.device)].detach().cpu().double()
         own_KD = self.encode([view.samples[i] for i in rows], processor).double()
         distance_K = (stored_KD - own_KD).norm(dim=-1) / stored_KD.norm(dim=-1).clamp_min(1e-30)
         largest = float(distance_K.max())
@@ -578,18 +582,12 @@ class RelativeModel(RelativePart):
     def _words(self) -> str | None:
         """Digest of the tokenizer's vocabulary, that of the loaded weights where the processor was not fetched yet."""
         if self._processor is None or self.config.modality != "text":
-            return self._loaded_vocabulary
+            return self._loaded_meaning.get("vocabulary")
         tokenizer = getattr(self._processor, "tokenizer", self._processor)
         key = (id(tokenizer), len(tokenizer) if hasattr(tokenizer, "__len__") else 0)  # tokens may be added
         if self._vocabulary is None or self._vocabulary[0] != key:
             self._vocabulary = (key, digest_of_vocabulary(tokenizer))
         return self._vocabulary[1]
-
-    def set_extra_state(self, state: Any) -> None:
-        """Refuse weights that mean something else here, and remember the vocabulary of those that do not."""
-        super().set_extra_state(state)
-        if isinstance(state, Tensor) and not state.is_meta:
-            self._loaded_vocabulary = json.loads(bytes(state.cpu().numpy())).get("vocabulary")
 
     def _prepare_save(self) -> None:
         """Encode the anchors again if the encoder was trained since; warn where they still are not its own."""
@@ -762,7 +760,7 @@ class RelativeTaskModel(RelativePreTrainedModel):
         else:
             if anchors_view is None:
                 raise AnchorError(f"{cls.__name__}.from_encoder needs a view of an anchor set: anchors.view(name).")
-            view = anchors_view.view() if isinstance(anchors_view, AnchorSet) else anchors_view
+            view = as_view(anchors_view)
             _refuse_other_modality(view, cls.modality, cls.__name__)
             refuse_unknown_settings(split_settings(rest)[1], ENCODER_SETTINGS | DECODER_SETTINGS, cls.__name__)
             how: dict[str, Any] = {"config": config, "freeze_encoder": freeze_encoder, "batch_size": batch_size}
@@ -795,7 +793,7 @@ class RelativeTaskModel(RelativePreTrainedModel):
                 f"{cls.__name__} reads {cls.modality}s, this encoder reads {config.modality}s. "
                 "Use the class of that modality."
             )
-        view = anchors_view.view() if isinstance(anchors_view, AnchorSet) else anchors_view
+        view = None if anchors_view is None else as_view(anchors_view)
         if view is not None and view.digest != config.anchor_digest:
             raise AnchorError(
                 f"The encoder is described by view {config.anchor_view!r} of {config.space.anchors}, the view given "

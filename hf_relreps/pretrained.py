@@ -8,8 +8,10 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -409,6 +411,8 @@ class RelativePart(RelativePreTrainedModel):
 
     # -- What weights mean, in the state dict itself
 
+    _loaded_meaning: Mapping[str, Any] = MappingProxyType({})  # what those said that were loaded last
+
     def describe_weights(self) -> dict[str, Any]:
         """What gives the weights their meaning, as JSON: weights of another meaning are refused by a load."""
         return {}
@@ -433,6 +437,7 @@ class RelativePart(RelativePreTrainedModel):
         if not isinstance(found, dict):
             raise OtherWeightsError(f"The weights of the {self.part} do not say what they mean. Save the model anew.")
         own = json.loads(json.dumps(self.describe_weights(), default=str))
+        self._loaded_meaning = found
         # What one side does not know is not compared.
         differ = [name for name in own if None not in (own[name], found.get(name)) and own[name] != found[name]]
         if differ:

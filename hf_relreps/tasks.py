@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from hf_relreps.anchors import AnchorSet, AnchorView
+from hf_relreps.anchors import AnchorSet, AnchorView, as_view
 from hf_relreps.errors import ConfigurationError, SampleError, StitchingError
 from hf_relreps.modeling import RelativeModel, RelativeTaskModel
 from hf_relreps.samples import batches
@@ -423,10 +423,9 @@ def _measure_images(encoder: Any, anchors_view: Any, processor: Any) -> dict[str
     """Side and channels of the images that the processor makes; nothing where there is none yet."""
     if isinstance(encoder, RelativeModel):
         anchors_view, processor = encoder.anchors.view(encoder.config.anchor_view), encoder.processor
-    anchors_view = anchors_view.view() if isinstance(anchors_view, AnchorSet) else anchors_view
-    if anchors_view is None or anchors_view.modality != "image" or processor is None:
+    if anchors_view is None or processor is None or as_view(anchors_view).modality != "image":
         return {}
-    _, inputs = next(batches(anchors_view.samples[:1], processor, 1, None))
+    _, inputs = next(batches(as_view(anchors_view).samples[:1], processor, 1, None))
     channels, height, width = inputs["pixel_values"].shape[1:]
     if height != width:
         raise ConfigurationError(

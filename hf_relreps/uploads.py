@@ -32,7 +32,6 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from hf_relreps.anchor_files import FOLDER as ANCHORS_FOLDER
 from hf_relreps.anchors import AnchorSet
 from hf_relreps.configuration import (
-    FORMAT_VERSION,
     AnyRelativeConfig,
     RelativeDecoderConfig,
     is_ours,
@@ -129,11 +128,7 @@ def explain(source: Source, part: str | None, error: Exception | None) -> Except
             f"relative: RelativeModel.from_encoder({source.name!r}, anchors.view(name)), or "
             f"stitch({source.name!r}, decoder)."
         )
-    if config.get("format_version", 1) != FORMAT_VERSION:
-        try:
-            refuse_other_format(config.get("format_version", 1), str(source))
-        except (UploadError, ConfigurationError) as other:
-            return other
+    refuse_other_format(config.get("format_version", 1), str(source))
     if part and source.file(f"{part}/config.json") is None:
         there = next(name for name in PARTS if name != part)
         return UploadError(

@@ -216,6 +216,7 @@ def test_whatever_a_file_holds_it_is_read_or_refused_by_a_named_error(content, o
     except (RelrepsError, ValueError):
         return
     config.check()
+    assert RelativeConfig.from_dict(config.to_dict()).space == config.space
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Sequences(RuleBasedStateMachine):
     """Public calls in random order."""
 
     world: dict[str, Any]  # what the fixtures gave
+    counts: Counter[str]  # what happened in all sequences together
 
     @initialize()
     def begin(self) -> None:
@@ -102,8 +104,10 @@ class Sequences(RuleBasedStateMachine):
             model = stitch(encoder, decoder)
         except (StitchingError, StaleAnchorsError) as error:
             assert not fits or isinstance(error, StaleAnchorsError)
+            self.counts["refused"] += 1
             return
         assert fits
+        self.counts["stitched"] += 1
         if len(self.models) < 6:
             self._add(model, space)
 
@@ -146,10 +150,12 @@ class Sequences(RuleBasedStateMachine):
         within = WITHIN if encoder.dtype == torch.float32 else WITHIN_HALF
         off = float(((own_AD - stored_AD).norm(dim=-1) / own_AD.norm(dim=-1)).max())
         assert off < within, f"stale by {off}"
+        self.counts["answered"] += 1
 
 
 def test_no_sequence_of_calls_stitches_what_does_not_fit_or_reads_stale_anchors(make_model, texts, tokenizer):
     Sequences.world = {"make_model": make_model, "texts": texts, "tokenizer": tokenizer}
+    Sequences.counts = Counter()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     machine = Sequences.TestCase
     machine.settings = settings(
@@ -160,3 +166,4 @@ def test_no_sequence_of_calls_stitches_what_does_not_fit_or_reads_stale_anchors(
         suppress_health_check=list(HealthCheck),
     )
     machine("runTest").runTest()
+    assert all(Sequences.counts[what] > 0 for what in ("stitched", "refused", "answered")), Sequences.counts

@@ -128,10 +128,7 @@ def decoder_from_classifier(
         **{field: copy.deepcopy(getattr(model.config, field)) for field in LABEL_FIELDS},
     )
     decoder = RelativeDecoder(config, reading.head)
-    x_AD = None
-    if encoder is not None:
-        encoder.refresh_anchors()
-        x_AD = encoder.projection.anchors_AD
+    x_AD = None if encoder is None else encoder.anchors_AD
     decoder.placement.put(*points_of(chosen, x_AD, reading.y_AE))
     decoder.carry(anchors_view.anchors, None)
     return decoder.to(device_of(model)).eval()  # type: ignore[arg-type]  # the wrapper of `to` hides self
@@ -207,8 +204,7 @@ def _name_of(model: Any) -> str:
 
 def pair_of(encoder: RelativeModel) -> str:
     """What identifies an encoder for a decoder that was fitted to it alone: SHA-256 of its anchors' embeddings."""
-    encoder.refresh_anchors()
-    return digest_of_weights({"anchors_AD": encoder.projection.anchors_AD.float()})
+    return digest_of_weights({"anchors_AD": encoder.anchors_AD.float()})
 
 
 @torch.no_grad()
