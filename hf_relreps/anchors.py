@@ -32,7 +32,7 @@ from hf_relreps.anchor_files import (
 )
 from hf_relreps.errors import AnchorError, AnchorIntegrityError, SampleError
 from hf_relreps.model_card import anchors_card, merged
-from hf_relreps.samples import check_samples, digest, unformatted
+from hf_relreps.samples import check_samples, digest_of_samples, unformatted
 from hf_relreps.selection import select
 from hf_relreps.sources import Source, publish
 
@@ -128,6 +128,8 @@ class AnchorSet:
             SampleError: If it is not one data set (splits, a stream, a list), or a column holds what no encoder reads.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> from hf_relreps.demos.debian import load_debian_descriptions
             >>> rows = load_debian_descriptions("train")
@@ -202,6 +204,8 @@ class AnchorSet:
             AnchorError: If there is no such view, or several and no name.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> anchors.view("fr")
             AnchorView('fr', 40 texts, fingerprint ...)
@@ -237,7 +241,7 @@ class AnchorSet:
         modality = check_samples(samples, f"view {name!r}")
         if modality == "image":
             samples = [image if image.mode in PLAIN_MODES else image.convert("RGB") for image in samples]
-        view = AnchorView(name, samples, modality, digest(samples), self)
+        view = AnchorView(name, samples, modality, digest_of_samples(samples), self)
         if name in self._views and self._views[name].digest != view.digest:
             raise AnchorError(
                 f"View {name!r} exists with other samples. Choose another name, or build a new AnchorSet."
@@ -252,6 +256,8 @@ class AnchorSet:
             AnchorError: If there is no such anchor, or none is left.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> len(anchors.without(anchors.ids[:3]))
             37
@@ -269,6 +275,8 @@ class AnchorSet:
         """Write ``anchors/anchors.parquet`` and ``anchors/anchor_set.json`` into a folder.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> anchors.save_pretrained("folder")
             >>> AnchorSet.from_pretrained("folder").fingerprint == anchors.fingerprint
@@ -324,6 +332,8 @@ class AnchorSet:
             UploadError: If the token may not write there, or others kept pushing at the same time.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             anchors.push_to_hub("me/anchors", license="cc-by-4.0")
             ```
@@ -356,6 +366,8 @@ class AnchorSet:
             AnchorIntegrityError: If the anchors are not those that the digests beside them name.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> AnchorSet.from_pretrained("me/anchors").views
             ['en', 'fr']
@@ -387,6 +399,8 @@ class AnchorView:
     """One view of an anchor set: k samples of one modality, in the set's order.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> view = anchors.view("en")
         >>> view.name, view.modality, len(view), view.fingerprint == anchors.fingerprint
@@ -448,7 +462,7 @@ def _complete_rows(dataset: Dataset, columns: Mapping[str, str]) -> list[int]:
 def _content_ids(samples: Mapping[str, list[Any]]) -> list[str]:
     """A hash of each row over its views in the order of their names, so that the same row gives the same id."""
     rows = zip(*(samples[name] for name in sorted(samples)), strict=True)
-    return [digest(row)[:32] for row in rows]
+    return [digest_of_samples(row)[:32] for row in rows]
 
 
 def _name_of(dataset: Dataset) -> dict[str, str]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from hf_relreps.anchors import AnchorSet
 from hf_relreps.errors import AnchorError
-from hf_relreps.samples import digest
+from hf_relreps.samples import digest_of_samples
 from hf_relreps.similarities import unit
 
 
@@ -50,6 +50,8 @@ class Encodes(Protocol):
     """Anything that gives embeddings (N, D) of samples: a `RelativeModel`, a sentence-transformers model, ...
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> class Turned:  # stands for another model: the same space, in which no coordinate means what it meant
         ...     def encode(self, samples):
@@ -155,6 +157,8 @@ def bootstrap(
             not name the same two views.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.bootstrapping import bootstrap
         >>> encoders = {"en": english.encoder, "other": turned}
@@ -181,7 +185,7 @@ def bootstrap(
     _refuse_unmatched(report)
     found = [(fresh[0][i], fresh[1][j]) for i, j in zip(pairs.left_P.tolist(), pairs.right_P.tolist(), strict=True)]
     views = {name: [*anchors.view(name).samples, *(pair[side] for pair in found)] for side, name in enumerate(sides)}
-    ids = [*anchors.ids, *(f"pseudo-{digest(pair)[:24]}" for pair in found)]
+    ids = [*anchors.ids, *(f"pseudo-{digest_of_samples(pair)[:24]}" for pair in found)]
     return AnchorSet(ids, views, origin=anchors.origin | {"bootstrap": report.to_dict()}), report
 
 
@@ -199,6 +203,8 @@ def mismatched(anchors: AnchorSet, encoders: Mapping[str, Encodes]) -> list[str]
         AnchorError: If fewer than a third of the anchors look alike in both views.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.bootstrapping import mismatched
         >>> texts = anchors.view("en").samples
@@ -226,10 +232,10 @@ def _two_views(anchors: AnchorSet, encoders: Mapping[str, Encodes]) -> tuple[str
 
 def _drop_known(samples: Sequence[Any], known: Sequence[Any]) -> list[Any]:
     """Those that are not known and were not there before."""
-    seen = {digest([sample]) for sample in known}
+    seen = {digest_of_samples([sample]) for sample in known}
     fresh = []
     for sample in samples:
-        name = digest([sample])
+        name = digest_of_samples([sample])
         if name not in seen:
             seen.add(name)
             fresh.append(sample)

@@ -58,6 +58,8 @@ def encode_dataset(
         ConfigurationError: If the data set is no `datasets.Dataset`.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         from hf_relreps import RelativeDecoderConfig
         from hf_relreps.caching import encode_dataset

@@ -71,6 +71,8 @@ class AnchorCallback(TrainerCallback):
         ConfigurationError: When training begins, if what peft will save lacks the anchors or the decoder.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         model = classifier_of("en", seed=3)
         rows = train.map(lambda row: model.processor(row["en"], truncation=True))
@@ -204,6 +206,8 @@ class AnchorCallback(TrainerCallback):
             AnchorError: If the view is not one of the anchor set that the model was built on.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> model = classifier_of("en", seed=3)
             >>> callback = AnchorCallback(anchors.view("en"), refresh_every=2)

@@ -29,6 +29,8 @@ def last_complete_checkpoint(output_dir: str | Path | None) -> str | None:
     the first start as from any later one: ``trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))``.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         from hf_relreps.checkpoints import last_complete_checkpoint
 

@@ -135,6 +135,8 @@ class RelativeEncoderConfig(_PartConfig):
         ConfigurationError: If a field names something that does not exist, or a number lies outside its range.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> config = english.encoder.config
         >>> config.pooling, config.embedding_size, config.anchor_view
@@ -222,6 +224,8 @@ class RelativeDecoderConfig(_PartConfig):
         ConfigurationError: If a field names something that does not exist, or a number lies outside its range.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps import RelativeDecoder, RelativeDecoderConfig
         >>> config = RelativeDecoderConfig(space=english.encoder.config.space, num_labels=5)

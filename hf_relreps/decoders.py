@@ -36,6 +36,8 @@ class RelativeDecoderOutput(ModelOutput):
     """What a decoder gives: logits (B, C) or images (B, C, H, W), and the loss where there are labels.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> decoder(torch.rand(2, 40), labels=torch.tensor([0, 1])).loss.shape
         torch.Size([])
@@ -325,6 +327,8 @@ class RelativeDecoder(RelativePart):
             StitchingError: If the relative representations are not as wide as those of `like`.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> from hf_relreps.caching import encode_dataset
             >>> encoded = encode_dataset(english.encoder, train, "en")

@@ -55,6 +55,8 @@ def output_name(model: RelativeTaskModel) -> str:
     """What the exported program gives: ``logits`` (B, C), or ``reconstruction`` (B, C, H, W).
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.exporting import output_name
         >>> output_name(english)
@@ -80,6 +82,8 @@ def export_program(model: RelativeTaskModel) -> torch.export.ExportedProgram:
         ConfigurationError: If the model reads nodes: their graph would be fixed in the program.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.exporting import export_program
         >>> model = stitch("me/relative-fr", "me/relative-en")
@@ -112,6 +116,8 @@ def export_onnx(model: RelativeTaskModel, file: str | Path, *, int8: bool = Fals
         MissingExtraError: If onnx and onnxscript are not installed, or for int8 onnxruntime.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> import onnxruntime
         >>> from hf_relreps.exporting import export_onnx

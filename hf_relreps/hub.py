@@ -41,6 +41,8 @@ class FoundPart:
         reason: Why not.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> next(part.views for part in find_parts(anchors=decoder) if part.repo_id == "me/relative-fr")
         ('fr',)
@@ -61,6 +63,8 @@ class FoundParts(Sequence[FoundPart]):
     """Uploads that share anchors; prints as a table.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> found = find_parts("me/anchors")
         >>> len(found) == len(found.to_pandas())
@@ -140,6 +144,8 @@ def find_parts(
         UploadError: If a name is given that cannot be read, or the Hub cannot be reached.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> found = find_parts(anchors=decoder, language="fr", part="encoder")  # print(found) shows a table
         >>> [part.parts for part in found if part.repo_id == "me/relative-fr"]
@@ -187,6 +193,8 @@ def pull(
         UploadIntegrityError: If a file is not the one that its repository names; the folder is left as it was.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.hub import pull
         >>> folder = pull("me/relative-en", "decoder-only", part="decoder")
@@ -223,6 +231,8 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
         UploadError: If the folder holds none.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.hub import write_card
         >>> english.save_pretrained("folder")

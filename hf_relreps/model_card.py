@@ -109,6 +109,8 @@ class CardFacts:
         tags: More tags.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.model_card import CardFacts
         >>> english.card_facts = CardFacts(license="mit", metrics={"accuracy": 0.91}, evaluated_on="me/parallel-texts")

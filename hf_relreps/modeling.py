@@ -101,6 +101,8 @@ class RelativeModelOutput(ModelOutput):
         attentions: Of every layer, if asked for.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> output = english.encoder(**english.processor(["a game of cards"], return_tensors="pt"))
         >>> output.relative_embeds.shape, output.pooler_output.shape
@@ -332,6 +334,8 @@ class RelativeModel(RelativePart):
             EmbeddingError: If an embedding has no direction.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> english.encoder.encode(["a game of cards", "a web server"]).shape
             torch.Size([2, 32])
@@ -387,6 +391,8 @@ class RelativeModel(RelativePart):
             EmbeddingError: If an anchor's embedding has no direction.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> model = classifier_of("en", seed=3)
             >>> with torch.no_grad():
@@ -443,6 +449,8 @@ class RelativeModel(RelativePart):
         raw ones or the processor are missing, or this process holds a share of the weights only) it warns.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> model = classifier_of("en", seed=3).train()
             >>> tokens = model.processor(["a game of cards"], return_tensors="pt")
@@ -517,6 +525,8 @@ class RelativeModel(RelativePart):
             StaleAnchorsError: If that is more than rounding explains.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> english.encoder.check_anchors() < 1e-3
             True
@@ -547,6 +557,8 @@ class RelativeModel(RelativePart):
         The anchors' embeddings stay, so nothing is encoded again; decoders trained before no longer fit.
 
         Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
             ```python
             >>> encoder = classifier_of("en", seed=3).encoder
             >>> encoder.use_projection(RelativeConfig.paper()).config.space.similarity

@@ -20,7 +20,7 @@ from hf_relreps.space import RelativeSpace
 
 # Samples projected at a time where no gradient is asked for: what fits into a processor's cache between passes, and of
 # plain cosines, which are one product, as many as keep its threads busy.
-ROWS_PER_CHUNK, ROWS_OF_ONE_PASS = 2048, 8192
+PROJECTED_AT_ONCE, PROJECTED_IN_ONE_PASS = 2048, 8192
 NO_SPREAD = 1e-6  # what is smaller than this share of what it was computed from is rounding
 
 
@@ -107,7 +107,7 @@ def project(x_BD: Tensor, frame: Frame, space: RelativeSpace, out_BR: Tensor | N
 def project_in_chunks(x_ND: Tensor, frame: Frame, space: RelativeSpace) -> Tensor:
     """`project` without gradients for any number of samples: memory for the output and one chunk."""
     one_pass = frame.shift_D is None and not frame.bases_AA and space.similarity == ("cosine",)
-    rows = ROWS_OF_ONE_PASS if one_pass else ROWS_PER_CHUNK
+    rows = PROJECTED_IN_ONE_PASS if one_pass else PROJECTED_AT_ONCE
     if len(x_ND) <= rows:
         return project(x_ND, frame, space)
     r_NR = x_ND.new_empty(len(x_ND), space.size)

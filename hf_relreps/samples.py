@@ -134,7 +134,7 @@ _CHECKS: dict[str, Callable[[Any, str], None]] = {
 }
 
 
-def digest(samples: Sequence[Any]) -> str:
+def digest_of_samples(samples: Sequence[Any]) -> str:
     """SHA-256 (64 hex digits) over the content and order of texts, images, sounds or nodes."""
     sha = hashlib.sha256()
     for sample in samples:

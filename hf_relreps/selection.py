@@ -18,7 +18,7 @@ from hf_relreps.errors import AnchorError
 from hf_relreps.similarities import unit
 
 
-ROWS_PER_CHUNK = 4096  # candidates compared with all centroids at a time
+CANDIDATES_AT_ONCE = 4096  # candidates compared with all centroids at a time
 STRATEGIES = ("uniform", "stratified", "kmeans", "fps")
 
 
@@ -134,10 +134,10 @@ def _kmeans(unit_ND: Tensor, k: int, seed: int) -> np.ndarray:
 
 def _find_nearest(unit_ND: Tensor, centroids_kD: Tensor) -> list[int]:
     """The candidate nearest to each centroid, a chunk of candidates at a time: memory is linear in N."""
-    found = [(centroids_kD @ unit_BD.T).max(dim=1) for unit_BD in unit_ND.split(ROWS_PER_CHUNK)]
+    found = [(centroids_kD @ unit_BD.T).max(dim=1) for unit_BD in unit_ND.split(CANDIDATES_AT_ONCE)]
     chunk_k = torch.stack([best.values for best in found]).argmax(0)
     row_k = torch.stack([best.indices for best in found])[chunk_k, torch.arange(len(centroids_kD))]
-    return (chunk_k * ROWS_PER_CHUNK + row_k).tolist()
+    return (chunk_k * CANDIDATES_AT_ONCE + row_k).tolist()
 
 
 def _farthest_points(unit_ND: Tensor, k: int, rng: np.random.Generator) -> np.ndarray:

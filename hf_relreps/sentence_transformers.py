@@ -45,6 +45,8 @@ class RelativeEmbedding(Module):
         anchors: The raw anchors.
 
     Example:
+        Uses the names that the page `docs/api/sentence_transformers.md` makes.
+
         ```python
         >>> from hf_relreps.sentence_transformers import RelativeEmbedding, relative
         >>> model = relative(old_model, anchors.view("en"))
@@ -136,6 +138,8 @@ def relative(
         ConfigurationError: If a setting does not exist or has no meaning.
 
     Example:
+        Uses the names that the page `docs/api/sentence_transformers.md` makes.
+
         ```python
         >>> from hf_relreps.sentence_transformers import check_same_space, relative
         >>> old = relative(old_model, anchors.view("en"))  # or "sentence-transformers/all-MiniLM-L6-v2"
@@ -175,6 +179,8 @@ def check_same_space(model: SentenceTransformer, other: SentenceTransformer) -> 
     """Raise `StitchingError` unless both give relative representations that may be compared with one another.
 
     Example:
+        Uses the names that the page `docs/api/sentence_transformers.md` makes.
+
         ```python
         >>> from hf_relreps.sentence_transformers import check_same_space, relative
         >>> check_same_space(relative(old_model, anchors.view("en")), relative(new_model, anchors.view("en")))

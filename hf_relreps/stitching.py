@@ -81,6 +81,8 @@ def stitch(
         UploadError: If an upload lacks the part that it is asked for.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> model = stitch("me/relative-fr", "me/relative-en")
         >>> bert, tokenizer = french.encoder.backbone, french.processor  # any AutoModel
@@ -242,6 +244,8 @@ class CompatibilityReport:
             pairs were given.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> report = compatibility("me/relative-fr", "me/relative-en")
         >>> report.fits, report.verdict
@@ -325,6 +329,8 @@ def compatibility(
         StitchingError: If the encoder is not relative.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> report = compatibility(french, english, own_encoder=english, pairs=(test["fr"], test["en"]))
         >>> print(report)

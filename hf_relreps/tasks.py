@@ -56,6 +56,8 @@ class RelativeClassifierOutput(ModelOutput):
     """What a relative classifier gives: loss (if there were labels), logits (B, C), relative_embeds (B, R).
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> output = english(**english.processor(["a game of cards"], return_tensors="pt"))
         >>> output.logits.shape, output.relative_embeds.shape, output.loss
@@ -107,6 +109,8 @@ class RelativeModelForSequenceClassification(RelativeClassifier):
     """A text encoder and a decoder that gives the classes of a text: single label, multi label or regression.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> model = RelativeModelForSequenceClassification.from_encoder(
         ...     english.encoder.backbone, anchors.view("en"), english.processor, id2label={0: "tool", 1: "toy"}
@@ -152,6 +156,8 @@ class RelativeModelForImageClassification(RelativeClassifier):
     """An image encoder and a decoder that gives the classes of an image.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from PIL import Image
         >>> from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
@@ -193,6 +199,8 @@ class RelativeModelForAudioClassification(RelativeClassifier):
     """An audio encoder and a decoder that gives the classes of a sound.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> import numpy as np
         >>> from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
@@ -245,6 +253,8 @@ class RelativeModelForNodeClassification(RelativeClassifier):
     as for every other model: `AnchorCallback` keeps them.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         import torch
 
@@ -299,6 +309,8 @@ class RelativeReconstructionOutput(ModelOutput):
     """What a reconstruction gives: loss, images (B, C, H, W) in [0, 1], relative representations (B, R).
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.tasks import RelativeReconstructionOutput
         >>> list(RelativeReconstructionOutput(reconstruction=torch.zeros(1, 3, 16, 16)))
@@ -320,6 +332,8 @@ class RelativeModelForImageReconstruction(RelativeTaskModel):
     normalises.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from PIL import Image
         >>> from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
@@ -445,6 +459,8 @@ class GraphReader:
         edge_index: Edges (2, E).
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.tasks import GraphReader
         >>> reader = GraphReader(x=torch.eye(3), edge_index=torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]))
@@ -513,6 +529,8 @@ def one_graph(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     and cuts those of an incomplete batch.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.tasks import GraphReader, one_graph
         >>> reader = GraphReader(x=torch.eye(3), edge_index=torch.tensor([[0, 1], [1, 0]]))

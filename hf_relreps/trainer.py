@@ -22,6 +22,8 @@ class RelativeTrainer(Trainer):
     find the upload.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         from hf_relreps import RelativeTrainer
 

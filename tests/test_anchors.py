@@ -18,7 +18,7 @@ from PIL import Image
 
 from hf_relreps import AnchorSet
 from hf_relreps.errors import AnchorError, AnchorIntegrityError, RelrepsError, SampleError, UploadError
-from hf_relreps.samples import digest
+from hf_relreps.samples import digest_of_samples
 from hf_relreps.selection import select
 
 
@@ -116,7 +116,7 @@ def test_content_ids_depend_on_the_row_and_not_on_how_views_are_named_or_ordered
     one = AnchorSet.from_dataset(dataset, 5, views={"en": "en", "fr": "fr"})
     other = AnchorSet.from_dataset(dataset, 5, views={"fr": "fr", "en": "en"})
     assert one.ids == other.ids
-    assert one.ids[0] == digest([one.view("en").samples[0], one.view("fr").samples[0]])[:32]
+    assert one.ids[0] == digest_of_samples([one.view("en").samples[0], one.view("fr").samples[0]])[:32]
 
 
 def test_images_are_decoded_for_the_chosen_rows_only():

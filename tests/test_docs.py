@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import contextlib
 import inspect
 import json
 import re
 import sys
+import textwrap
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +123,38 @@ def test_examples_run(page, beginning):
         f"{where}: {type(error).__name__}: {error}" for where, error in examples.run_page(page, beginning) if error
     ]
     assert not failures, "\n\n".join(failures)
+
+
+def names_from_outside(block: str) -> set[str]:
+    """What the code of an example uses and does not make."""
+    lines = [line.lstrip() for line in block.splitlines()]
+    prompts = [line[4:] for line in lines if line[:3] in (">>>", "...")]
+    tree = ast.parse("\n".join(prompts) if prompts else textwrap.dedent(block))
+    made, used = set(dir(builtins)), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (made if isinstance(node.ctx, ast.Store) else used).add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            made |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.arg):
+            made.add(node.arg)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            made.add(node.name)
+    return used - made
+
+
+def test_a_docstring_example_runs_as_it_stands_or_says_where_its_names_come_from():
+    says = re.compile(r"Uses the names that .*`docs/api/\w+\.md` makes\.")
+    silent = []
+    for file in (ROOT / "hf_relreps").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            text = (ast.get_docstring(node) or "") if documented else ""
+            _, _, example = text.partition("Example:\n")
+            code = "\n".join(re.findall(r"```python\n(.*?)```", example, re.DOTALL))
+            if names_from_outside(code) and not says.search(example):
+                silent.append(f"{file.name}: {getattr(node, 'name', '')}")
+    assert not silent
 
 
 def test_an_example_that_prints_something_else_is_found():

@@ -419,7 +419,7 @@ def test_compiled_it_follows_loaded_anchors_without_an_eager_call():
 
 @pytest.mark.parametrize(("transform", "similarity", "ridge"), WAYS)
 def test_more_samples_than_a_chunk_holds_are_described_as_each_alone(transform, similarity, ridge):
-    x_ND, anchors_AD = gaussian(projection.ROWS_OF_ONE_PASS + 50, 6).float(), gaussian(9, 6, 1).float()
+    x_ND, anchors_AD = gaussian(projection.PROJECTED_IN_ONE_PASS + 50, 6).float(), gaussian(9, 6, 1).float()
     module = made(anchors_AD, transform=transform, similarity=similarity, basis_ridge=ridge)
     some = [0, 1, len(x_ND) - 51, len(x_ND) - 50, len(x_ND) - 1]
     assert_same(module(x_ND)[some], torch.cat([module(x_ND[i : i + 1]) for i in some]), atol=1e-4)

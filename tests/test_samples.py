@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, ViTImageProcessor, Wav2Vec2Fea
 
 from hf_relreps import samples as module
 from hf_relreps.errors import ConfigurationError, SampleError
-from hf_relreps.samples import batches, check_samples, digest, to_device
+from hf_relreps.samples import batches, check_samples, digest_of_samples, to_device
 
 
 WORDS = [f"w{i}" for i in range(50)]
@@ -254,18 +254,19 @@ def test_a_text_without_tokens_is_refused():
 
 def test_a_digest_is_sha256_of_lengths_and_contents():
     # The same for ever: uploads carry it.
-    assert digest(["ab", "ü"]) == sha256(b"\0\0\0\0\0\0\0\2ab" + b"\0\0\0\0\0\0\0\2\xc3\xbc").hexdigest()
-    assert digest(["ab", "ü"]) == "8f5c2ab015ee73f6682a82fd3dc955cd4f79e1d57955f1b76af51646de5a81c0"
+    assert digest_of_samples(["ab", "ü"]) == sha256(b"\0\0\0\0\0\0\0\2ab" + b"\0\0\0\0\0\0\0\2\xc3\xbc").hexdigest()
+    assert digest_of_samples(["ab", "ü"]) == "8f5c2ab015ee73f6682a82fd3dc955cd4f79e1d57955f1b76af51646de5a81c0"
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(max_size=4), min_size=1, max_size=5), st.lists(st.text(max_size=4), min_size=1, max_size=5))
 def test_digests_differ_unless_the_texts_are_the_same(left, right):
-    assert (digest(left) == digest(right)) == (left == right)
+    assert (digest_of_samples(left) == digest_of_samples(right)) == (left == right)
 
 
 def test_a_digest_is_not_fooled_by_moved_boundaries():
-    assert len({digest(texts) for texts in (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], ["", "abc"])}) == 5
+    divided = (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], ["", "abc"])
+    assert len({digest_of_samples(texts) for texts in divided}) == 5
 
 
 def test_a_digest_follows_order_pixels_size_and_mode():
@@ -276,12 +277,12 @@ def test_a_digest_follows_order_pixels_size_and_mode():
         [picture(1), picture(2, size=(5, 6))],
         [picture(1), picture(2, "L")],
     ]
-    assert len({digest(samples) for samples in (images, *others)}) == 5
-    assert digest([picture(1), picture(2)]) == digest(images)
+    assert len({digest_of_samples(samples) for samples in (images, *others)}) == 5
+    assert digest_of_samples([picture(1), picture(2)]) == digest_of_samples(images)
 
 
 def test_a_digest_follows_the_rate_and_the_values_of_a_sound():
     sounds = [sound(0.1), sound(0.1, rate=8_000), sound(0.2), sound(0.1, n=399)]
-    assert len({digest([one]) for one in sounds}) == 4
+    assert len({digest_of_samples([one]) for one in sounds}) == 4
     as_list = {"array": sounds[0]["array"].tolist(), "sampling_rate": 16_000}
-    assert digest([as_list]) == digest(sounds[:1])
+    assert digest_of_samples([as_list]) == digest_of_samples(sounds[:1])

@@ -17,7 +17,7 @@ from benchmarks.assets.features import kept
 from benchmarks.assets.packages import SITE, make_importable, unpacked
 from hf_relreps.demos.images import FASHION_MNIST_FOLDER, load_cifar10, load_fashion_mnist
 from hf_relreps.pooling import spatial_mean
-from hf_relreps.samples import batches, digest
+from hf_relreps.samples import batches, digest_of_samples
 
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def lite_features(
     """
     if assets is not None:
         make_importable(assets / SITE)
-    file = cache / f"lite{version}-{image_size}-{digest(images)[:16]}.safetensors"
+    file = cache / f"lite{version}-{image_size}-{digest_of_samples(images)[:16]}.safetensors"
     return kept(file, lambda: _encode(version, images, image_size))
 
 

@@ -30,7 +30,7 @@ from benchmarks.assets.features import kept
 from benchmarks.assets.packages import SITE, make_importable, missing, package_folder
 from benchmarks.assets.quantized_e5 import read_quantized_e5
 from hf_relreps.pooling import pool
-from hf_relreps.samples import batches, digest
+from hf_relreps.samples import batches, digest_of_samples
 
 
 LONGEST = 128  # tokens that an encoder reads of a text
@@ -71,7 +71,7 @@ def text_features(name: str, texts: Sequence[str], cache: Path, assets: Path | N
         assets: Folder of assets, if their `site` is not on `sys.path`.
     """
     encode = _encode_with_use if name == "use" else _encode
-    file = cache / f"{name.replace('/', '--')}-{digest(texts)[:16]}.safetensors"
+    file = cache / f"{name.replace('/', '--')}-{digest_of_samples(texts)[:16]}.safetensors"
     return kept(file, lambda: encode(name, texts, assets))
 
 

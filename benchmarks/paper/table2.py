@@ -33,7 +33,7 @@ from hf_relreps import RelativeConfig, RelativeSpace
 from hf_relreps.encoders.images import image_processor
 from hf_relreps.evaluation.scores import SCORES
 from hf_relreps.projection import frame_of, project
-from hf_relreps.samples import digest
+from hf_relreps.samples import digest_of_samples
 from hf_relreps.selection import select
 
 
@@ -123,7 +123,7 @@ def features(name: str, images: list[Any], options: Options) -> Tensor:
         return image_processor(image_sets.SIZES[name])(images=images, return_tensors="pt")["pixel_values"].flatten(1)
     if options.assets is not None:
         return lite_features(0, images, options.cache, options.assets)
-    file = options.cache / f"resnet-18-{digest(images)[:16]}.safetensors"
+    file = options.cache / f"resnet-18-{digest_of_samples(images)[:16]}.safetensors"
     return kept(file, lambda: _resnet(images))
 
 

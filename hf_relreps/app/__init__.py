@@ -46,6 +46,8 @@ def launch(encoder: str = "", decoder: str = "", **arguments: Any) -> Any:
         MissingExtraError: If Gradio is not installed.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         from hf_relreps.app import launch
         from hf_relreps.errors import MissingExtraError

@@ -40,6 +40,8 @@ def wordpiece_tokenizer(texts: Iterable[str], longest: int, vocabulary_size: int
     """A BERT-like tokenizer trained on `texts`; longer ones are cut after `longest` tokens.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.demos.tiny import wordpiece_tokenizer
         >>> wordpiece_tokenizer(train["en"], longest=32).model_max_length

@@ -16,7 +16,7 @@ from hf_relreps.similarities import unit
 if TYPE_CHECKING:
     import numpy as np
 
-ROWS_PER_CHUNK = 4096
+SAMPLES_AT_ONCE = 4096
 
 
 @torch.no_grad()
@@ -52,4 +52,4 @@ def anchor_coverage(x_ND: torch.Tensor | np.ndarray, anchors_AD: torch.Tensor | 
         )
     mean_D = x_ND.mean(0)
     anchors_AD = unit(anchors_AD.to(x_ND.device) - mean_D)
-    return torch.cat([(unit(x_BD - mean_D) @ anchors_AD.T).amax(1) for x_BD in x_ND.split(ROWS_PER_CHUNK)])
+    return torch.cat([(unit(x_BD - mean_D) @ anchors_AD.T).amax(1) for x_BD in x_ND.split(SAMPLES_AT_ONCE)])

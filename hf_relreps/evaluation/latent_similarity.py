@@ -23,7 +23,7 @@ METRICS = ("jaccard", "mrr", "cosine", "cka")
 SHARED_COORDINATES = ("jaccard", "mrr", "cosine")
 # Similarities held at a time: 64 MiB in float32, whatever N is.
 SIMILARITIES_PER_CHUNK = 2**24
-ROWS_PER_CHUNK = 4096
+COMPARED_AT_ONCE = 4096
 
 MEANINGS = {
     "jaccard": "share of the {k} nearest neighbours that both spaces agree on",
@@ -48,6 +48,8 @@ class LatentSimilarity:
     A metric that was not asked for is ``None``.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> found = latent_similarity(english.encoder.encode(test["en"]), turned.encode(test["en"]), metrics=["cka"])
         >>> round(found.cka, 3), found.to_dict()["jaccard"]
@@ -147,7 +149,7 @@ def _cosine_metrics(
     x_ND, y_ND = _unit("x", x_ND), _unit("y", y_ND)
     totals = dict.fromkeys(SHARED_COORDINATES, 0.0)
     search = "jaccard" in metrics or "mrr" in metrics
-    size = chunk_size or (max(1, SIMILARITIES_PER_CHUNK // len(y_ND)) if search else ROWS_PER_CHUNK)
+    size = chunk_size or (max(1, SIMILARITIES_PER_CHUNK // len(y_ND)) if search else COMPARED_AT_ONCE)
     for rows in _chunks(len(x_ND), size):
         totals["cosine"] += float((x_ND[rows] * y_ND[rows]).sum(dim=1).sum())
         if search:
@@ -180,7 +182,7 @@ def _linear_cka(x_ND: torch.Tensor, y_NE: torch.Tensor) -> float:
     xx_DD = x_ND.new_zeros(x_ND.shape[1], x_ND.shape[1])
     yy_EE = y_NE.new_zeros(y_NE.shape[1], y_NE.shape[1])
     xy_DE = x_ND.new_zeros(x_ND.shape[1], y_NE.shape[1])
-    for rows in _chunks(len(x_ND), ROWS_PER_CHUNK):
+    for rows in _chunks(len(x_ND), COMPARED_AT_ONCE):
         x_BD, y_BE = (x_ND[rows] - x_mean_D) / x_scale, (y_NE[rows] - y_mean_E) / y_scale
         xx_DD.addmm_(x_BD.T, x_BD)
         yy_EE.addmm_(y_BE.T, y_BE)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Part = TypeVar("Part")
 
 # Relative representations held at a time: rows, whatever the number of samples.
-ROWS_PER_CHUNK = 4096
+DECODED_AT_ONCE = 4096
 # Column heads longer than this become numbers, so that a table of repository ids still fits a terminal.
 LONGEST_HEAD = 10
 CONTROL = "logistic regression on absolute embeddings"
@@ -63,6 +63,8 @@ class StitchingMatrix:
         control: What the absolute control's decoders are.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> models = {"en": "me/relative-en", "fr": "me/relative-fr"}
         >>> matrix = stitching_matrix(models, models, test)
@@ -301,6 +303,8 @@ def stitching_matrix(
         EvaluationError: If columns, labels or names leave the question without an answer.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> models = {"en": "me/relative-en", "fr": "me/relative-fr"}
         >>> print(stitching_matrix(models, models, test, train_dataset=train))
@@ -425,7 +429,7 @@ def _decode(
 ) -> dict[str, torch.Tensor]:
     """Decoder name -> logits (N, C) on the CPU; each chunk is projected once."""
     logits: dict[str, list[torch.Tensor]] = {name: [] for name in decoders}
-    for x_BD in x_ND.split(ROWS_PER_CHUNK):
+    for x_BD in x_ND.split(DECODED_AT_ONCE):
         r_BA = encoder.projection(x_BD.to(encoder.device))
         for name, decoder in decoders.items():
             logits[name].append(decoder(relative_embeds=r_BA.to(decoder.device)).logits.float().cpu())

@@ -21,6 +21,8 @@ def path(name: str) -> str:
         EvaluationError: If there is no such metric.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> import evaluate
         >>> from hf_relreps.metrics import path

@@ -90,6 +90,8 @@ def decoder_from_classifier(
             one vector of a sample, or the method needs `encoder`.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.translation import decoder_from_classifier
         >>> ordinary = BertForSequenceClassification(english.encoder.backbone.config)  # or "me/english-topics"

@@ -204,6 +204,8 @@ class Translation(nn.Module):
         placement: What it means in the target.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         >>> from hf_relreps.translation import fit
         >>> views = {model: anchors.view(model.config.anchor_view).samples for model in (french, english)}

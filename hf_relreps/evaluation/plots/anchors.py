@@ -31,6 +31,8 @@ def plot_anchor_coverage(coverage: Any, *, path: str | Path | None = None) -> Fi
         MissingExtraError: If matplotlib is not installed.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         from hf_relreps.evaluation import anchor_coverage, plot_anchor_coverage
 

@@ -51,6 +51,8 @@ def plot_latent_spaces(
         MissingExtraError: If matplotlib is not installed.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         from hf_relreps.evaluation import plot_latent_spaces
 

@@ -41,6 +41,8 @@ def plot_reconstructions(
         MissingExtraError: If matplotlib is not installed.
 
     Example:
+        Uses the names that the first block of `docs/api/index.md` makes.
+
         ```python
         from hf_relreps.evaluation import plot_reconstructions
 
