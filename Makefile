@@ -49,11 +49,11 @@ RANGE_RUNS := $(shell sed -n '/^hypothesis=\|^pytest/p' $(PINS))
 # What local_hub needs: its oldest version, the newest or the pinned one, as the constraints of the environment say.
 HUB_RUNS := starlette uvicorn
 QUICKSTART_HUB := quickstart_output/hub
-SOURCES := hf_relreps local_hub tests benchmarks examples notebooks docs/conf.py docs/errors_page.py docs/examples.py
+SOURCES := hf_relreps hf_relreps_cli.py local_hub tests benchmarks examples notebooks docs/conf.py docs/errors_page.py docs/examples.py docs/notebook_pages.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: quickstart notebooks test test-all test-oldest test-newest test-wheel nightly audit quality style docs build clean help
+.PHONY: quickstart notebooks test test-all test-gpu test-oldest test-newest test-wheel nightly audit quality style docs build clean help
 
 quickstart: $(VENV)/.demo-installed  ## train four encoders, push them, pull parts of them and stitch (ARGS="...")
 	@rm -rf $(QUICKSTART_HUB)
@@ -63,11 +63,14 @@ quickstart: $(VENV)/.demo-installed  ## train four encoders, push them, pull par
 notebooks: $(VENV)/.test-installed  ## run the notebooks and write their outputs (NOTEBOOKS="..." names some)
 	@$(BIN)/python notebooks/run.py $(NOTEBOOKS)
 
-test: quality  ## all checks and all tests that need neither network nor patience
+test: quality  ## all checks, and all tests that are fast and need no network
 	$(RUN_TESTS) $(PYTEST)
 
 test-all: quality  ## the same and the slow tests
 	$(RUN_TESTS) -m "not hub and not gpu" $(PYTEST)
+
+test-gpu: $(VENV)/.test-installed  ## the tests that need an accelerator, in one process
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m gpu $(PYTEST)
 
 nightly: $(VENV)/.test-installed  ## long versions of the reliability tests: fuzz, kill, ranks, numbers, load
 	for item in fuzz kill ranks numbers load; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability $$item || exit 1; done
@@ -83,11 +86,11 @@ quality: $(VENV)/.test-installed  ## lint, format, types, floors, spelling; chan
 	$(BIN)/lint-imports
 	$(BIN)/typos
 
-style: $(VENV)/.test-installed  ## mend what ruff can mend
+style: $(VENV)/.test-installed  ## fix what ruff can fix
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-test-oldest: $(OLDEST)/.installed  ## the tests that speak to other libraries, with the oldest versions of these
+test-oldest: $(OLDEST)/.installed  ## the tests of other libraries' APIs, with the oldest versions of these
 	$(TEST_ENVIRONMENT) $(OLDEST)/bin/python -m pytest $(TWO_PROCESSES) -k $(OLDEST_KNOWS) $(RANGE_TESTS) $(PYTEST)
 
 test-newest: $(NEWEST)/.installed  ## the same with the newest versions that the index has
@@ -100,7 +103,7 @@ docs: $(VENV)/.test-installed  ## the documentation as pages that need no networ
 build: $(VENV)/.test-installed  ## sdist and wheel in dist/
 	$(BIN)/python -m build --installer uv
 
-test-wheel: $(VENV)/.test-installed  ## build, install into an empty environment, run the README's first example there
+test-wheel: $(VENV)/.test-installed  ## build, install into an empty environment, run the README's offline example there
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m slow tests/test_packaging.py $(PYTEST)
 
 clean:  ## remove .venv and everything that can be made again

@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
 )
 
 from hf_relreps import errors
@@ -24,6 +25,7 @@ from hf_relreps.encoders import graphs, images  # noqa: F401  register themselve
 from hf_relreps.evaluation import latent_similarity, stitching_matrix
 from hf_relreps.hub import find_parts
 from hf_relreps.modeling import RelativeModel
+from hf_relreps.several import RelativeModelWithDecoders
 from hf_relreps.space import RelativeSpace
 from hf_relreps.stitching import compatibility, stitch
 from hf_relreps.tasks import (
@@ -31,7 +33,9 @@ from hf_relreps.tasks import (
     RelativeModelForImageClassification,
     RelativeModelForImageReconstruction,
     RelativeModelForNodeClassification,
+    RelativeModelForPairClassification,
     RelativeModelForSequenceClassification,
+    RelativeModelForTokenClassification,
 )
 
 
@@ -49,7 +53,10 @@ __all__ = [
     "RelativeModelForImageClassification",
     "RelativeModelForImageReconstruction",
     "RelativeModelForNodeClassification",
+    "RelativeModelForPairClassification",
     "RelativeModelForSequenceClassification",
+    "RelativeModelForTokenClassification",
+    "RelativeModelWithDecoders",
     "RelativeSpace",
     "RelativeTrainer",
     "compatibility",
@@ -68,6 +75,7 @@ AutoModel.register(RelativeDecoderConfig, RelativeDecoder, exist_ok=True)
 # Of a whole model `AutoModel` gives the encoder, whose class has a configuration of its own.
 MODEL_MAPPING.register(RelativeConfig, RelativeModel, exist_ok=True)  # type: ignore[arg-type]
 AutoModelForSequenceClassification.register(RelativeConfig, RelativeModelForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(RelativeConfig, RelativeModelForTokenClassification, exist_ok=True)
 AutoModelForAudioClassification.register(RelativeConfig, RelativeModelForAudioClassification, exist_ok=True)
 AutoModelForImageClassification.register(RelativeConfig, RelativeModelForImageClassification, exist_ok=True)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from hf_relreps.errors import AnchorIntegrityError, UploadError
+from hf_relreps.pairs import FIELDS
+from hf_relreps.parquet_pages import refuse_immense_pages
 from hf_relreps.sources import Source
 
 
@@ -32,6 +34,7 @@ ANCHORS_FORMAT = 1
 PLAIN_MODES = ("L", "RGB", "RGBA")  # what PNG gives back bit for bit
 # What a table may unpack to: what compresses better than this was made to fill the memory.
 LITTLE, MOST_UNPACKED = 64 << 20, 100  # bytes, and bytes for each byte of the file
+ROWS_AT_ONCE = 4096  # of a table, unless its texts are long
 BROKEN_PNG = (SyntaxError, Image.DecompressionBombError)  # what Pillow raises of them beside OSError and ValueError
 
 
@@ -103,8 +106,8 @@ def refuse_changes(found: AnchorContent, stored: AnchorContent, place: str) -> N
 def _refuse_difference(place: str, what: str, found: Any, expected: Any) -> None:
     if found != expected:
         raise AnchorIntegrityError(
-            f"{place} was changed: the {what} is {found}, {RECORD_FILE} expects {expected}. Pull the folder again, or "
-            "save the anchors anew with AnchorSet.save_pretrained."
+            f"{place} has been changed: the {what} is {found}, but {RECORD_FILE} says {expected}. Pull the folder "
+            "again, or save the anchors again with AnchorSet.save_pretrained."
         )
 
 
@@ -119,8 +122,9 @@ def _find(source: Source, any_type: bool) -> tuple[Path, Path, Source]:
     table_file = source.file(table_path) if record_file else None
     if record_file is None or table_file is None:
         raise UploadError(
-            f"{source} holds no anchors: {record_path if record_file is None else table_path} is not there. "
-            "Save some there with anchors.save_pretrained(folder) or anchors.push_to_hub(name)."
+            f"{source} has no anchors: {record_path if record_file is None else table_path} does not exist. Save "
+            "anchors with anchors.save_pretrained(folder) or anchors.push_to_hub(name). If the model was pushed "
+            "without its anchor samples (anchors='digest'), attach the same set: model.anchors = anchors."
         )
     return record_file, table_file, source
 
@@ -130,7 +134,7 @@ def _read_record(file: Path, name: str) -> dict[str, Any]:
         record = json.loads(file.read_text("utf-8"))
         version = record["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise AnchorIntegrityError(f"{name} is not a record of anchors ({error!r:.200}). Pull it again.") from error
+        raise AnchorIntegrityError(f"{name} is not a valid anchor record ({error!r:.200}). Pull it again.") from error
     if isinstance(version, int) and version > ANCHORS_FORMAT:
         raise AnchorIntegrityError(
             f"{name} has format version {version}; the installed hf_relreps reads up to {ANCHORS_FORMAT}. "
@@ -141,8 +145,8 @@ def _read_record(file: Path, name: str) -> dict[str, Any]:
     wrong = [field for field, kind in types.items() if not isinstance(record.get(field), kind)]
     if wrong or not views or not all(isinstance(about, dict) for about in views.values()):
         raise AnchorIntegrityError(
-            f"{name} is not a record of anchors: {', '.join(wrong) or 'views'} missing or of another type than "
-            "expected. Pull it again."
+            f"{name} is not a valid anchor record: {', '.join(wrong) or 'views'} missing or of the wrong type. Pull "
+            "it again."
         )
     return record
 
@@ -154,11 +158,15 @@ def _to_table(content: AnchorContent) -> pa.Table:
     from datasets import Image as ImageFeature
 
     sound = {"array": List(Value("float32")), "sampling_rate": Value("int64")}
+    word = {"words": List(Value("string")), "position": Value("int64")}
     types: dict[str | None, Any] = {
         "text": Value("string"),
+        "pair": {field: Value("string") for field in FIELDS},
+        "word": word,
         "image": ImageFeature(),
         "audio": sound,
         "node": Value("int64"),
+        "conversation": List({"role": Value("string"), "content": Value("string")}),
     }
     columns: dict[str, Any] = {ID_COLUMN: content.ids}
     features = {ID_COLUMN: Value("string")}
@@ -178,7 +186,12 @@ def _read_table(file: Path, place: str, record: Mapping[str, Any]) -> dict[str, 
         table = pq.ParquetFile(file)
         _refuse_difference(place, "number of anchors", table.metadata.num_rows, record["num_anchors"])
         _refuse_bomb(table.metadata, allowed)
-        columns = table.read(columns=[ID_COLUMN, *record["views"]]).to_pydict()
+        refuse_immense_pages(file, table.metadata, allowed)
+        wanted = [ID_COLUMN, *record["views"]]
+        missing = set(wanted) - set(table.schema_arrow.names)
+        if missing:
+            raise ValueError(f"columns are missing: {', '.join(sorted(missing))}")
+        columns = _read_columns(table, wanted, allowed)
         images = [name for name, about in record["views"].items() if about.get("modality") == "image"]
         return {name: columns[name] for name in (ID_COLUMN, *record["views"])} | {
             name: _from_pngs(columns[name], allowed) for name in images
@@ -189,16 +202,37 @@ def _read_table(file: Path, place: str, record: Mapping[str, Any]) -> dict[str, 
         raise AnchorIntegrityError(f"{place} cannot be read as anchors: {error}. Pull it again.") from error
 
 
-def _refuse_bomb(about: pq.FileMetaData, allowed: int) -> None:
-    """Raise `ValueError` for a table that would unpack to far more than its bytes justify."""
-    columns = [
+def _read_columns(table: pq.ParquetFile, names: Sequence[str], allowed: int) -> dict[str, list[Any]]:
+    """The columns as lists, read a few rows at a time: one text may stand for many rows, and unpacks with each."""
+    largest = max((column.total_uncompressed_size for column in _chunks(table.metadata)), default=1)
+    rows = max(1, min(ROWS_AT_ONCE, allowed // max(1, largest)))
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    unpacked = 0
+    for batch in table.iter_batches(batch_size=rows, columns=list(names), use_threads=False):
+        unpacked += batch.nbytes
+        _refuse_unpacked(unpacked, allowed)
+        for name, cells in batch.to_pydict().items():
+            columns[name] += cells
+    return columns
+
+
+def _chunks(about: pq.FileMetaData) -> list[Any]:
+    return [
         about.row_group(group).column(column)
         for group in range(about.num_row_groups)
         for column in range(about.num_columns)
     ]
-    unpacked = sum(max(column.total_uncompressed_size, 4 * column.num_values) for column in columns)
+
+
+def _refuse_unpacked(unpacked: int, allowed: int) -> None:
     if unpacked > allowed:
-        raise ValueError(f"it would unpack to {unpacked} bytes, a file of its size may to {allowed}")
+        raise ValueError(f"it would unpack to {unpacked} bytes, and {allowed} are allowed for a file of its size")
+
+
+def _refuse_bomb(about: pq.FileMetaData, allowed: int) -> None:
+    """Raise `ValueError` for a table that would unpack to far more than its bytes justify."""
+    unpacked = sum(max(column.total_uncompressed_size, 4 * column.num_values) for column in _chunks(about))
+    _refuse_unpacked(unpacked, allowed)
 
 
 def _to_png(image: Image.Image) -> dict[str, Any]:
@@ -211,14 +245,19 @@ def _to_sound(sound: Mapping[str, Any]) -> dict[str, Any]:
     return {"array": np.asarray(sound["array"], dtype=np.float32), "sampling_rate": sound["sampling_rate"]}
 
 
-_TO_CELL: dict[str | None, Any] = {"text": str, "image": _to_png, "audio": _to_sound, "node": int}
+_TO_CELL: dict[str | None, Any] = {
+    **{"text": str, "pair": dict, "word": asdict, "conversation": list},
+    **{"image": _to_png, "audio": _to_sound, "node": int},
+}
 
 
 def _from_pngs(cells: Sequence[Mapping[str, Any]], allowed: int) -> list[Image.Image]:
     images: list[Image.Image] = [Image.open(io.BytesIO(cell["bytes"]), formats=["PNG"]) for cell in cells]
     unpacked = sum(image.width * image.height * len(image.getbands()) for image in images)
     if unpacked > allowed:
-        raise ValueError(f"its pictures would unpack to {unpacked} bytes, a file of its size may to {allowed}")
+        raise ValueError(
+            f"its images would unpack to {unpacked} bytes, and {allowed} are allowed for a file of its size"
+        )
     for image in images:
         image.load()
     return images

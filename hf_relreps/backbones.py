@@ -10,12 +10,12 @@ Shapes: B batch, D absolute size.
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import inspect
+import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -30,18 +30,32 @@ from hf_relreps.anchors import AnchorView
 from hf_relreps.configuration import (
     BELOW_HEADS,
     ENCODER_SETTINGS,
+    OF_TOKENS,
     TOWERS,
     AnyRelativeConfig,
     RelativeConfig,
     RelativeDecoderConfig,
     RelativeEncoderConfig,
+    is_ours,
 )
-from hf_relreps.errors import ConfigurationError, MissingExtraError, SampleError, UploadError
-from hf_relreps.pooling import Interface, default_pooling, pool, reads
-from hf_relreps.samples import batches, length, longer, to_device
+from hf_relreps.errors import ConfigurationError, MissingExtraError, RelrepsError, SampleError, UploadError
+from hf_relreps.inspection import known_adapter, refuse_unknown_model
+from hf_relreps.pooling import (
+    LAST_LAYER,
+    Interface,
+    default_layer,
+    default_pooling,
+    pool,
+    reads,
+    vectors_of_tokens,
+    vectors_of_words,
+)
+from hf_relreps.prompts import find_prompt, prompt_of
+from hf_relreps.quantization import refuse_float8
+from hf_relreps.samples import SPANS, batches, length, longer, to_device
 from hf_relreps.sources import Source
-from hf_relreps.space import RelativeSpace
-from hf_relreps.uploads import load_processor
+from hf_relreps.space import RelativeSpace, refuse_unknown_settings
+from hf_relreps.uploads import ADAPTER_FILE, load_processor, stored_sizes, weight_files
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -49,8 +63,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 # Settings that follow from the encoder and its anchors.
 MEASURED_FIELDS = (
     *("encoder_config", "base_model_name_or_path", "base_model_revision", "base_model_digest", "encoder_is_frozen"),
-    *("encoder_adapters", "embedding_size", "pad_token_id", "padding", "modality", "space", "num_anchors"),
-    *("fingerprint", "anchor_view", "anchor_digest"),
+    *("encoder_adapters", "encoder_quantization", "embedding_size", "prompt_ids", "pad_token_id", "pair_mark"),
+    *("padding", "modality", "space", "num_anchors", "fingerprint", "anchor_view", "anchor_digest"),
 )
 # Keywords of `from_encoder` that say how an encoder is loaded by its name; all others are settings.
 LOADER_ARGUMENTS = frozenset(
@@ -70,9 +84,103 @@ ADAPTER_SWITCHES = (
     *("auto_mapping", "base_model_name_or_path", "revision", "megatron_config", "megatron_core", "runtime_config"),
     *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "arrow_config"),
 )
-# Held while a model is built or loaded: meanwhile transformers changes functions of torch and of its own for the whole
-# process, and two threads that do so at once leave them changed.
-BUILDING = threading.RLock()
+# What a model may be built of beyond the numbers that its files hold (computed buffers), and of how many parts.
+BEYOND_FILES, MOST_MODULES = 1 << 24, 200_000
+# How weights are split among processes.
+ZERO_3 = "DeepSpeed ZeRO-3 has partitioned the weights"
+FSDP_1, FSDP_2 = "FSDP version 1 has sharded the weights", "FSDP2 has sharded the weights"
+TENSOR_PARALLEL = "tensor parallelism has sharded the weights"
+# What accelerate replaces in a model that it has offloaded; the new ones are bound to the model they were put on.
+MOVES = ("to", "cuda", "npu", "xpu", "mlu", "sdaa", "musa")
+MODES = threading.Lock()
+_evaluated: dict[nn.Module, tuple[bool, int]] = {}  # the mode that a module had, and how many evaluate it now
+
+
+def in_forked_children(function: Callable[[], None]) -> Callable[[], None]:
+    """Have a child that is forked call a function first: no other thread of its parent is there with it."""
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=function)
+    return function
+
+
+class BuildLock:
+    """A lock that is held while a model is built or loaded.
+
+    Meanwhile transformers changes functions of torch and of its own for the whole process, and two threads that do so
+    at once leave them changed. So a child that is forked at that moment cannot build models any more: nobody there
+    lets the lock go, and nobody puts the functions back. It is told so in place of waiting.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._is_lost = False
+        in_forked_children(self._look)
+
+    def _look(self) -> None:
+        if self._lock.acquire(blocking=False):  # free, or held by the thread that forked
+            self._lock.release()
+        else:
+            self._is_lost = True
+
+    def __enter__(self) -> None:
+        if self._is_lost:
+            raise RelrepsError(
+                "This process was forked while another thread loaded a model, which leaves torch half changed; "
+                "expected a fork at another time. Fork before threads load models, or start processes with spawn: "
+                "multiprocessing.get_context('spawn')."
+            )
+        self._lock.acquire()
+
+    def __exit__(self, *of_error: object) -> None:
+        self._lock.release()
+
+
+BUILDING = BuildLock()
+
+
+@contextmanager
+def building(stored: int) -> Iterator[None]:
+    """Hold `BUILDING`, and refuse a model that is built of more than files with that many numbers justify.
+
+    Each module, weight and buffer is counted when it is put into its place: whatever field asked for it.
+
+    Raises:
+        ConfigurationError: If a configuration asks for more.
+    """
+    allowed, thread = 2 * stored + BEYOND_FILES, threading.get_ident()
+    counts = {"modules": 0, "numbers": 0}
+
+    def count(what: str, amount: int, most: int) -> None:
+        counts[what] += amount if threading.get_ident() == thread else 0
+        if counts[what] > most:
+            raise ConfigurationError(
+                f"The configuration asks for more than {most} {what}, but its weight files contain {stored} numbers. "
+                "Do not use this upload."
+            )
+
+    def count_numbers(module: nn.Module, name: str, tensor: Any) -> None:
+        if isinstance(tensor, Tensor):
+            count("numbers", tensor.numel(), allowed)
+
+    hooks = torch.nn.modules.module
+    with BUILDING, ExitStack() as counting:
+        for register, hook in (
+            (hooks.register_module_module_registration_hook, lambda *_: count("modules", 1, MOST_MODULES)),
+            (hooks.register_module_parameter_registration_hook, count_numbers),
+            (hooks.register_module_buffer_registration_hook, count_numbers),
+        ):
+            counting.callback(register(hook).remove)
+        yield
+
+
+@in_forked_children
+def _forget_threads() -> None:
+    """Let go of a lock that another thread held, and restore the modes that it would have restored."""
+    global MODES
+    MODES = threading.Lock()
+    for module, (was_training, _) in _evaluated.items():
+        module.training = was_training
+    _evaluated.clear()
 
 
 # -- Running an encoder
@@ -80,14 +188,26 @@ BUILDING = threading.RLock()
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, each module's own mode after: dropout would blur the anchors."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    """Evaluation mode inside, each module's own mode after: dropout would blur the anchors.
+
+    Threads may be inside at once: the last to leave gives a module its mode back.
+    """
+    modules = list(model.modules())
+    with MODES:
+        for module in modules:
+            was_training, count = _evaluated.get(module, (module.training, 0))
+            _evaluated[module] = (was_training, count + 1)
     try:
+        model.eval()  # not under the lock: it may encode anchors, for which others wait
         yield
     finally:
-        for module in training:
-            module.training = True
+        with MODES:
+            for module in modules:
+                was_training, count = _evaluated.pop(module, (False, 1))  # not there in a child that was forked inside
+                if count > 1:
+                    _evaluated[module] = (was_training, count - 1)
+                elif was_training:
+                    module.training = True
 
 
 def share_weights(module: ModuleT, *same: Any) -> ModuleT:
@@ -110,6 +230,54 @@ def _hooks_of(module: nn.Module) -> list[Any]:
     """The hooks that accelerate has put on a module."""
     hook = getattr(module, "_hf_hook", None)
     return [] if hook is None else list(getattr(hook, "hooks", [hook]))
+
+
+def in_memory(module: ModuleT) -> ModuleT:
+    """Bring weights that a device map offloaded into memory, so that the module may be moved and trained; in place."""
+    from accelerate.hooks import remove_hook_from_module
+    from accelerate.utils import align_module_device, has_offloaded_params
+
+    for part in module.modules():
+        if has_offloaded_params(part):
+            with align_module_device(part, torch.device("cpu")):
+                held = {name: tensor.detach().clone() for name, tensor in _direct_tensors(part)}
+            remove_hook_from_module(part)
+            for name, tensor in held.items():
+                _put(part, name, tensor)
+    vars(module).pop("hf_device_map", None)
+    for name in MOVES:
+        vars(module).pop(name, None)
+    return module
+
+
+def _direct_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    old = getattr(module, name)
+    is_weight = isinstance(old, nn.Parameter)
+    setattr(module, name, nn.Parameter(tensor, requires_grad=old.requires_grad) if is_weight else tensor)
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether hooks of accelerate bring weights to their device for each pass."""
+    return any(getattr(hook, "offload", False) for part in model.modules() for hook in _hooks_of(part))
+
+
+def refuse_empty(model: nn.Module, what: str) -> None:
+    """Raise `ConfigurationError` if weights lie on the meta device, and nothing brings their values."""
+    if is_offloaded(model):
+        return
+    named = (*model.named_parameters(), *model.named_buffers())
+    empty = [name for name, tensor in named if tensor.is_meta]
+    if empty:
+        raise ConfigurationError(
+            f"{len(empty)} weights of {what} lie on the meta device, which holds no values; the first is {empty[0]}. "
+            "Load it with its weights: from_pretrained(name). To keep them out of memory, pass device_map='auto' and "
+            "offload_folder."
+        )
 
 
 class Freshness:
@@ -160,10 +328,46 @@ class Freshness:
         return vars(copy.deepcopy(self))
 
 
+def sharding_of(model: nn.Module) -> str | None:
+    """What has split the weights, so that a process holds only a share of them; ``None`` where each has all."""
+    if any(hasattr(weight, "ds_id") for weight in model.parameters()):
+        return ZERO_3
+    kinds = {type(weight).__name__ for weight in model.parameters()}
+    if "FlatParameter" in kinds or any(type(part).__name__ == "FullyShardedDataParallel" for part in model.modules()):
+        return FSDP_1
+    if sharded_root(model) is not None:
+        return FSDP_2
+    return TENSOR_PARALLEL if "DTensor" in kinds else None
+
+
 def is_sharded(model: nn.Module) -> bool:
-    """Whether a process holds only a share of the weights (FSDP, ZeRO-3, tensor parallel): it cannot encode alone."""
-    sharded = ("DTensor", "FlatParameter")
-    return any(hasattr(weight, "ds_id") or type(weight).__name__ in sharded for weight in model.parameters())
+    """Whether a process holds only a share of the weights: it cannot encode alone."""
+    return sharding_of(model) is not None
+
+
+def sharded_root(model: nn.Module) -> nn.Module | None:
+    """The outermost module whose weights FSDP2 shards: a pass through it gathers them, on all ranks together."""
+    for part in model.modules():
+        if any(base.__name__ == "FSDPModule" for base in type(part).__mro__):
+            return part
+    return None
+
+
+@contextmanager
+def gathering(root: nn.Module, function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """`function` as a pass through the `sharded_root`: FSDP gathers the weights for it.
+
+    All ranks must call it equally often, as they do with ``forward``.
+    """
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
+    holder: Any = root
+    holder.pass_of_anchors = function
+    register_fsdp_forward_method(root, "pass_of_anchors")
+    try:
+        yield holder.pass_of_anchors
+    finally:
+        del holder.pass_of_anchors
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -177,14 +381,23 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def embed(interface: Interface, inputs: dict[str, Any], config: RelativeEncoderConfig) -> tuple[Any, Tensor]:
-    """Output of the wrapped model, and its pooled absolute embeddings (B, D)."""
-    nodes = inputs.pop("nodes", None)
-    output = interface.model(**interface.readable(inputs), return_dict=True)
+    """Output of the wrapped model, and its pooled absolute embeddings (B, D).
+
+    An encoder of words gives those of all tokens (B, T, D), or of the n words that `SPANS` asks for (n, D).
+    """
+    nodes, spans_n3 = inputs.pop("nodes", None), inputs.pop(SPANS, None)
+    output = interface.model(**interface.readable(inputs) | interface.asks(config.layer), return_dict=True)
+    read = interface.at_layer(output, config.layer)
     if config.modality == "node":
-        x_ND = output.last_hidden_state
+        x_ND = read.last_hidden_state
         return output, x_ND if nodes is None else x_ND[nodes]
-    output, mask_BT = interface.unpack(output, inputs)
-    return output, pool(output, mask_BT, config.pooling or default_pooling(interface.model, config.modality, output))
+    read, mask_BT = interface.unpack(read, inputs)
+    output = read if config.layer == LAST_LAYER else interface.unpack(output, inputs)[0]
+    pooling = config.pooling or default_pooling(interface.model, config.modality, read)
+    if config.modality == "word":
+        x_BTD = vectors_of_tokens(read, mask_BT)
+        return output, x_BTD if spans_n3 is None else vectors_of_words(x_BTD, spans_n3, pooling)
+    return output, pool(read, mask_BT, pooling)
 
 
 def refuse_unknown_tokens(backbone: nn.Module, inputs: Mapping[str, Any]) -> None:
@@ -193,8 +406,9 @@ def refuse_unknown_tokens(backbone: nn.Module, inputs: Mapping[str, Any]) -> Non
     table = _token_embeddings(backbone)
     if isinstance(ids, Tensor) and table is not None and ids.numel() and int(ids.max()) >= table.num_embeddings:
         raise SampleError(
-            f"The tokenizer gives token {int(ids.max())}, the encoder has embeddings for {table.num_embeddings}. "
-            "Give the encoder's own tokenizer; for new tokens: model.resize_token_embeddings(len(tokenizer))."
+            f"The tokenizer returned token id {int(ids.max())}, but the encoder has embeddings for "
+            f"{table.num_embeddings} tokens. Use the encoder's own tokenizer; for added tokens call "
+            "model.resize_token_embeddings(len(tokenizer))."
         )
 
 
@@ -236,14 +450,18 @@ def fetch_base(config: RelativeEncoderConfig, **hub_arguments: Any) -> tuple[Pre
     """
     name = config.base_model_name_or_path or ""
     if not _is_repo_id(name):
-        raise UploadError(f"{name!r} is not the name of a repository on the Hub.")
+        raise UploadError(f"{name!r} is not a valid repository name.")
     source = Source.of(name, **hub_arguments | {"revision": config.base_model_revision}).pinned()
     encoder_config: Any = copy.deepcopy(config.encoder_config)
     encoder_config.dtype = None  # as stored, so that its digest does not depend on how it will be used
-    with BUILDING:
-        base = AutoModel.from_pretrained(
-            source.name, config=encoder_config, trust_remote_code=False, **_pooler_argument(config), **source.arguments
+    if source.file(ADAPTER_FILE) is not None:
+        raise UploadError(
+            f"{source} contains {ADAPTER_FILE}, which makes transformers load another model instead; expected the "
+            "encoder itself."
         )
+    how: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, **_pooler_argument(config)}
+    with building(stored_sizes(weight_files(source))[0]):
+        base = AutoModel.from_pretrained(source.name, config=encoder_config, **how, **source.arguments)
     return without_idle_pooler(tower_of(base, config.tower), config), source.commit or ""
 
 
@@ -254,7 +472,7 @@ def tower_of(model: PreTrainedModel, name: str | None) -> PreTrainedModel:
     tower = dict(model.named_modules()).get(name)
     if not isinstance(tower, PreTrainedModel):
         raise ConfigurationError(
-            f"tower={name!r} is no model inside {type(model).__name__}. Leave it out, or name one."
+            f"tower={name!r} is not a submodel of {type(model).__name__}. Leave it out, or name one."
         )
     return tower
 
@@ -300,8 +518,8 @@ def _pooler_argument(config: RelativeEncoderConfig) -> dict[str, bool]:
 
 def load_backbone(
     encoder: str | Path | PreTrainedModel, processor: Any, **loader: Any
-) -> tuple[PreTrainedModel, Any, Source | None]:
-    """The model, its processor, and where it came from on the Hub (not a local path, which would leak into configs).
+) -> tuple[PreTrainedModel, Any, Source]:
+    """The model, its processor, and where it came from; the name of that is empty where nobody knows.
 
     Raises:
         ConfigurationError: If it is relative already, came with code of its own, or has no processor.
@@ -311,8 +529,9 @@ def load_backbone(
     if isinstance(encoder, PreTrainedModel):
         if loader:
             raise ConfigurationError(
-                f"{', '.join(sorted(loader))} say how an encoder is loaded by its name, and a loaded "
-                f"{type(encoder).__name__} was given. Load it with them: AutoModel.from_pretrained(name, ...)."
+                f"{', '.join(sorted(loader))} apply to an encoder that is loaded by name, but a loaded "
+                f"{type(encoder).__name__} was given. Pass them when you load it: AutoModel.from_pretrained(name, "
+                "...)."
             )
         source = Source.of(encoder.config._name_or_path or "")
         model: Any = encoder if _is_auto_model(encoder) else encoder.base_model  # below a head
@@ -321,6 +540,8 @@ def load_backbone(
         model = _load_by_name(source, loader)
     _refuse_relative(model)
     _refuse_foreign_code(model)
+    refuse_empty(model, "the encoder")
+    refuse_float8(model.dtype, "The encoder's weights are")
     if processor is None:
         if not source.name:
             raise ConfigurationError(
@@ -328,26 +549,57 @@ def load_backbone(
             )
         processor = load_processor(source)
         _refuse_wordless(processor, source.name)
-    return model, processor, source if hub_name(source.name) else None
+    return model, processor, source
 
 
 def _load_by_name(source: Source, loader: dict[str, Any]) -> PreTrainedModel:
     if loader.pop("trust_remote_code", False):
         raise ConfigurationError(
-            f"trust_remote_code=True would run code of {source.name}, and nothing could load the upload again without "
-            "it. Choose an architecture that transformers knows."
+            f"trust_remote_code=True would run code from {source.name}, and the upload could not be loaded without "
+            "that code. Choose an architecture that transformers supports."
         )
     how = {name: value for name, value in loader.items() if name not in source.arguments}
-    with BUILDING:
-        return AutoModel.from_pretrained(source.name, trust_remote_code=False, **source.arguments, **how)
+    refuse_float8(how.get("dtype"), f"{source} was asked for")
+    content = _config_at(source, how)
+    if not is_ours(content):  # ours is checked as it is read
+        refuse_unknown_model(content, f"config.json of {source}")
+    return load_from_safetensors(AutoModel, source, **how)
+
+
+def _config_at(source: Source, how: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        return source.below(how.get("subfolder") or "").json("config.json")
+    except UploadError:
+        return None  # transformers says what is the matter
+
+
+def load_from_safetensors(auto_class: Any, source: Source, **how: Any) -> Any:
+    """What an Auto class loads from there, never from a pickle unless `use_safetensors=False` asks for one.
+
+    Raises:
+        UploadError: If there is a pickle only.
+    """
+    how.setdefault("use_safetensors", True)
+    try:
+        with BUILDING:
+            return auto_class.from_pretrained(source.name, trust_remote_code=False, **source.arguments, **how)
+    except OSError as error:
+        if "safetensors" not in str(error) or isinstance(error, UploadError):
+            raise
+        raise UploadError(
+            f"{source} has no safetensors weights, and pickle files are not opened, since they can run code. Use a "
+            "revision with safetensors (on the Hub, a bot often adds them in a pull request: revision='refs/pr/1'), "
+            "or, if you trust the author, load the model yourself and pass it: "
+            f"{auto_class.__name__}.from_pretrained({source.name!r}, use_safetensors=False). {error}"
+        ) from error
 
 
 def _refuse_relative(model: PreTrainedModel) -> None:
     if isinstance(model.config, AnyRelativeConfig):
         raise ConfigurationError(
-            f"This {type(model).__name__} is relative already. For a new decoder on it give the loaded RelativeModel: "
+            f"This {type(model).__name__} is already relative. For a new decoder on it, pass the RelativeModel: "
             "RelativeModelForSequenceClassification.from_encoder(encoder, num_labels=...); for other anchors call "
-            "encoder.encode_anchors(view), or give encoder.backbone here."
+            "encoder.encode_anchors(view), or pass encoder.backbone here."
         )
 
 
@@ -355,9 +607,9 @@ def _refuse_foreign_code(model: PreTrainedModel) -> None:
     """Code that came with a model does not travel: what is made from it could not be loaded again."""
     if type(model).__module__.split(".")[0] == TRANSFORMERS_DYNAMIC_MODULE_NAME:
         raise ConfigurationError(
-            f"{type(model).__name__} is code that came with the model (trust_remote_code=True): an upload of it "
-            "could not be loaded again. Choose an architecture that transformers knows; or train a decoder alone, on "
-            "relative representations that you compute with hf_relreps.projection."
+            f"{type(model).__name__} is defined by code that came with the model (trust_remote_code=True), so its "
+            "upload could not be loaded. Choose an architecture that transformers supports, or fit only a decoder: "
+            "RelativeDecoder.from_embeddings."
         )
 
 
@@ -371,8 +623,8 @@ def _refuse_wordless(processor: Any, name: str) -> None:
     tokenizer = getattr(processor, "tokenizer", processor)
     if isinstance(tokenizer, PreTrainedTokenizerBase) and len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UploadError(
-            f"{name} holds no tokenizer: what transformers makes of it knows {len(tokenizer)} special tokens and no "
-            "words. Give the one that the model was trained with: from_encoder(model, view, tokenizer)."
+            f"{name} has no tokenizer: transformers builds one with {len(tokenizer)} special tokens and no words. "
+            "Pass the tokenizer that the model was trained with: from_encoder(model, view, tokenizer)."
         )
 
 
@@ -396,8 +648,8 @@ def _refuse_other_class(model: PreTrainedModel, tower: str | None) -> None:
     """Only what `AutoModel` builds from a configuration can be loaded again."""
     if tower is None and not _is_auto_model(model):
         raise ConfigurationError(
-            f"from_encoder got a {type(model).__name__}, expected what AutoModel gives for a configuration of type "
-            f"{model.config.model_type!r}, or nothing could load it again. Give AutoModel.from_pretrained(name)."
+            f"from_encoder got a {type(model).__name__}, expected the class that AutoModel loads for model_type "
+            f"{model.config.model_type!r}. Pass AutoModel.from_pretrained(name)."
         )
 
 
@@ -407,50 +659,46 @@ def split_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     return loader, {name: value for name, value in settings.items() if name not in LOADER_ARGUMENTS}
 
 
-def refuse_unknown_settings(settings: Mapping[str, Any], known: frozenset[str] | set[str], what: str) -> None:
-    """Raise `ConfigurationError` for settings that do not exist, and name the nearest that does."""
-    for name in sorted(set(settings) - known):
-        near = difflib.get_close_matches(name, sorted(known), n=1)
-        raise ConfigurationError(
-            f"{what} has no setting {name!r}. "
-            + (
-                f"Did you mean {near[0]!r}? It has {', '.join(sorted(known))}."
-                if near
-                else f"It has {', '.join(sorted(known))}."
-            )
-        )
-
-
 def resolve_config(
     config: AnyRelativeConfig | RelativeSpace | None,
     backbone: PreTrainedModel,
     view: AnchorView,
     processor: Any,
-    source: Source | None,
+    source: Source,
     settings: Mapping[str, Any],
 ) -> RelativeEncoderConfig:
     """The configuration that wraps `backbone`: its own settings over those of `config`, the rest measured."""
     refuse_unknown_settings(settings, ENCODER_SETTINGS, "An encoder")
     measured = sorted(set(settings) & set(MEASURED_FIELDS))
     if measured:
-        raise ConfigurationError(f"{', '.join(measured)} follow from the encoder and its anchors: leave them out.")
+        raise ConfigurationError(
+            f"{', '.join(measured)} are determined by the encoder and its anchors. Leave them out."
+        )
     encoder_config = copy.deepcopy(backbone.config)
-    encoder_config._name_or_path = source.name if source else ""
+    name = hub_name(source.name)  # a local path would leak
+    encoder_config._name_or_path = name or ""
+    vars(encoder_config).pop("quantization_config", None)  # said by `encoder_quantization` where weights are stored
     chosen = _settings_of(config) | dict(settings)
     if chosen.get("tower") is None:
-        chosen["tower"] = default_tower(backbone, view.modality)
+        chosen["tower"] = default_tower(backbone, view.read_as)
     _refuse_other_class(backbone, chosen["tower"])
-    if view.modality == "text":
+    if chosen.get("layer") is None:
+        chosen["layer"] = default_layer(backbone, view.modality)
+    if view.read_as in OF_TOKENS:
         if chosen.get("max_length") is None:
             chosen["max_length"] = longest_text(backbone, processor)
         chosen["pad_token_id"] = _padding_token(processor)
+    if view.modality == "conversation":
+        _refuse_prompt(chosen.get("prompt"))
+    if view.modality == "text":
+        chosen["prompt"] = _choose_prompt(chosen.get("prompt"), processor, source)
     return RelativeEncoderConfig(
         **chosen,
         encoder_config=encoder_config,
         attn_implementation=backbone.config._attn_implementation,  # type: ignore[call-arg]
-        base_model_name_or_path=source.name if source else None,
-        base_model_revision=str(source.arguments["revision"]) if source and "revision" in source.arguments else None,
-        modality=view.modality,
+        base_model_name_or_path=name,
+        base_model_revision=str(source.arguments["revision"]) if name and "revision" in source.arguments else None,
+        modality=view.read_as,
         num_anchors=len(view),
         fingerprint=view.fingerprint,
         anchor_view=view.name,
@@ -465,6 +713,24 @@ def _padding_token(processor: Any) -> int | None:
     return getattr(tokenizer, "pad_token_id", None) if has_mask else None
 
 
+def _refuse_prompt(prompt: str | None) -> None:
+    if prompt:
+        raise ConfigurationError(
+            f"prompt={prompt!r:.60} goes before texts, and the anchors are conversations, whose text the chat "
+            "template makes. Leave prompt out, and write it into the template or a system message."
+        )
+
+
+def _choose_prompt(asked: str | None, processor: Any, source: Source) -> str | None:
+    """What was asked for; else what the tokenizer adds already, or the files beside the encoder name."""
+    if asked is not None:
+        return asked or None
+    found = prompt_of(processor)
+    if found is None and (source.is_local or hub_name(source.name)):
+        found = find_prompt(source)
+    return found
+
+
 def _settings_of(config: AnyRelativeConfig | RelativeSpace | None) -> dict[str, Any]:
     """The projection, and of a configuration with an encoder how that is read."""
     if config is None:
@@ -474,7 +740,7 @@ def _settings_of(config: AnyRelativeConfig | RelativeSpace | None) -> dict[str, 
     if isinstance(config, RelativeDecoderConfig):
         return config.space.projection
     encoder = config.encoder if isinstance(config, RelativeConfig) else config
-    own = ("pooling", "max_length", "tower", "anchor_gradient")
+    own = ("pooling", "layer", "max_length", "prompt", "tower", "anchor_gradient")
     return encoder.space.projection | {name: getattr(encoder, name) for name in own}
 
 
@@ -495,13 +761,14 @@ def measure(backbone: PreTrainedModel, view: AnchorView, processor: Any, config:
         ((rows, inputs),) = batches(samples, processor, len(samples), config.max_length)
         refuse_unknown_tokens(backbone, inputs)
         output, x_BD = embed(interface, to_device(inputs, device_of(backbone)), config)
-        config.pooling = config.pooling or default_pooling(backbone, config.modality, output)
-        config.padding = config.padding and not interface.guesses_mask(output, inputs)
+        read = interface.at_layer(output, config.layer)
+        config.pooling = config.pooling or default_pooling(backbone, config.modality, read)
+        config.padding = config.padding and not interface.guesses_mask(read, inputs)
         return x_BD[list(rows).index(0)].float()
 
     with evaluating(backbone):
         x_D = embed_together([sample])
-        if view.modality in ("text", "audio"):
+        if view.read_as in (*OF_TOKENS, "audio"):
             together = [sample, longer(sample, 2), longer(sample, 3)]
             config.padding = config.padding and _bears_padding(x_D, lambda: embed_together(together), backbone.dtype)
     config.embedding_size = x_D.shape[-1]
@@ -546,8 +813,8 @@ class Unattached(nn.Module):
             UploadError: Always.
         """
         raise UploadError(
-            "This encoder refers to a frozen base model that was not fetched. Load it with from_pretrained(name), "
-            "which fetches the base too."
+            "This encoder references a frozen base model that was not loaded. Load the encoder with "
+            "from_pretrained(name), which loads its base too."
         )
 
 
@@ -557,16 +824,22 @@ def is_frozen(backbone: nn.Module) -> bool:
     return not any(p.requires_grad for name, p in backbone.named_parameters() if not name.startswith(own))
 
 
-def own_weights(backbone: nn.Module) -> set[str]:
+def own_weights(backbone: nn.Module, names: Iterable[str] | None = None) -> set[str]:
     """Names of the weights that the base does not have: those of adapters."""
     own = tuple(_own_prefixes(backbone))
-    return {name for name in backbone.state_dict() if own and name.startswith(own)}
+    return {name for name in (backbone.state_dict() if names is None else names) if own and name.startswith(own)}
 
 
-def base_weights(backbone: nn.Module) -> dict[str, Tensor]:
-    """The base's weights, by the names that they have without adapters around them."""
-    own = own_weights(backbone)
-    return {_bare(name): tensor for name, tensor in backbone.state_dict().items() if name not in own}
+def base_weights(backbone: nn.Module, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The base's weights, by the names that they have without adapters around them.
+
+    Args:
+        backbone: Whose.
+        weights: All of its weights, where they were gathered already.
+    """
+    weights = backbone.state_dict() if weights is None else weights
+    own = own_weights(backbone, weights)
+    return {_bare(name): tensor for name, tensor in weights.items() if name not in own}
 
 
 def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
@@ -597,8 +870,8 @@ def without_wrapper(encoder: Any) -> Any:
         return encoder
     if any(getattr(config, "is_prompt_learning", False) for config in encoder.peft_config.values()):
         raise ConfigurationError(
-            f"{type(encoder).__name__} learns prompts, which come before the encoder. Use an adapter that lives "
-            "inside its layers, for example LoraConfig."
+            f"{type(encoder).__name__} learns prompts outside the encoder's layers. Use an adapter inside the layers, "
+            "for example LoraConfig."
         )
     model = encoder.get_base_model()
     model.peft_config = encoder.peft_config
@@ -614,8 +887,14 @@ def adapter_settings(backbone: nn.Module) -> dict[str, Any] | None:
     return {name: _plain(config.to_dict()) for name, config in adapters.items()}
 
 
-def add_adapters(backbone: PreTrainedModel, adapters: Mapping[str, Any]) -> None:
+def add_adapters(backbone: PreTrainedModel, adapters: Mapping[str, Any], largest: int | None = None) -> None:
     """Put adapters of these settings into a base; their weights are to be loaded after.
+
+    Args:
+        backbone: The base.
+        adapters: Settings by name.
+        largest: The largest side of a weight that is stored for them: no number that builds weights is larger. The
+            base's, if left out.
 
     Raises:
         MissingExtraError: If peft is not installed.
@@ -628,10 +907,17 @@ def add_adapters(backbone: PreTrainedModel, adapters: Mapping[str, Any]) -> None
     for name, settings in adapters.items():
         kind = settings.get("peft_type")
         if kind not in list(peft.PEFT_TYPE_TO_CONFIG_MAPPING):
-            raise UploadError(f"Adapter {name!r} is of type {kind!r}, which peft {peft.__version__} does not know.")
+            raise UploadError(
+                f"Adapter {name!r} is of type {kind!r}, which peft {peft.__version__} does not support. Update it: "
+                "pip install -U peft."
+            )
         config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)]
         known = set(config_class.__dataclass_fields__) - {*ADAPTER_SWITCHES, "peft_type"}
-        backbone.add_adapter(config_class(**{key: value for key, value in settings.items() if key in known}), name)
+        own = {key: value for key, value in settings.items() if key in known}
+        modules = [module for module, _ in backbone.named_modules()]
+        most = largest or max((max(weight.shape, default=1) for weight in backbone.parameters()), default=1)
+        own = known_adapter(own, modules, most, f"Adapter {name!r}")
+        backbone.add_adapter(config_class(**own), name)
 
 
 def load_own_weights(backbone: nn.Module, weights: Mapping[str, Tensor], where: Any) -> None:
@@ -644,8 +930,8 @@ def load_own_weights(backbone: nn.Module, weights: Mapping[str, Tensor], where: 
     differ = sorted(expected ^ set(weights))
     if differ:
         raise UploadError(
-            f"{where} holds {len(weights)} weights of adapters, expected {len(expected)}; the first that differs is "
-            f"{differ[0]}. Pull it again, or save the model anew."
+            f"{where} contains {len(weights)} adapter weights, expected {len(expected)}; the first difference is "
+            f"{differ[0]}. Pull it again, or save the model again."
         )
     backbone.load_state_dict(dict(weights), strict=False)
 

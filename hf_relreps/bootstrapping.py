@@ -47,13 +47,13 @@ MOST_ROUNDS = 8
 
 
 class Encodes(Protocol):
-    """Anything that gives embeddings (N, D) of samples: a `RelativeModel`, a sentence-transformers model, ...
+    """Anything that returns embeddings (N, D) of samples: a `RelativeModel`, a sentence-transformers model, ...
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
 
         ```python
-        >>> class Turned:  # stands for another model: the same space, in which no coordinate means what it meant
+        >>> class Turned:  # stands for another model: the same space with its coordinates reversed
         ...     def encode(self, samples):
         ...         return english.encoder.encode(samples).flip(-1)
         >>> x_ND, y_ND = (some.encode(test["en"]) for some in (english.encoder, Turned()))
@@ -89,16 +89,16 @@ class Pairs(NamedTuple):
 
 @dataclass(frozen=True)
 class BootstrapReport:
-    """What a bootstrap found, and why it is believed.
+    """What a bootstrap found, and the evidence for it.
 
     Args:
         known: Number of known pairs.
         found: Number of pseudo-anchors.
-        mutual: Share of the smaller pool whose samples are each other's nearest in the end.
-        mutual_by_chance: The same after known pairs that were mixed up on purpose. Where both are alike, nothing was
+        mutual: Share of the smaller pool whose samples are mutual nearest neighbours in the end.
+        mutual_by_chance: The same with known pairs that were shuffled on purpose. If both are similar, nothing was
             found.
-        held_out: Number of known pairs that were left out once, to be found among the pools.
-        rank: Share of the others that these were more alike than; a half by chance.
+        held_out: Number of known pairs that were held out once, to be found in the pools.
+        rank: Share of the others that these were more similar than; one half by chance.
     """
 
     known: int
@@ -110,7 +110,7 @@ class BootstrapReport:
 
     @property
     def trusted(self) -> bool:
-        """Whether the pools can be believed to have been matched."""
+        """Whether the match of the pools can be trusted."""
         gain = self.mutual - self.mutual_by_chance
         return gain >= SURE_GAIN or (gain >= LEAST_GAIN and self.rank >= LEAST_HELD_OUT_RANK)
 
@@ -120,9 +120,9 @@ class BootstrapReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.known} known pairs and {self.found} found; {self.mutual:.2f} of the samples find each other, "
-            f"{self.mutual_by_chance:.2f} with mixed-up pairs; {self.held_out} known pairs that were held "
-            f"out are more alike than {self.rank:.2f} of the others"
+            f"{self.known} known pairs and {self.found} found; {self.mutual:.2f} of the samples are mutual nearest "
+            f"neighbours, {self.mutual_by_chance:.2f} with shuffled pairs; {self.held_out} held-out known pairs are "
+            f"closer than {self.rank:.2f} of all others"
         )
 
 
@@ -134,23 +134,23 @@ def bootstrap(
     *,
     seed: int = 42,
 ) -> tuple[AnchorSet, BootstrapReport]:
-    """k anchors from these few and two pools of samples that nobody paired or labelled.
+    """Grow a few anchors into k, with two pools of samples that are neither paired nor labelled.
 
-    Pairs are found by how alike samples are to the anchors that are known already; these stay, in front. What was
-    found has an id that begins with ``pseudo-``. Where two pools cannot be matched it is refused; how many known
-    pairs are enough is told in `docs/quality.md`.
+    Pairs are found by the similarities of the samples to the known anchors. The known anchors come first; ids of new
+    ones begin with ``pseudo-``. If the two pools cannot be matched, an error says so. `docs/quality.md` shows how many
+    known pairs are enough.
 
     Args:
         anchors: The few that are known, with a view for either encoder.
-        encoders: For each of two views what embeds its samples: a `RelativeModel` made with these anchors, or
-            anything else whose `encode` takes samples and gives (N, D).
-        pools: For each of the two views samples, in any order; those that are anchors or repeated are left out.
-        k: Number of anchors; fewer where not as many samples find each other.
-        seed: Of the anchors that are held out once, to test what the others find, and of the samples that are assigned
-            where a pool is large.
+        encoders: For each of two views the model that embeds its samples: a `RelativeModel` with these anchors, or
+            any object whose `encode` takes samples and returns (N, D).
+        pools: For each of the two views samples, in any order; anchors and duplicates are ignored.
+        k: Number of anchors; fewer if not enough samples find each other.
+        seed: For the anchors that are held out once to test the match, and for the samples that are assigned if a pool
+            is large.
 
     Returns:
-        The larger anchor set, with these two views, and what speaks for it.
+        The larger anchor set, with these two views, and the evidence for it.
 
     Raises:
         AnchorError: If the pools cannot be matched, there are fewer than five anchors, or encoders and pools do
@@ -171,11 +171,11 @@ def bootstrap(
     """
     sides = _two_views(anchors, encoders)
     if k <= len(anchors):
-        raise AnchorError(f"k={k} is not more than the {len(anchors)} anchors that are there. Ask for more.")
+        raise AnchorError(f"k={k} must be larger than the {len(anchors)} known anchors. Ask for more.")
     if set(pools) != set(sides):
         raise AnchorError(
-            f"pools has the views {', '.join(map(repr, pools))}, encoders {sides[0]!r} and {sides[1]!r}. Give both "
-            "the same two."
+            f"pools has the views {', '.join(map(repr, pools))}, encoders {sides[0]!r} and {sides[1]!r}. Use the same "
+            "two names in both."
         )
     fresh = [_drop_known(pools[name], anchors.view(name).samples) for name in sides]
     left_ND, right_MD = (
@@ -192,15 +192,15 @@ def bootstrap(
 def mismatched(anchors: AnchorSet, encoders: Mapping[str, Encodes]) -> list[str]:
     """Ids of anchors whose two views do not mean the same: wrong translations, rows out of order.
 
-    An anchor is found by its similarities to all other anchors, which must tell the same in both views; so most of
-    them must be right. Drop what is found: ``anchors.without(mismatched(anchors, encoders))``.
+    The similarities of an anchor to all other anchors must be the same in both views. So most anchors must be right.
+    Drop those that are found: ``anchors.without(mismatched(anchors, encoders))``.
 
     Args:
-        anchors: With a view for either encoder.
-        encoders: For each of two views what embeds its samples, as for `bootstrap`.
+        anchors: With a view for each encoder.
+        encoders: For each of two views the model that embeds its samples, as for `bootstrap`.
 
     Raises:
-        AnchorError: If fewer than a third of the anchors look alike in both views.
+        AnchorError: If fewer than a third of the anchors agree between the two views.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -253,8 +253,9 @@ def _encode(encoder: Encodes, samples: Sequence[Any], what: str) -> Tensor:
     x_ND = torch.as_tensor(encoder.encode(list(samples))).detach().float().cpu()
     if x_ND.ndim != 2 or len(x_ND) != len(samples) or not torch.isfinite(x_ND).all():
         raise AnchorError(
-            f"The encoder gave {tuple(x_ND.shape)} for {len(samples)} samples of {what}, expected finite numbers "
-            f"({len(samples)}, D). Give an encoder whose encode(samples) gives one vector for each."
+            f"The encoder returned shape {tuple(x_ND.shape)} for {len(samples)} samples of {what}, expected finite "
+            f"numbers of shape ({len(samples)}, D). Pass an encoder whose encode(samples) returns one vector for each "
+            "sample."
         )
     return x_ND
 
@@ -263,11 +264,11 @@ def _refuse_unmatched(report: BootstrapReport) -> None:
     """Raise `AnchorError` unless the pools can be believed to have been matched."""
     if not report.trusted:
         raise AnchorError(
-            f"The pools cannot be matched: {report.mutual:.2f} of their samples find each other, and with mixed-up "
-            f"pairs it is {report.mutual_by_chance:.2f}; expected {SURE_GAIN} more, or {LEAST_GAIN} more and "
-            f"held-out pairs more alike than {LEAST_HELD_OUT_RANK} of the others (found {report.rank:.2f}). "
-            f"Give more known pairs than {report.known} (25 to 50 are enough for most encoders), or pools that hold "
-            "the same meanings."
+            f"The pools cannot be matched: {report.mutual:.2f} of their samples are mutual nearest neighbours, and "
+            f"{report.mutual_by_chance:.2f} with shuffled pairs; expected a difference of {SURE_GAIN}, or of "
+            f"{LEAST_GAIN} with held-out pairs closer than {LEAST_HELD_OUT_RANK} of all others (found "
+            f"{report.rank:.2f}). Give more known pairs than {report.known} (25 to 50 are enough for most encoders), "
+            "or pools with the same meanings."
         )
 
 
@@ -290,9 +291,8 @@ def match_pools(
     known = len(seeds_left_SD)
     if known < FEWEST:
         raise AnchorError(
-            f"Found {known} known pairs, expected {FEWEST} or more: with fewer, similarities to them tell nothing, "
-            "and without any no pools were matched where it was tried (docs/quality.md). Add pairs; 25 to 50 are "
-            "enough for most encoders."
+            f"Found {known} known pairs, expected {FEWEST} or more: fewer are too few to match the pools by "
+            "(docs/quality.md). Add pairs; 25 to 50 are enough for most encoders."
         )
     spaces = left_ND, right_MD, seeds_left_SD, seeds_right_SD
     by_chance = grow(left_ND, right_MD, seeds_left_SD, seeds_right_SD.roll(known // 2, 0), k).mutual
@@ -411,11 +411,12 @@ def _standardize(r_NA: Tensor) -> Tensor:
 
 def _scale_locally(similarity_NM: Tensor) -> Tensor:
     """Less the mean similarity to the nearest neighbours on both sides, so that hubs are nobody's nearest by rule."""
-    near_N, near_M = _near(similarity_NM), _near(similarity_NM.T)
+    near_N, near_M = mean_of_nearest(similarity_NM), mean_of_nearest(similarity_NM.T)
     return 2 * similarity_NM - near_N[:, None] - near_M
 
 
-def _near(similarity_NM: Tensor) -> Tensor:
+def mean_of_nearest(similarity_NM: Tensor) -> Tensor:
+    """Mean similarity of each row to its nearest neighbours."""
     count = min(NEIGHBOURS, similarity_NM.shape[1])
     return similarity_NM.contiguous().topk(count, dim=1, sorted=False).values.mean(1)
 
@@ -511,8 +512,8 @@ def find_mismatched(left_AD: Tensor, right_AD: Tensor) -> Tensor:
         found_A = torch.minimum(*_rank(scaled_AA, len(scaled_AA))) >= LEAST_RANK
         if found_A.sum() < max(FEWEST, LEAST_RIGHT * len(left_AD)):
             raise AnchorError(
-                f"Only {int(found_A.sum())} of {len(left_AD)} anchors look alike in both views, too few to say which "
-                "are wrong. Look whether the two views are in the same order, and whether both encoders suit them."
+                f"Only {int(found_A.sum())} of {len(left_AD)} anchors agree between the two views, too few to tell "
+                "which are wrong. Check that both views are in the same order and that each encoder suits its view."
             )
         if torch.equal(found_A, good_A):
             break

@@ -1,4 +1,4 @@
-"""`encode_dataset`: each sample of a data set goes through a frozen encoder once, and never again.
+"""`encode_dataset`: each sample of a dataset goes through a frozen encoder once, and never again.
 
 Shapes: B batch, D absolute size, R relative size.
 """
@@ -6,56 +6,65 @@ Shapes: B batch, D absolute size, R relative size.
 from __future__ import annotations
 
 import hashlib
-import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import PreTrainedTokenizerBase
+from pyarrow import ArrowException
 
-from hf_relreps.backbones import RUNNING_FIELDS, digest_of_weights
-from hf_relreps.errors import ConfigurationError, SampleError
+from hf_relreps.backbones import digest_of_weights
+from hf_relreps.blocks import ROWS_AT_ONCE, rows_of
+from hf_relreps.errors import ConfigurationError, RelrepsError, SampleError, UploadError
 from hf_relreps.modeling import RelativeModel
-from hf_relreps.samples import check_samples, unformatted
+from hf_relreps.pairs import columns_in, samples_in
+from hf_relreps.samples import check_samples, require_modality, unformatted
+from hf_relreps.saving import write_text
+from hf_relreps.shards import (
+    RELATIVE,
+    ROWS_PER_SHARD,
+    Encoding,
+    complete_shards,
+    digest_of,
+    drop_damaged,
+    projected,
+    read_shard,
+)
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ROWS_PER_WRITE = 1024  # encoded, then written: memory does not grow with the data set
-COLUMN = "relative_embeds"
-# Which part of a processor reads a modality.
-READERS = {"text": "tokenizer", "image": "image_processor", "audio": "feature_extractor"}
-# Left in a tokenizer by its last call, and set anew by the next.
-CALL_SETTINGS = ("truncation", "padding")
-
 
 def encode_dataset(
     encoder: RelativeModel,
     dataset: Dataset,
-    column: str,
+    column: str | Sequence[str],
     *,
     processor: Any = None,
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
-    """The data set with `relative_embeds` (R numbers, as tensors) in place of `column`, encoded once and cached.
+    """The dataset with `relative_embeds` (R numbers, as tensors) in place of `column`, encoded once and cached.
 
-    A decoder trains on it with the plain `Trainer`. The cache is found again, in this process or another, as long as
-    the data, the encoder's weights and settings, its processor, and the anchors are the same; otherwise the samples
-    are encoded again. It lives on disk, so neither the samples nor the result need fit into memory.
+    A decoder trains on it with the plain `Trainer`. The cache is reused, in this process or another, as long as the
+    data, the encoder's weights and settings, and its processor are the same; otherwise the samples are encoded again.
+    The cache holds the absolute embeddings too: for other anchors or another projection nothing is encoded again, and
+    a run that was killed goes on. It is on disk, so neither the samples nor the result need to fit into memory.
 
     Args:
-        encoder: Stays as it is: for one that is trained, use `AnchorCallback`.
+        encoder: Is not changed. If you train the encoder, use `AnchorCallback` instead.
         dataset: A `datasets.Dataset`, in memory or on disk.
-        column: What the encoder reads: texts, images, sounds or nodes.
+        column: What the encoder reads: texts, images, sounds or nodes; of pairs of texts the two columns.
         processor: Tokenizer or image processor, if not the encoder's own.
         batch_size: Samples that the encoder reads at a time.
-        cache_dir: Folder of the cache; that of `datasets` if left out.
+        cache_dir: Folder of the cache; by default that of `datasets`.
 
     Raises:
         SampleError: If there is no such column, or a sample cannot be encoded.
-        ConfigurationError: If the data set is no `datasets.Dataset`.
+        ConfigurationError: If `dataset` is not a `datasets.Dataset`.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -73,79 +82,91 @@ def encode_dataset(
 
     dataset = unformatted(dataset)
     _refuse_unreadable(dataset, column, encoder.config.modality)
-    processor = encoder.processor if processor is None else processor
-
-    def encode(rows: dict[str, Any]) -> dict[str, Any]:
-        x_BD = encoder.encode(rows[column], processor, batch_size=batch_size)
-        with torch.no_grad():
-            r_BR = encoder.projection(x_BD.to(encoder.device))
-        return {COLUMN: r_BR.float().cpu().numpy()}
-
-    fingerprint = _fingerprint(encoder, dataset, column, processor)
     folder = Path(config.HF_DATASETS_CACHE, "hf_relreps") if cache_dir is None else Path(cache_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = {name: feature for name, feature in dataset.features.items() if name != column}
-    encoded = dataset.map(
-        encode,
-        batched=True,
-        batch_size=ROWS_PER_WRITE,
-        writer_batch_size=ROWS_PER_WRITE,
-        remove_columns=column,
-        features=Features(kept | {COLUMN: List(Value("float32"), length=encoder.config.space.size)}),
-        cache_file_name=str(folder / f"relative-{fingerprint}.arrow"),
-        new_fingerprint=fingerprint,
-        desc=f"Encoding {column}",
-    )
-    return encoded.with_format("torch", columns=[COLUMN], output_all_columns=True)
+    absolute = _encoding(encoder, dataset, column, processor, batch_size, folder)
+    anchors = digest_of_weights({"anchors": encoder.anchors_AD})
+    fingerprint = digest_of([absolute.folder.name, encoder.config.space.to_dict(), anchors])
+    kept = {name: feature for name, feature in dataset.features.items() if name not in columns_in(column)}
+    how: dict[str, Any] = {
+        **{"batched": True, "batch_size": ROWS_AT_ONCE, "writer_batch_size": ROWS_AT_ONCE, "with_indices": True},
+        **{"remove_columns": list(columns_in(column)), "new_fingerprint": fingerprint},
+        "desc": f"Projecting {', '.join(columns_in(column))}",
+        "features": Features(kept | {RELATIVE: List(Value("float32"), length=encoder.config.space.size)}),
+    }
+    shards: list[Path] = []
+    read = lru_cache(maxsize=1)(read_shard)
+
+    def project(rows: Any, numbers: list[int]) -> dict[str, Any]:
+        shard, first = divmod(numbers[0], ROWS_PER_SHARD)  # a batch is a block of a shard
+        return {RELATIVE: projected(encoder, read(shards[shard])[first : first + len(numbers)])}
+
+    file = folder / f"relative-{fingerprint}.arrow"
+    if not _is_whole(file):
+        drop_damaged(absolute.folder)
+        absolute.run()
+        shards += [shard.file for shard in complete_shards(absolute.folder)]
+        _write(lambda place: dataset.map(project, cache_file_name=str(place), **how), file)
+    encoded = dataset.map(project, cache_file_name=str(file), **how)
+    return encoded.with_format("torch", columns=[RELATIVE], output_all_columns=True)
 
 
-def _refuse_unreadable(dataset: Any, column: str, modality: str) -> None:
+def _encoding(
+    encoder: RelativeModel, dataset: Dataset, column: str | Sequence[str], processor: Any, batch_size: int, cache: Path
+) -> Encoding:
+    """Absolute embeddings on their way into a folder of the cache that is named by all that they depend on."""
+    rows = rows_of(dataset, column, (), ROWS_PER_SHARD)
+    encoding = Encoding.of(encoder, rows, cache, processor, batch_size)
+    return replace(encoding, folder=cache / f"absolute-{digest_of(encoding.made_by)}")
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file of the cache is as it was written: what is cut short or flipped is encoded again."""
+    try:
+        return _digest_file(file).read_text("utf-8") == _digest_of(file)
+    except OSError:
+        return False
+
+
+def _write(encode: Callable[[Path], Any], file: Path) -> None:
+    """Write beside the place in the cache, then put it there; nothing stays of what could not be written."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="writing-", dir=file.parent, ignore_cleanup_errors=True) as place:
+            written = Path(place, file.name)
+            encode(written)
+            if written.is_file():  # not without rows
+                digest = _digest_of(written)
+                _digest_file(file).unlink(missing_ok=True)
+                written.replace(file)
+                write_text(_digest_file(file), digest)
+    except RelrepsError:
+        raise
+    except (OSError, ArrowException) as error:
+        raise UploadError(
+            f"The encoded dataset could not be written to {file.parent}: {error}. Free some space there, or give "
+            "another cache_dir."
+        ) from error
+
+
+def _digest_file(file: Path) -> Path:
+    return file.with_suffix(".sha256")
+
+
+def _digest_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _refuse_unreadable(dataset: Any, column: str | Sequence[str], modality: str) -> None:
     if not hasattr(dataset, "_fingerprint"):
         raise ConfigurationError(
-            f"encode_dataset got a {type(dataset).__name__}, expected a datasets.Dataset, which says whether its rows "
-            "are the ones of the cache. Make one with Dataset.from_dict(columns)."
+            f"encode_dataset got a {type(dataset).__name__}, expected a datasets.Dataset, whose fingerprint is the "
+            "key of the cache. Build one with Dataset.from_dict(columns)."
         )
-    if column not in dataset.column_names or COLUMN in dataset.column_names:
+    wanted = columns_in(column)
+    if not set(wanted) <= set(dataset.column_names) or RELATIVE in dataset.column_names:
         raise SampleError(
-            f"The data set has the columns {', '.join(map(repr, dataset.column_names))}, expected {column!r} among "
-            f"them and no {COLUMN!r} yet. Name the column that the encoder reads."
+            f"The dataset has the columns {', '.join(map(repr, dataset.column_names))}, expected "
+            f"{', '.join(map(repr, wanted))} among them and no {RELATIVE!r}. Name the column that the encoder reads."
         )
-    found = check_samples([dataset[0][column]], f"column {column!r}") if len(dataset) else modality
-    if found != modality:
-        raise SampleError(
-            f"column {column!r} holds {'numbers' if found == 'node' else found}, the encoder reads {modality}. Name "
-            "the column that it reads."
-        )
-
-
-def _fingerprint(encoder: RelativeModel, dataset: Dataset, column: str, processor: Any) -> str:
-    """SHA-256 (64 hex digits) of everything that the encoded data set depends on."""
-    config = encoder.config
-    says = [
-        dataset._fingerprint,
-        column,
-        digest_of_weights(encoder.state_dict()),  # with the anchors' embeddings among them
-        _processor_says(processor, config.modality),
-        {name: value for name, value in encoder.backbone.config.to_dict().items() if name not in RUNNING_FIELDS},
-        config.space.to_dict(),
-        [config.pooling, config.max_length, config.padding, config.modality, config.tower],
-    ]
-    return hashlib.sha256(json.dumps(says, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _processor_says(processor: Any, modality: str) -> Any:
-    """What a processor makes of a sample depends on: not where it came from, nor how it was called last."""
-    reader = getattr(processor, READERS.get(modality, ""), processor)
-    if isinstance(reader, PreTrainedTokenizerBase):
-        backend = getattr(reader, "backend_tokenizer", None)
-        words = reader.get_vocab() if backend is None else json.loads(backend.to_str())
-        sides = [reader.truncation_side, reader.padding_side, reader.model_max_length]
-        return [
-            {name: value for name, value in words.items() if backend is None or name not in CALL_SETTINGS},
-            [type(reader).__name__, sides, reader.model_input_names, reader.special_tokens_map],
-        ]
-    if hasattr(reader, "to_dict"):
-        return reader.to_dict()
-    from datasets.fingerprint import Hasher
-
-    return Hasher.hash(reader)
+    found = check_samples(samples_in(dataset[:1], column), f"column {column!r}") if len(dataset) else modality
+    require_modality(found, modality, f"column {column!r}")

@@ -23,10 +23,10 @@ OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_*")
 
 
 def last_complete_checkpoint(output_dir: str | Path | None) -> str | None:
-    """The newest checkpoint of a Trainer that was written to its end; ``None`` if there is none yet.
+    """The newest complete checkpoint of a Trainer; ``None`` if there is none.
 
-    A run that was killed while it saved leaves a folder that the Trainer would choose and cannot resume from. So, from
-    the first start as from any later one: ``trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))``.
+    A run that was killed while it saved leaves a folder that the Trainer would choose but cannot resume from. So use
+    ``trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))``, at the first start and later.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -49,7 +49,7 @@ def warn_of_cut_checkpoint(output_dir: str | Path | None) -> None:
     flaw = None if newest is None else find_flaw(newest)
     if flaw:
         logger.warning(
-            "%s is not whole: %s. Resume from the last one that is: "
+            "%s is incomplete: %s. Resume from the last complete checkpoint: "
             "trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir)), from "
             "hf_relreps.checkpoints.",
             newest,
@@ -69,11 +69,11 @@ def find_flaw(checkpoint: Path) -> str | None:
     state_file = checkpoint / TRAINER_STATE_FILE
     try:
         if not isinstance(json.loads(state_file.read_text("utf-8")), dict):
-            return f"{state_file.name} holds no state"
+            return f"{state_file.name} contains no state"
     except OSError:
-        return f"{state_file.name}, which is written last, is missing"
+        return f"{state_file.name}, the file that is written last, is missing"
     except ValueError:
-        return f"{state_file.name} is cut short"
+        return f"{state_file.name} is truncated"
     return _flaw_of_weights(checkpoint) or _flaw_of_training(checkpoint)
 
 
@@ -107,7 +107,7 @@ def _flaw_of_training(checkpoint: Path) -> str | None:
         return f"{sorted(missing)[0]} is missing"
     files = [checkpoint / name for name in (*there, "optimizer.pt", "optimizer.bin")]
     broken = [file.name for file in files if file.is_file() and not zipfile.is_zipfile(file)]
-    return f"{broken[0]} is cut short" if broken else None
+    return f"{broken[0]} is truncated" if broken else None
 
 
 def _deepspeed_folder(checkpoint: Path) -> Path | None:

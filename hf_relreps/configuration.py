@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
@@ -15,20 +15,35 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_relreps.errors import ConfigurationError, UploadError
-from hf_relreps.space import SPACE_FIELDS, RelativeSpace, require_one_of, require_whole, require_within
+from hf_relreps.inspection import declared_only, refuse_immense, refuse_unknown_model
+from hf_relreps.quantization import check_quantization
+from hf_relreps.space import (
+    SPACE_FIELDS,
+    RelativeSpace,
+    refuse_unknown_settings,
+    require_one_of,
+    require_whole,
+    require_within,
+)
 
 
 FORMAT_VERSION = 2
 POOLINGS = ("cls", "mean", "last", "pooler", "spatial_mean", "none")
-CLASSIFIERS = ("mlp", "linear", "head")
+OF_PIECES = ("cls", "mean", "last")  # of the vectors of a word's pieces
+SINGLE = ("mlp", "linear", "head")  # decoders that give logits by themselves
+MEAN = "mean"  # of the probabilities of decoders of the same classes
+CLASSIFIERS = (*SINGLE, MEAN)
 AGGREGATIONS = ("concat", "sum")
 IMAGE_DECODERS = ("image", "variational")
-DECODERS = (*CLASSIFIERS, *IMAGE_DECODERS)
+SEVERAL = "several"  # decoders of one space, by name
+PAIR = "pair"  # reads the relative representations of two samples
+DECODERS = (*SINGLE, PAIR, *IMAGE_DECODERS)  # those that a setting makes
 PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
-MODALITIES = ("text", "image", "audio", "node")
+MODALITIES = ("text", "pair", "word", "image", "audio", "node")
+OF_TOKENS = ("text", "pair", "word")  # modalities whose encoder reads what a tokenizer makes
 # Which ordinary classifiers can lend their head, and what heads take of their encoder's output.
-HEAD_MODALITIES = ("text", "image", "audio")
-HEAD_READS = ("pooler", "cls", "mean", "last", "spatial_mean", "patch_mean", "cls_and_patch_mean")
+HEAD_MODALITIES = ("text", "pair", "word", "image", "audio")
+HEAD_READS = ("pooler", "cls", "mean", "last", "spatial_mean", "patch_mean", "cls_and_patch_mean", "token")
 # Which part of a model with several reads a modality: attributes of it, the first that is there and does.
 TOWERS = {
     "text": ("encoder", "text_model", "text_encoder", "language_model"),
@@ -38,6 +53,7 @@ TOWERS = {
     ),
     "audio": ("encoder", "audio_model", "audio_tower", "audio_encoder", "speech_encoder"),
 }
+TOWERS["pair"] = TOWERS["word"] = TOWERS["text"]
 BELOW_HEADS = ("model", "transformer")
 
 # Words in a downloaded configuration by which transformers would load other code, kernels or files.
@@ -45,12 +61,17 @@ SWITCHES = (
     *("auto_map", "custom_pipelines", "trust_remote_code", "code_revision", "transformers_weights", "kernel_config"),
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "fusion_config"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+    *("quantization_config", "compression_config", "gguf_file", "base_model_tp_plan", "distributed_config"),
 )
+WRAPPED = ("encoder_config", "head_config")  # fields that hold the configuration of a model of transformers
 DECODER_WIDTHS = [256, 128, 64, 32]
-# Words in the names of fields that count things, and how many a model may have of them.
-MOST = {"num_labels": 1_000_000, "experts": 10_000, "layers": 1_000, "depth": 1_000, "blocks": 1_000, "stages": 1_000}
 LABEL_FIELDS = ("id2label", "label2id", "problem_type")
 _COMMON = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {"format_version"}
+# What transformers' constructor takes beside its fields.
+CONSTRUCTOR = frozenset(
+    {"model_type", "name_or_path", "num_labels", "torch_dtype", "output_attentions", "pad_token_id"}
+    | {"attn_implementation", "experts_implementation", "per_layer_config"}
+)
 PAPER = {"transform": "none", "similarity": "cosine", "basis_ridge": None}
 
 
@@ -65,6 +86,7 @@ class _PartConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         for name in self.sub_configs:
             _refuse_no_architecture(name, getattr(self, name))
+        _refuse_unknown(type(self), kwargs)
         fields = {name: kwargs.pop(name) for name in SPACE_FIELDS if name in kwargs}
         self.space = space_of(self.space).replace(**fields)
         # Else a wrapped model's own choice would be reset: the configuration may be a live one.
@@ -74,8 +96,8 @@ class _PartConfig(PreTrainedConfig):
             super().__post_init__(**kwargs)
         except (TypeError, AttributeError) as error:
             raise ConfigurationError(
-                f"A field of the configuration is of another type than expected: {error}. Look at num_labels, "
-                "id2label, label2id and encoder_config."
+                f"A field of the configuration has the wrong type: {error}. Check num_labels, id2label, label2id and "
+                "encoder_config."
             ) from error
         self.check()
 
@@ -88,11 +110,13 @@ class _PartConfig(PreTrainedConfig):
         """The fields for JSON that say something, the space as a dictionary of its own."""
         idle = {field.name for field in dataclasses.fields(self) if getattr(self, field.name) is None} - _COMMON
         content = {name: value for name, value in super().to_dict().items() if name not in idle}
+        if "decoders" in content:
+            content["decoders"] = {name: config.to_dict() for name, config in content["decoders"].items()}
         return content | {"space": self.space.to_dict()} if isinstance(self.space, RelativeSpace) else content
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
-        """Nothing: an upload brings a stub, not a copy of this library."""
+        """Does nothing: an upload contains a stub, not a copy of this library."""
 
     def check(self) -> None:
         """Raise `ConfigurationError` if any field has no meaning."""
@@ -112,27 +136,38 @@ class RelativeEncoderConfig(_PartConfig):
         base_model_name_or_path: Hub id that the encoder started from.
         base_model_revision: Commit of it that a frozen encoder refers to.
         base_model_digest: SHA-256 of the weights there (64 hex digits).
-        encoder_is_frozen: Whether the upload refers to the base in place of storing it.
+        encoder_is_frozen: Whether the upload references the base instead of storing it.
         encoder_adapters: Settings of the adapters (LoRA, ...) that were trained on a frozen base, by name.
+        encoder_quantization: How bitsandbytes has quantized the stored weights, if it has.
         pooling: How token or pixel vectors become one vector of a sample: one of ``cls``, ``mean``, ``last``,
             ``pooler`` (the model's own), ``spatial_mean``, ``none`` (nodes are vectors already); ``None`` chooses what
-            suits the encoder.
+            suits the encoder. Of words: how the vectors of its pieces become one, the first, their mean or the last.
+        layer: Which hidden state is pooled: -1 the last, -3 the third from the end, 0 the output of the embeddings,
+            as in the `hidden_states` of transformers. These are taken as the model gives them: GPT-2, Llama, T5 and
+            ViT apply their final norm to the last alone. -1 is always `last_hidden_state`. ``None`` chooses: the last,
+            and for words -3 where the encoder has six layers or more (`docs/tokens.md` says why).
         embedding_size: D, the width of the pooled absolute embedding.
         max_length: Longest input in tokens; longer texts are truncated. ``None`` leaves it to the tokenizer.
+        prompt: Text that the tokenizer adds before every text, anchors and samples alike, as "query: " for e5.
+            `from_encoder` finds it in the sentence-transformers files of the encoder where ``None`` is given; an empty
+            text means none.
+        prompt_ids: Its token ids, to recognise inputs without the prompt.
         pad_token_id: The token that fills texts up, by which a mask is made where none is given.
         tower: Which part of a model with several is the encoder: ``encoder``, ``text_model``, ``vision_tower``, ...,
             with dots for a part of a part; ``None`` for the whole.
         padding: Whether samples of unlike length may share a batch: `from_encoder` measures whether padding changes
             an embedding.
         space: The space that samples are described in. Its fields may also be given one by one: similarity, ...
-        modality: What the encoder reads: ``text``, ``image``, ``audio`` or ``node``.
+        pair_mark: The token that joins two texts and how often it stands in a pair, to recognise inputs that are none.
+        modality: What the encoder reads: ``text``, ``pair`` (two texts at once), ``word`` (texts, token by token),
+            ``image``, ``audio`` or ``node``.
         anchor_view: Name of the view of the anchors that it reads.
         anchor_digest: SHA-256 of that view's samples (64 hex digits).
         anchor_gradient: Whether training a graph encoder lets gradients pass through the anchors.
         format_version: Version of the upload's layout.
 
     Raises:
-        ConfigurationError: If a field names something that does not exist, or a number lies outside its range.
+        ConfigurationError: If a field has an unknown value, or a number is outside its range.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -157,10 +192,15 @@ class RelativeEncoderConfig(_PartConfig):
     base_model_digest: str | None = None
     encoder_is_frozen: bool = False
     encoder_adapters: dict[str, Any] | None = None
+    encoder_quantization: dict[str, Any] | None = None
     pooling: str | None = None
+    layer: int | None = None
     embedding_size: int | None = None
     max_length: int | None = None
+    prompt: str | None = None
+    prompt_ids: list[int] | None = None
     pad_token_id: int | None = None
+    pair_mark: list[int] | None = None
     tower: str | None = None
     padding: bool = True
     anchor_digest: str | None = None
@@ -178,28 +218,62 @@ class RelativeEncoderConfig(_PartConfig):
         for name in ("base_model_name_or_path", "base_model_revision", "base_model_digest", "anchor_digest"):
             require_text(name, getattr(self, name))
         if not isinstance(self.encoder_adapters, dict | None):
-            raise ConfigurationError(f"encoder_adapters={self.encoder_adapters!r:.60} must hold settings by name.")
-        require_one_of("pooling", self.pooling or POOLINGS[0], POOLINGS)
+            raise ConfigurationError(
+                f"encoder_adapters={self.encoder_adapters!r:.60} must be a dict of settings by adapter name."
+            )
+        check_quantization(self.encoder_quantization)
+        require_one_of("pooling", self.pooling or POOLINGS[0], POOLINGS if self.modality != "word" else OF_PIECES)
+        self._check_layer()
         _check_tower(self.tower)
         if self.anchor_gradient and self.modality != "node":
             raise ConfigurationError(
                 "anchor_gradient=True needs anchors that are encoded in the same forward pass as the samples: nodes "
-                f"of a graph, not {self.modality}s. Leave it out: AnchorCallback encodes the anchors again and again."
+                f"of a graph, not {self.modality}s. Leave it out: AnchorCallback encodes the anchors again during "
+                "training."
             )
+        self._check_prompt()
         for name in ("embedding_size", "max_length"):
             if getattr(self, name) is not None:
                 require_whole(name, getattr(self, name), low=1)
+        if self.pair_mark is not None and not (_are_tokens(self.pair_mark) and len(self.pair_mark) == 2):
+            raise ConfigurationError(f"pair_mark={self.pair_mark!r:.60} must be a token id and a number, or None.")
         if self.pad_token_id is not None:
             require_whole("pad_token_id", self.pad_token_id, low=-1)
+
+    def _check_layer(self) -> None:
+        if self.layer is None:
+            return
+        if not isinstance(self.layer, int) or isinstance(self.layer, bool):
+            raise ConfigurationError(
+                f"layer={self.layer!r:.60} must be a whole number: -1 is the last hidden state, 0 the output of the "
+                "embeddings."
+            )
+        if self.layer != -1 and self.pooling == "pooler":
+            raise ConfigurationError(
+                f"pooling='pooler' is computed from the last hidden state, but layer={self.layer} reads another one. "
+                "Choose cls, mean, last or spatial_mean, or leave layer out."
+            )
+
+    def _check_prompt(self) -> None:
+        require_text("prompt", self.prompt)
+        if self.prompt and self.modality != "text":
+            raise ConfigurationError(
+                f"prompt={self.prompt!r:.60} needs an encoder of texts, but this one reads {self.modality}s. Leave it "
+                "out."
+            )
+        if self.prompt_ids is not None and not _are_tokens(self.prompt_ids):
+            raise ConfigurationError(f"prompt_ids={self.prompt_ids!r:.60} must be a list of token ids, or None.")
 
 
 @strict
 class RelativeDecoderConfig(_PartConfig):
-    """Configuration of a `RelativeDecoder`: the space that it reads, and what it makes of it. It names no encoder.
+    """Configuration of a `RelativeDecoder`: the space that it reads and its layers. It does not refer to an encoder.
 
     Args:
         decoder_type: ``mlp`` or ``linear`` for classes and numbers, ``image`` or ``variational`` for images, each
-            behind a LayerNorm; ``head`` for the head of an ordinary classifier: see `hf_relreps.translation`.
+            behind a LayerNorm; ``head`` for the head of an ordinary classifier: see `hf_relreps.translation`;
+            ``pair`` for classes of two samples at once; ``several`` for decoders of one space by name; ``mean`` for
+            the mean of the probabilities of decoders with the same classes: see `hf_relreps.trust.calibrate`.
         decoder_aggregation: How the spaces of several similarities become one input of the decoder: ``concat`` side
             by side, or ``sum`` of a LayerNorm and a layer of `decoder_hidden_size` for each.
         decoder_hidden_size: Width of the hidden layer of the ``mlp``, and of the latent of ``variational``.
@@ -210,18 +284,21 @@ class RelativeDecoderConfig(_PartConfig):
         image_size: Height and width of the images to draw; ``None`` for decoders that draw none.
         num_channels: Channels of the images to draw.
         head_config: Configuration of the ordinary classifier whose head is the decoder.
-        head_modality: What that classifier reads: ``text``, ``image`` or ``audio``.
-        head_reads: What its head takes of its own encoder's output: a name in `hf_relreps.heads.READINGS`.
+        head_modality: What that classifier reads: ``text``, ``pair``, ``word`` (it classifies tokens), ``image`` or
+            ``audio``.
+        head_reads: Which output of its encoder the head reads: a name in `hf_relreps.heads.READINGS`.
         head_size: E, the width of that.
         head_name_or_path: Hub id of that classifier.
         head_pair: SHA-256 (64 hex digits) of the embedded anchors of the only encoder that fits; ``None`` for any.
+        decoders: Configurations of the decoders of ``several`` and ``mean`` by name, in the order of their names.
+        temperature: What the logits of ``mean`` are divided by.
         space: The space that it was trained on. Its fields may also be given one by one: similarity, num_anchors, ...
-        modality: What was read where it was trained: ``text``, ``image``, ``audio`` or ``node``.
+        modality: What was read where it was trained: ``text``, ``pair``, ``word``, ``image``, ``audio`` or ``node``.
         anchor_view: Name of the view of the anchors that was read there.
         format_version: Version of the upload's layout.
 
     Raises:
-        ConfigurationError: If a field names something that does not exist, or a number lies outside its range.
+        ConfigurationError: If a field has an unknown value, or a number is outside its range.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -254,8 +331,12 @@ class RelativeDecoderConfig(_PartConfig):
     head_size: int | None = None
     head_name_or_path: str | None = None
     head_pair: str | None = None
+    decoders: dict[str, Any] | None = None
+    temperature: float | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.decoders is not None:
+            self.decoders = _named_decoders(self.decoders)
         if self.decoder_type in IMAGE_DECODERS:
             self.decoder_widths = DECODER_WIDTHS.copy() if self.decoder_widths is None else list(self.decoder_widths)
             self.image_size = 28 if self.image_size is None else self.image_size
@@ -267,7 +348,8 @@ class RelativeDecoderConfig(_PartConfig):
         super().check()
         for name in ("head_name_or_path", "head_pair"):
             require_text(name, getattr(self, name))
-        require_one_of("decoder_type", self.decoder_type, DECODERS)
+        if self.decoder_type not in (SEVERAL, MEAN):
+            require_one_of("decoder_type", self.decoder_type, DECODERS)
         require_one_of("decoder_aggregation", self.decoder_aggregation, AGGREGATIONS)
         require_one_of("head_modality", self.head_modality or HEAD_MODALITIES[0], HEAD_MODALITIES)
         require_one_of("head_reads", self.head_reads or HEAD_READS[0], HEAD_READS)
@@ -282,16 +364,45 @@ class RelativeDecoderConfig(_PartConfig):
             widths = self.decoder_widths if isinstance(self.decoder_widths, list | tuple) else []
             if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
                 raise ConfigurationError(
-                    f"decoder_widths={self.decoder_widths} must hold one positive number for each step."
+                    f"decoder_widths={self.decoder_widths} must be a list of positive numbers, one for each step."
                 )
         require_within("decoder_dropout", self.decoder_dropout, low=0, high=1)
         require_within("decoder_noise", self.decoder_noise, low=0)
+        self._check_decoders()
+
+    @property
+    def questions(self) -> dict[str, RelativeDecoderConfig]:
+        """Configurations of the decoders of ``several`` by name, each of which answers a question; else nothing."""
+        return self.decoders or {} if self.decoder_type == SEVERAL else {}
+
+    def _check_decoders(self) -> None:
+        if (self.decoders is None) != (self.decoder_type not in (SEVERAL, MEAN)):
+            raise ConfigurationError(
+                f"decoder_type={self.decoder_type!r} and decoders={list(self.decoders or {})} contradict each other: "
+                f"{SEVERAL!r} and {MEAN!r} have decoders by name, and nothing else has. Make one with "
+                "RelativeDecoder.from_decoders."
+            )
+        if self.temperature is not None:
+            require_within("temperature", self.temperature, low=0, strictly=True)
+        expected = CLASSIFIERS if self.decoder_type == SEVERAL else SINGLE
+        for name, config in (self.decoders or {}).items():
+            config.check()
+            if config.space != self.space or config.decoder_type not in expected:
+                raise ConfigurationError(
+                    f"Decoder {name!r} is of type {config.decoder_type!r} and reads {config.space}, expected "
+                    f"{', '.join(expected)} that read {self.space}. Make it anew: RelativeDecoder.from_decoders."
+                )
+            if self.decoder_type == MEAN and config.id2label != self.id2label:
+                raise ConfigurationError(
+                    f"Decoder {name!r} has the classes {list((config.id2label or {}).values())!r:.60}, the mean "
+                    f"{list((self.id2label or {}).values())!r:.60}. A mean is one of the same classes."
+                )
 
 
 class RelativeConfig(PreTrainedConfig):
     """Configuration of a whole relative model: that of its encoder and that of its decoder.
 
-    Plain settings are handed to the part that they concern, and what describes the space to both. So a
+    Plain settings are passed to the part that has them, and the settings of the space to both. So a
     `RelativeConfig` is also where the settings of `from_encoder` may start from.
 
     Args:
@@ -302,7 +413,7 @@ class RelativeConfig(PreTrainedConfig):
         **settings: Fields of `RelativeEncoderConfig`, `RelativeDecoderConfig` and `RelativeSpace`.
 
     Raises:
-        ConfigurationError: If a field names something that does not exist, or a number lies outside its range.
+        ConfigurationError: If a field has an unknown value, or a number is outside its range.
 
     Example:
         ```python
@@ -332,6 +443,7 @@ class RelativeConfig(PreTrainedConfig):
         format_version: int = FORMAT_VERSION,
         **settings: Any,
     ) -> None:
+        _refuse_unknown(type(self), settings)
         self.encoder: RelativeEncoderConfig = _part(RelativeEncoderConfig, encoder, settings)
         self.decoder: RelativeDecoderConfig = _part(RelativeDecoderConfig, decoder, settings)
         self.stitched_from = stitched_from
@@ -354,7 +466,7 @@ class RelativeConfig(PreTrainedConfig):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
-        """Nothing: an upload brings a stub, not a copy of this library."""
+        """Does nothing: an upload contains a stub, not a copy of this library."""
 
     @classmethod
     def paper(cls, **settings: Any) -> Self:
@@ -424,7 +536,7 @@ class RelativeConfig(PreTrainedConfig):
         """Raise `ConfigurationError` if any field has no meaning."""
         refuse_other_format(self.format_version, "This configuration")
         if self.stitched_from is not None and not _are_texts(self.stitched_from):
-            raise ConfigurationError(f"stitched_from={self.stitched_from!r:.60} must be a list of names, or None.")
+            raise ConfigurationError(f"stitched_from={self.stitched_from!r:.60} must be a list of strings, or None.")
         self.encoder.check()
         self.decoder.check()
 
@@ -458,6 +570,34 @@ def owner_of(name: str) -> str | None:
     if name in SPACE_FIELDS:
         return "space"
     return "encoder" if name in ENCODER_SETTINGS else "decoder" if name in DECODER_SETTINGS else None
+
+
+def _refuse_unknown(config_class: Any, given: Mapping[str, Any]) -> None:
+    """Raise `ConfigurationError` for a setting that nothing reads; private fields are transformers' own."""
+    known = {field.name for field in dataclasses.fields(config_class)} - _COMMON
+    known |= SETTINGS if config_class is RelativeConfig else {*SPACE_FIELDS, *LABEL_FIELDS, "num_labels"}
+    shown = {name: value for name, value in given.items() if name not in CONSTRUCTOR | _COMMON and name[:1] != "_"}
+    refuse_unknown_settings(shown, known, config_class.__name__)
+
+
+def refuse_other_names(names: Iterable[Any]) -> None:
+    """Raise `ConfigurationError` unless there are names of decoders, each one an identifier."""
+    names = list(names)
+    wrong = [name for name in names if not isinstance(name, str) or not name.isidentifier()]
+    if wrong or not names:
+        found = f"{wrong[0]!r:.60}" if wrong else "none"
+        raise ConfigurationError(
+            f"Decoders need names that are Python identifiers, such as 'section' and 'tone'; found {found}. Give a "
+            "mapping: stitch(encoder, {'section': a, 'tone': b})."
+        )
+
+
+def _named_decoders(decoders: Any) -> dict[str, RelativeDecoderConfig]:
+    """In the order of their names, which is that of their weights."""
+    if not isinstance(decoders, Mapping):
+        raise ConfigurationError(f"decoders={decoders!r:.60} must be configurations of decoders by name.")
+    refuse_other_names(decoders)
+    return {name: _part(RelativeDecoderConfig, decoders[name], {}) for name in sorted(decoders)}
 
 
 def space_of(found: Any) -> RelativeSpace:
@@ -497,14 +637,14 @@ def refuse_other_format(version: Any, what: str) -> None:
     if version < FORMAT_VERSION:
         raise UploadError(
             f"{what} has format version {version}, from before the first release of hf_relreps; this version reads "
-            f"{FORMAT_VERSION}. Make the upload again with the version installed here, or ask its author."
+            f"{FORMAT_VERSION}. Create the upload again with the installed version, or ask its author to."
         )
 
 
 def require_text(field: str, found: Any) -> None:
     """Raise `ConfigurationError` unless a field is a text or ``None``."""
     if not isinstance(found, str | None):
-        raise ConfigurationError(f"{field}={found!r:.60} must be a text, or None.")
+        raise ConfigurationError(f"{field}={found!r:.60} must be a string, or None.")
 
 
 def changed(config: Any, settings: Mapping[str, Any]) -> Any:
@@ -541,8 +681,14 @@ def _read(config_class: Any, from_dict: Any, content: dict[str, Any], kwargs: di
     declared |= {"encoder", "decoder", "stitched_from", "format_version"} if config_class is RelativeConfig else set()
     known = {name: value for name, value in content.items() if name in declared}
     refuse_immense(known)
+    known = _without_switches(known)
+    for name in WRAPPED:
+        for part in (known, *(known.get(one) for one in ("encoder", "decoder"))):
+            if isinstance(part, dict) and isinstance(part.get(name), dict):
+                part[name] = declared_only(part[name])
+                refuse_unknown_model(part[name], name)
     try:
-        return from_dict(_without_switches(known), **kwargs)
+        return from_dict(known, **kwargs)
     except (OSError, ValueError):
         raise
     except Exception as error:  # fields of the encoder's configuration may be of any type
@@ -568,24 +714,12 @@ def _without_switches(config: Any) -> Any:
     return config
 
 
-def refuse_immense(config: Any) -> None:
-    """Raise `ConfigurationError` for counts that no model has: each label and each layer costs time and memory."""
-    if isinstance(config, list):
-        for part in config:
-            refuse_immense(part)
-    for name, value in config.items() if isinstance(config, dict) else ():
-        counts = [count for count in (value if isinstance(value, list) else [value]) if isinstance(count, int | float)]
-        words = f"_{name}_".replace("depths", "depth")  # whole words: depthwise is no depth
-        most = next((most for word, most in MOST.items() if f"_{word}_" in words), None)
-        if most is not None and any(count > most for count in counts):
-            raise ConfigurationError(
-                f"{name}={value!r:.60} is more than any model has; at most {most} are built. Do not use this upload."
-            )
-        refuse_immense(value)
-
-
 def _are_texts(found: Any) -> bool:
     return isinstance(found, list | tuple) and all(isinstance(text, str) for text in found)
+
+
+def _are_tokens(found: Any) -> bool:
+    return isinstance(found, list | tuple) and len(found) > 0 and all(isinstance(i, int) and i >= 0 for i in found)
 
 
 def _refuse_no_architecture(field: str, found: Any) -> None:

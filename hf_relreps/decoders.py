@@ -2,14 +2,15 @@
 
 Images are drawn by the mirror of the paper's convolutional encoder, with or without a variational middle.
 
-Shapes: B batch, N samples, A anchors, R relative size (A times the number of similarities), H hidden, Z latent size,
-C classes or channels, H and W height and width of an image.
+Shapes: B batch, N samples, D absolute size, A anchors, R relative size (A times the number of similarities), H hidden,
+Z latent size, C classes or channels, H and W height and width of an image.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -19,13 +20,28 @@ from transformers import initialization as init
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.utils import ModelOutput, logging
 
-from hf_relreps.backbones import BUILDING
-from hf_relreps.configuration import RelativeConfig, RelativeDecoderConfig
-from hf_relreps.errors import ConfigurationError, SampleError, StitchingError
+from hf_relreps.anchors import AnchorSet, AnchorView
+from hf_relreps.backbones import BUILDING, share_weights
+from hf_relreps.configuration import (
+    CLASSIFIERS,
+    MEAN,
+    PAIR,
+    SEVERAL,
+    AnyRelativeConfig,
+    RelativeConfig,
+    RelativeDecoderConfig,
+    RelativeEncoderConfig,
+    refuse_other_names,
+)
+from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError, SampleError, StitchingError
 from hf_relreps.heads import ClassifierHead, Placement, build_head
 from hf_relreps.pretrained import RelativePart, RelativePreTrainedModel
-from hf_relreps.projection import wide
+from hf_relreps.projection import RelativeProjection, refuse_directionless, wide
 from hf_relreps.ridge import RIDGE, class_weights, fit_ridge, sharpness, sharpness_of_several
+from hf_relreps.similarities import unit
+from hf_relreps.sources import Source
+from hf_relreps.space import RelativeSpace, require_within
+from hf_relreps.words import IGNORED
 
 
 logger = logging.get_logger(__name__)
@@ -33,7 +49,9 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class RelativeDecoderOutput(ModelOutput):
-    """What a decoder gives: logits (B, C) or images (B, C, H, W), and the loss where there are labels.
+    """Output of a decoder: logits (B, C) or images (B, C, H, W), and the loss if there are labels.
+
+    Several decoders give logits (B, C) each, by their names.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -46,7 +64,7 @@ class RelativeDecoderOutput(ModelOutput):
     """
 
     loss: Tensor | None = None
-    logits: Tensor | None = None
+    logits: Tensor | dict[str, Tensor] | None = None
     reconstruction: Tensor | None = None
 
 
@@ -54,8 +72,8 @@ def warn_of_training_mode(module: nn.Module) -> None:
     """Nobody trains without gradients: whoever predicts in training mode gets answers blurred by dropout and noise."""
     if module.training and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         logger.warning_once(
-            f"This {type(module).__name__} predicts in training mode, so its dropout and noise blur what it gives. "
-            "Call model.eval() first."
+            f"This {type(module).__name__} predicts in training mode, so dropout and noise change its output. Call "
+            "model.eval() first."
         )
 
 
@@ -97,6 +115,35 @@ class SpaceSum(nn.ModuleList):
         parts = h_BR.split(h_BR.shape[-1] // len(self), dim=-1)
         h_BHS = torch.stack([layer(part) for layer, part in zip(self, parts, strict=True)], dim=-1)
         return nn.functional.silu(h_BHS).sum(-1)
+
+
+class PairBlocks(nn.Module):
+    """What a linear map needs to compare two samples: r(u), r(v), |r(u) - r(v)| and r(u) r(v).
+
+    Each of the four is scaled as a whole, to a mean variance of one in the pairs that a decoder was fitted to. So how
+    far apart two samples lie stays to be seen, as a LayerNorm of each pair would not let it.
+    """
+
+    scales: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scales", torch.ones(4))
+
+    def adapt(self, r_B2R: Tensor) -> None:
+        """Take the scales of some pairs."""
+        deviations = [block_BR.float().var(0).mean().sqrt() for block_BR in self._blocks(r_B2R)]
+        self.scales.copy_(1 / torch.stack(deviations).clamp_min(1e-12))
+
+    def forward(self, r_B2R: Tensor) -> Tensor:
+        """From (B, 2, R) to (B, 4 R), in the dtype of the weights."""
+        blocks = zip(self._blocks(r_B2R), self.scales.to(r_B2R.dtype), strict=True)
+        return torch.cat([block_BR * scale for block_BR, scale in blocks], dim=-1).to(self.scales.dtype)
+
+    @staticmethod
+    def _blocks(r_B2R: Tensor) -> tuple[Tensor, ...]:
+        u_BR, v_BR = r_B2R.unbind(-2)
+        return u_BR, v_BR, (u_BR - v_BR).abs(), u_BR * v_BR
 
 
 class Drawing(NamedTuple):
@@ -184,15 +231,15 @@ def refuse_other_pixels(drawn: Tensor, target: Tensor) -> None:
     if drawn.shape != target.shape:
         channels, height, width = drawn.shape[1:]
         raise SampleError(
-            f"The decoder draws images ({channels}, {height}, {width}), those to draw have shape "
-            f"{tuple(target.shape[1:])}. Set image_size and num_channels to theirs: from_encoder(..., "
-            "image_size=..., num_channels=...)."
+            f"The decoder reconstructs images of shape ({channels}, {height}, {width}), but the targets have shape "
+            f"{tuple(target.shape[1:])}. Set image_size and num_channels to match: from_encoder(..., image_size=..., "
+            "num_channels=...)."
         )
     low, high = target.aminmax()
     if not (low >= 0 and high <= 1):  # written so that NaN is refused
         raise SampleError(
-            f"The pixels to draw lie in [{float(low):.2f}, {float(high):.2f}], expected [0, 1]. Use an image "
-            "processor with do_normalize=False, or give the images to draw beside what the encoder reads: target=..."
+            f"The target pixels lie in [{float(low):.2f}, {float(high):.2f}], expected [0, 1]. Use an image processor "
+            "with do_normalize=False, or pass the target images as target=..."
         )
 
 
@@ -204,12 +251,17 @@ def _sides(image_size: int, steps: int) -> list[int]:
     return sides[::-1]
 
 
+LEAST = 1e-12  # of a probability whose logarithm is taken
+FITTED = ("mlp", "linear", PAIR)  # kinds of decoders that have a closed form
+DESCRIBED_SCALE = 20.0  # of the cosines to descriptions
+
+
 class RelativeDecoder(RelativePart):
     """LayerNorm, then what `config.decoder_type` names: a linear or two-layer map to logits (B, C), or an image.
 
-    Or the head of an ordinary classifier, told where the anchors lie in its own space: see `hf_relreps.translation`.
-    Nothing in it looks at the other samples of a batch, so one sample alone gives the same logits. (The paper's
-    notebooks normalise each feature over the batch, which nobody can do with one sample.)
+    Or the head of an ordinary classifier, which gets the anchors' places in its own space: `hf_relreps.translation`.
+    The output for a sample does not depend on the other samples of the batch. (The paper's
+    notebooks normalise each feature over the batch, which is impossible with one sample.)
 
     Example:
         ```python
@@ -228,54 +280,75 @@ class RelativeDecoder(RelativePart):
     base_model_prefix = "decoder"  # the prefix of its weights in a whole model's file
     main_input_name = "relative_embeds"
 
-    def __init__(self, config: RelativeDecoderConfig | RelativeConfig, head: ClassifierHead | None = None) -> None:
+    def __init__(
+        self,
+        config: RelativeDecoderConfig | RelativeConfig,
+        head: ClassifierHead | None = None,
+        decoders: Sequence[RelativeDecoder] | None = None,
+    ) -> None:
         config = config.decoder if isinstance(config, RelativeConfig) else config
         super().__init__(config)
         space = config.space
         if space.size < 2:
             raise ConfigurationError(
-                f"A decoder reads one number for each anchor and normalises them, so it needs two; num_anchors is "
+                "A decoder normalises the relative representation, so it needs at least two anchors; num_anchors is "
                 f"{space.num_anchors}. Set it in the config."
             )
         self.placement: Any = None
+        self.decoders: Any = None
         self.head: Any = None
         self.aggregation: Any = None
         self.image: Any = None
         self.hidden: Any = None
+        self.skip: Any = None
         self.output: Any = None
+        self.is_new = config.decoder_type in FITTED  # random weights: neither loaded, nor fitted, nor trained
+        self.register_load_state_dict_post_hook(_note_load)
         if config.decoder_type == "head":
             self.head = build_head(config) if head is None else head
             self.placement = Placement(space.size, config.head_size or 0)
+        elif config.decoders is not None:  # in the order of their names, which may be those of methods
+            made = [RelativeDecoder(one) for one in config.decoders.values()] if decoders is None else decoders
+            self.decoders = nn.ModuleList(made)
         else:
             self._build(config)
         self.post_init()
 
+    def _complete(self, source: Source) -> None:
+        self.is_new = False
+
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialise what is new here; the head of a classifier comes with its weights, or gets them from a load."""
+        """Initialise what is new here; what was a model before comes with its weights, or gets them from a load."""
         for name, module in self.named_modules():
-            if name and name.split(".")[0] != "head":
+            if name and name.split(".")[0] not in ("head", "decoders"):
                 self._init_weights(module)
+        if self.skip is not None:  # the hidden layer begins alone
+            init.zeros_(self.skip.weight)
         super().init_weights()
 
     def _build(self, config: RelativeDecoderConfig) -> None:
         space: Any = config.space
         inputs, hidden, outputs = space.size, config.decoder_hidden_size, config.num_labels or 0
         eps = 1e-12  # thousands of anchors have variances below 1e-4
-        spaces, summed = len(space.similarity), config.decoder_aggregation == "sum"
-        # Distances are larger than cosines by far: one norm for all would see nothing but which space is which.
-        self.norm: nn.Module = (
-            SpaceNorms(space.num_anchors, spaces, eps=eps)
-            if summed or (spaces > 1 and space.num_anchors > 1)  # one number normalised by itself is nothing
-            else WideLayerNorm(space.size, eps=eps)
-        )
+        spaces, summed = len(space.similarity), config.decoder_aggregation == "sum" and config.decoder_type != PAIR
+        self.norm: nn.Module
+        if config.decoder_type == PAIR:
+            self.norm, inputs = PairBlocks(), 4 * space.size
+        elif summed or (spaces > 1 and space.num_anchors > 1):  # one number normalised by itself is nothing
+            # Distances are larger than cosines by far: one norm for all would see nothing but which space is which.
+            self.norm = SpaceNorms(space.num_anchors, spaces, eps=eps)
+        else:
+            self.norm = WideLayerNorm(space.size, eps=eps)
         if summed:
             self.aggregation = SpaceSum(space.num_anchors, spaces, hidden)
             inputs = hidden
         self.dropout = nn.Dropout(config.decoder_dropout)
         draw = DRAWING_MODULES.get(config.decoder_type)
         self.image = draw(config, inputs) if draw else None
-        self.hidden = nn.Linear(inputs, hidden) if config.decoder_type == "mlp" else None
+        if config.decoder_type == "mlp":
+            self.hidden = nn.Linear(inputs, hidden)
+            self.skip = nn.Linear(space.size, outputs, bias=False)
         self.output = None if self.image else nn.Linear(hidden if self.hidden else inputs, outputs)
 
     @classmethod
@@ -284,9 +357,10 @@ class RelativeDecoder(RelativePart):
         found, asked = RelativeDecoderConfig.from_dict(stored).num_labels, config.num_labels
         if found != asked:
             raise ConfigurationError(
-                f"The decoder of {name} has {found} classes, num_labels={asked} was asked for. For a new decoder on "
-                f"its encoder, to be trained: RelativeModelForSequenceClassification.from_encoder("
-                f"RelativeModel.from_pretrained({name!r}), num_labels={asked})."
+                f"The decoder of {name} has {found} classes, but num_labels={asked} was given. For a new, untrained "
+                "decoder on its encoder: "
+                f"RelativeModelForSequenceClassification.from_encoder(RelativeModel.from_pretrained({name!r}), "
+                f"num_labels={asked})."
             )
         return config, kwargs
 
@@ -296,8 +370,118 @@ class RelativeDecoder(RelativePart):
         space = {f"space.{name}": value for name, value in config.space.to_dict().items()}
         names = ("decoder_type", "decoder_aggregation", "problem_type", "head_modality", "head_reads", "head_pair")
         classes = [label for _, label in sorted((config.id2label or {}).items())]
-        told = {} if self.image is not None else {"classes": classes}
+        told: dict[str, Any] = {} if self.image is not None or config.decoder_type == SEVERAL else {"classes": classes}
+        told |= {} if self.decoders is None else {"decoders": list(self.named)}
         return space | {name: getattr(config, name) for name in names} | told
+
+    # -- Several decoders of one space
+
+    @classmethod
+    def from_decoders(cls, decoders: Mapping[str, RelativeDecoder]) -> Self:
+        """Decoders of one space as one, which answers all their questions about a relative representation.
+
+        It is saved, pushed and stitched like any other: `stitch(encoder, decoders)` gives a whole model that runs its
+        encoder once. It gives ``logits`` (B, C) by name.
+
+        Args:
+            decoders: By the names of their questions, each a Python identifier. They are copied.
+
+        Raises:
+            ConfigurationError: If there is none, or a name is no identifier.
+            StitchingError: If two read other spaces, or one draws images or is several decoders itself.
+
+        Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
+            ```python
+            >>> tone = RelativeDecoder(RelativeDecoderConfig(space=decoder.config.space, num_labels=3)).eval()
+            >>> both = RelativeDecoder.from_decoders({"section": decoder, "tone": tone})
+            >>> both(torch.rand(2, 40)).logits["tone"].shape
+            torch.Size([2, 3])
+            >>> _ = both.push_to_hub("me/decoders")
+            >>> model = stitch("me/relative-fr", "me/decoders")
+
+            ```
+        """
+        refuse_other_names(decoders)
+        first, *_ = decoders.values()
+        for name, decoder in decoders.items():
+            _refuse_other_kind(name, decoder)
+            if decoder.config.space != first.config.space:
+                raise StitchingError(
+                    f"Decoder {name!r} reads {decoder.config.space}, {next(iter(decoders))!r} reads "
+                    f"{first.config.space}: one encoder describes samples in one space. Stitch them one by one, or "
+                    "take decoders that share anchors and projection."
+                )
+        return cls._joined(decoders, decoder_type=SEVERAL)
+
+    @classmethod
+    def mean_of(cls, decoders: Mapping[str, RelativeDecoder], temperature: float) -> Self:
+        """The mean of the probabilities of decoders that have the same classes and read one space."""
+        first, *_ = decoders.values()
+        labels = {"id2label": first.config.id2label, "label2id": first.config.label2id}
+        how: dict[str, Any] = labels | {"problem_type": "single_label_classification", "temperature": temperature}
+        return cls._joined(decoders, decoder_type=MEAN, **how)
+
+    @classmethod
+    def _joined(cls, decoders: Mapping[str, RelativeDecoder], **settings: Any) -> Self:
+        """Copies of decoders as one."""
+        named: dict[str, Any] = {name: decoders[name].clone() for name in sorted(decoders)}
+        first, *_ = decoders.values()
+        configs = {name: decoder.config for name, decoder in named.items()}
+        views = {config.anchor_view for config in configs.values()}
+        same = {"space": first.config.space, "modality": first.config.modality}
+        same |= {"anchor_view": first.config.anchor_view if len(views) == 1 else None}
+        config = RelativeDecoderConfig(decoders=configs, **same | settings)
+        config.decoders = configs  # those that the decoders hold
+        with BUILDING:
+            joined = cls(config, decoders=[decoder.to(first.device) for decoder in named.values()])
+        joined.train(first.training)
+        joined.carry(next((one._anchors for one in named.values() if one._anchors is not None), None), None)
+        joined._source = None if joined._anchors is not None else first._source
+        return joined
+
+    @property
+    def named(self) -> dict[str, RelativeDecoder]:
+        """Its decoders by name; none unless it is several, or the mean of several.
+
+        Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
+            ```python
+            >>> list(RelativeDecoder.from_decoders({"section": decoder, "group": decoder}).named)
+            ['group', 'section']
+
+            ```
+        """
+        return dict(zip(self.config.decoders or (), self.decoders if self.decoders is not None else (), strict=True))
+
+    def select(self, name: str) -> RelativeDecoder:
+        """One of several decoders: it shares its weights with this one.
+
+        Raises:
+            StitchingError: If there is no decoder of that name.
+
+        Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
+            ```python
+            >>> both = RelativeDecoder.from_decoders({"section": decoder, "group": decoder})
+            >>> both.select("section").config.num_labels
+            11
+
+            ```
+        """
+        if name not in self.named:
+            raise StitchingError(
+                f"There is no decoder {name!r:.60} here, there is {', '.join(map(repr, self.named)) or 'one'}. Choose "
+                "one of several by its name."
+            )
+        held = [one for one in (self._anchors, self._source) if one is not None]
+        found = share_weights(self.named[name], *held)
+        found.carry(self._anchors, None)
+        found._source = found._source or self._source
+        return found
 
     @classmethod
     @torch.no_grad()
@@ -305,7 +489,7 @@ class RelativeDecoder(RelativePart):
         cls,
         relative_embeds: Tensor,
         labels: Tensor | Sequence[Any],
-        like: RelativePreTrainedModel,
+        like: RelativePreTrainedModel | AnyRelativeConfig | RelativeSpace,
         *,
         ridge: float = RIDGE,
         **label_settings: Any,
@@ -316,14 +500,17 @@ class RelativeDecoder(RelativePart):
         were left out, so they are probabilities of a kind. It loads, saves, trains on and stitches like any other.
 
         Args:
-            relative_embeds: (N, R), of one encoder or of several below one another.
+            relative_embeds: (N, R), of one encoder or of several below one another; (N, 2, R) of pairs of samples
+                makes a decoder for `RelativeModelForPairClassification`.
             labels: Classes (N,); several labels as 0 and 1 (N, C); or numbers, for a regression.
-            like: An encoder of them, or a model with it: whose anchors and projection these are.
+            like: An encoder of them, or a model with it: whose anchors and projection these are. A configuration or a
+                space says as much, but brings no raw anchors along: an upload then lacks them.
             ridge: Penalty in units of the total variance of the normalised relative representations.
             **label_settings: num_labels, id2label, label2id, problem_type; what the labels tell if left out.
 
         Raises:
-            SampleError: If there is not one label for each sample, or the samples cannot be told apart.
+            ConfigurationError: If `like` is a configuration or a space without the anchors' fingerprint.
+            SampleError: If there is not one label for each sample, or all samples are equal.
             StitchingError: If the relative representations are not as wide as those of `like`.
 
         Example:
@@ -340,42 +527,243 @@ class RelativeDecoder(RelativePart):
 
             ```
         """
-        r_NR, labels = torch.as_tensor(relative_embeds), torch.as_tensor(labels)
-        if len(labels) != len(r_NR):
-            raise SampleError(f"There are {len(labels)} labels for {len(r_NR)} samples. Give one for each.")
-        problem = label_settings.get("problem_type") or _problem_of(labels)
-        told = {"num_labels": _number_of(labels, problem)} if label_settings.get("id2label") is None else {}
+        told: Any = like if isinstance(like, RelativeSpace | AnyRelativeConfig) else like.config
+        space = told if isinstance(told, RelativeSpace) else told.space
+        if like is told and space.fingerprint is None:
+            raise ConfigurationError(
+                f"The decoder would read {space}: no encoder fits a space without an anchor fingerprint. Pass the "
+                "encoder or its space: like=encoder.config.space."
+            )
+        names = () if told is space else ("modality", "anchor_view")
+        settings = {name: getattr(told, name) for name in names} | {"space": space}
+        decoder = cls._fit(torch.as_tensor(relative_embeds), labels, settings, ridge, label_settings)
+        if isinstance(like, RelativePreTrainedModel):
+            decoder.carry(like.anchors, None)
+        return decoder
+
+    @classmethod
+    @torch.no_grad()
+    def from_embeddings(
+        cls,
+        embeddings: Any,
+        labels: Tensor | Sequence[Any],
+        anchors: AnchorSet | AnchorView,
+        anchor_embeddings: Any,
+        *,
+        space: RelativeSpace | AnyRelativeConfig | None = None,
+        ridge: float = RIDGE,
+        **label_settings: Any,
+    ) -> Self:
+        """A linear decoder in closed form from embeddings that you have: no encoder is loaded, nothing is trained.
+
+        The embeddings become relative to those of the anchors; the rest is as in `fit_ridge`. The decoder knows its
+        anchors, so it is saved, pushed and stitched like any other.
+
+        Args:
+            embeddings: Absolute embeddings (N, D) of one encoder, from anywhere: an array, a tensor, what
+                ``SentenceTransformer.encode`` gives.
+            labels: Classes (N,); several labels as 0 and 1 (N, C); or numbers, for a regression.
+            anchors: Which samples are the anchors: the set, or the view of it that the encoder read.
+            anchor_embeddings: Embeddings (A, D) of the anchors by the same encoder, in their order; or whole numbers
+                (A,): which rows of `embeddings` the anchors are.
+            space: Whose transform, similarity and change of basis to use, the default's if left out. An encoder must
+                use the same to be stitched; `stitch` sees to that for an ordinary one.
+            ridge: Penalty in units of the total variance of the normalised relative representations.
+            **label_settings: num_labels, id2label, label2id, problem_type; what the labels tell if left out.
+
+        Raises:
+            AnchorError: If `anchors` is no anchor set and no view.
+            EmbeddingError: If the embeddings are not (N, D), those of the anchors not (A, D) or rows that exist, or
+                one has no direction.
+            SampleError: If there is not one label for each sample, or all samples are equal.
+
+        Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
+            ```python
+            >>> x_ND = english.encoder.encode(train["en"])  # or SentenceTransformer("...").encode(train["en"])
+            >>> anchors_AD = english.encoder.encode(anchors.view("en").samples)
+            >>> quick = RelativeDecoder.from_embeddings(
+            ...     x_ND, train["label"], anchors.view("en"), anchors_AD, id2label=names
+            ... )
+            >>> model = stitch(french, quick)  # or stitch("almanach/camembert-base", quick, view="fr")
+            >>> model.config.id2label[0]
+            'admin'
+
+            ```
+        """
+        if not isinstance(anchors, AnchorSet | AnchorView):
+            raise AnchorError(
+                f"anchors is a {type(anchors).__name__}, expected an AnchorSet or a view of one, which decides which "
+                "encoders fit. Build one from the samples: AnchorSet(ids, {'en': texts})."
+            )
+        views = [anchors] if isinstance(anchors, AnchorView) else [anchors.view(name) for name in anchors.views]
+        x_ND, anchors_AD = _absolute(embeddings, anchor_embeddings, len(anchors))
+        told = RelativeSpace() if space is None else space
+        told = told if isinstance(told, RelativeSpace) else told.space
+        told = told.replace(num_anchors=len(anchors), fingerprint=anchors.fingerprint)
+        projection = RelativeProjection(RelativeEncoderConfig(space=told, embedding_size=x_ND.shape[1]))
+        projection.set_anchors(anchors_AD)
+        settings = {"space": told, "modality": views[0].read_as}
+        settings |= {"anchor_view": views[0].name if len(views) == 1 else None}
+        decoder = cls._fit(projection(x_ND), labels, settings, ridge, label_settings)
+        decoder.carry(views[0].anchors, None)
+        return decoder
+
+    @classmethod
+    @torch.no_grad()
+    def from_descriptions(
+        cls, descriptions: Mapping[str, str | Sequence[str]], encoder: Any, *, scale: float = DESCRIBED_SCALE
+    ) -> Self:
+        """A classifier made of texts that describe its classes, without a labelled sample.
+
+        A sample belongs to the class whose descriptions its relative representation resembles most: the cosine of
+        both, each normalised as decoders do. Stitched to an encoder of images over anchors with both views, it
+        classifies images by texts alone. It loads, saves, trains on and stitches like any other. An encoder with
+        ``basis_ridge=1`` is better for it than one with the default (`docs/cross_modal.md`).
+
+        Args:
+            descriptions: Name of the class -> a text that describes it, or several: names of its members, captions.
+                Any samples that the encoder reads may stand for a class.
+            encoder: The encoder of the descriptions, relative; or a whole model with it.
+            scale: What cosines are multiplied by. It decides how sure the scores are, not which class is first.
+
+        Raises:
+            ConfigurationError: If there are fewer than two classes, a class without description, or `scale` is not
+                above zero.
+            SampleError: If the encoder cannot read a description.
+
+        Example:
+            Uses the names that the first block of `docs/api/index.md` makes.
+
+            ```python
+            >>> described = RelativeDecoder.from_descriptions(
+            ...     {"game": ["a game of cards", "a racing game"], "mail": "a program that sends and receives mail"},
+            ...     english,
+            ... )
+            >>> model = stitch(french, described)  # or an encoder of images, over anchors with texts and images
+            >>> pipeline("text-classification", model=model, tokenizer=model.processor)("un jeu de cartes")[0].keys()
+            dict_keys(['label', 'score'])
+
+            ```
+        """
+        encoder = getattr(encoder, "encoder", encoder)
+        given = {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in descriptions.items()}
+        _refuse_undescribed(given)
+        require_within("scale", scale, low=0, strictly=True)
+        counts = [len(texts) for texts in given.values()]
+        x_ND = encoder.encode([text for texts in given.values() for text in texts])
+        r_NR = encoder.projection(x_ND.to(encoder.device))
         config = RelativeDecoderConfig(
-            space=like.config.space,
-            modality=like.config.modality,
-            anchor_view=like.config.anchor_view,
+            space=encoder.config.space,
+            modality=encoder.config.modality,
+            anchor_view=encoder.config.anchor_view,
+            id2label=dict(enumerate(given)),
             decoder_type="linear",
-            **told | label_settings | {"problem_type": problem},
+            problem_type="single_label_classification",
         )
         with BUILDING:
             decoder = cls(config)
-        decoder._refuse_other_width(r_NR)
-        weight_CR, bias_C = _fitted(decoder.norm(r_NR.float()), labels, config, ridge)
-        decoder.output.weight.copy_(weight_CR)
-        decoder.output.bias.copy_(bias_C)
-        decoder.carry(like.anchors, None)
+        z_NR = nn.functional.normalize(decoder.norm(r_NR.float().cpu()), dim=-1)
+        mean_CR = torch.stack([z_NR.mean(0) for z_NR in z_NR.split(counts)])
+        decoder.output.weight.copy_(scale * unit(mean_CR) / math.sqrt(z_NR.shape[1]))
+        decoder.output.bias.zero_()
+        decoder.is_new = False
+        decoder.carry(encoder.anchors, None)
         return decoder.eval()
+
+    @classmethod
+    def _fit(
+        cls, r_NR: Tensor, labels: Any, settings: dict[str, Any], ridge: float, label_settings: dict[str, Any]
+    ) -> Self:
+        labels = torch.as_tensor(labels)
+        _refuse_other_number(r_NR, labels)
+        problem = label_settings.get("problem_type") or _problem_of(labels)
+        told = {"num_labels": _number_of(labels, problem)} if label_settings.get("id2label") is None else {}
+        kind = {"decoder_type": "linear" if r_NR.ndim < 3 else PAIR, "problem_type": problem}
+        config = RelativeDecoderConfig(**settings | told | label_settings | kind)
+        with BUILDING:
+            decoder = cls(config)
+        decoder.fit(r_NR, labels, ridge=ridge)
+        return decoder.eval()
+
+    @torch.no_grad()
+    def fit(self, relative_embeds: Tensor, labels: Tensor, *, ridge: float = RIDGE) -> None:
+        """Replace the weights by those of a ridge regression, for example as the start of a training.
+
+        An ``mlp`` gets them past its hidden layer, which then adds nothing until it is trained.
+
+        Args:
+            relative_embeds: (N, R), or (N, 2, R) of pairs, as `forward` takes them.
+            labels: As for `fit_ridge`.
+            ridge: As for `fit_ridge`.
+
+        Raises:
+            ConfigurationError: If this decoder draws images, or is the head of a classifier.
+            SampleError: If there is not one label for each sample, or all samples are equal.
+            StitchingError: If the relative representations are not as wide as those that it reads.
+
+        Example:
+            ```python
+            >>> import torch
+            >>> from hf_relreps import RelativeDecoder, RelativeDecoderConfig
+            >>> decoder = RelativeDecoder(RelativeDecoderConfig(num_anchors=8, num_labels=2)).eval()
+            >>> r_NR = torch.rand(50, 8)
+            >>> labels = (r_NR[:, 0] > r_NR[:, 1]).long()
+            >>> decoder.fit(r_NR, labels)
+            >>> bool((decoder(r_NR).logits.argmax(-1) == labels).float().mean() > 0.9)
+            True
+
+            ```
+        """
+        if self.config.decoder_type not in FITTED:
+            raise ConfigurationError(
+                f"A decoder of type {self.config.decoder_type!r} has no closed form; {', '.join(FITTED[:-1])} and "
+                f"{FITTED[-1]} have one."
+            )
+        _refuse_other_number(relative_embeds, labels)
+        self._refuse_other_width(relative_embeds)
+        if isinstance(self.norm, PairBlocks):
+            self.norm.adapt(relative_embeds.to(self.norm.scales.device))
+        steps = [self.norm] if self.skip is not None or self.aggregation is None else [self.norm, self.aggregation]
+        read = copy.deepcopy(nn.Sequential(*steps)).float()  # half precision would round what is regressed on
+        h_NR = read(relative_embeds.to(self.output.weight.device).float())
+        problem: Any = self.config.problem_type or _problem_of(labels, self.config.num_labels)
+        self.config.problem_type = problem
+        weight_CR, bias_C = _fitted(h_NR, labels, self.config, ridge)
+        if self.skip is not None:
+            self.output.weight.zero_()
+        (self.output if self.skip is None else self.skip).weight.copy_(weight_CR)
+        self.output.bias.copy_(bias_C)
+        self.is_new = False
 
     def forward(self, relative_embeds: Tensor, labels: Tensor | None = None) -> RelativeDecoderOutput:
         """Logits (B, C), or images (B, C, H, W), of relative representations (B, R); with labels the loss as well.
 
-        So a decoder trains by itself with `Trainer`, on the relative representations of a frozen encoder. Labels are
+        Those of tokens (B, T, R) give logits (B, T, C); labels (B, T) of -100 do not count in the loss. A decoder of
+        pairs reads those of two samples (B, 2, R).
+
+        So `Trainer` can train a decoder on the relative representations of a frozen encoder. Labels are
         what `config.problem_type` expects, or the images to draw.
         """
         self._refuse_other_width(relative_embeds)
         warn_of_training_mode(self)
+        if self.config.decoder_type == SEVERAL:
+            return self._answer_all(relative_embeds, labels)
+        if self.config.decoder_type == MEAN:
+            logits_BC = self._mean(relative_embeds)
+            loss = None if labels is None else self._loss(logits_BC, labels)
+            return RelativeDecoderOutput(loss=loss, logits=logits_BC)
         if self.head is not None:
             logits_BC = self.head(self.placement(relative_embeds))
             loss = None if labels is None else self._loss(logits_BC, labels)
             return RelativeDecoderOutput(loss=loss, logits=logits_BC)
+        if self.training and torch.is_grad_enabled():
+            self.is_new = False
         h = self.norm(relative_embeds)
         if self.training and self.config.decoder_noise:  # what another encoder will add: training learns to bear it
             h = h + self.config.decoder_noise * torch.randn_like(h)
+        past = None if self.skip is None else self.skip(h)
         if self.aggregation is not None:
             h = self.aggregation(h)
         if self.image is not None:
@@ -385,15 +773,36 @@ class RelativeDecoder(RelativePart):
         if self.hidden is not None:
             h = nn.functional.silu(self.hidden(h))
         logits_BC = self.output(self.dropout(h))
+        logits_BC = logits_BC if past is None else logits_BC + past
         loss = None if labels is None else self._loss(logits_BC, labels)
         return RelativeDecoderOutput(loss=loss, logits=logits_BC)
+
+    def _answer_all(self, r_BR: Tensor, labels: Any) -> RelativeDecoderOutput:
+        if labels is not None:
+            raise ConfigurationError(
+                f"Labels were given to the decoders {', '.join(self.named)}, which answer several questions. Train "
+                "one of them: select(name)."
+            )
+        return RelativeDecoderOutput(logits={name: decoder(r_BR).logits for name, decoder in self.named.items()})
+
+    def _mean(self, r_BR: Tensor) -> Tensor:
+        """Logarithms of mean probabilities, sharpened or flattened: their softmax is what is believed."""
+        logits = [decoder(r_BR).logits for decoder in self.decoders]
+        p_SBC = torch.stack([one.to(wide(one.dtype)).softmax(-1) for one in logits])
+        return p_SBC.mean(0).clamp_min(LEAST).log() / (self.config.temperature or 1.0)
 
     def _refuse_other_width(self, relative_embeds: Tensor) -> None:
         space = self.config.space
         if relative_embeds.shape[-1] != space.size:
             raise StitchingError(
-                f"The decoder reads relative representations of {space.size} numbers ({space}), found "
+                f"The decoder reads relative representations of {space.size} numbers ({space}), but found "
                 f"{tuple(relative_embeds.shape)}. Use an encoder with the decoder's anchors and projection."
+            )
+        if self.config.decoder_type == PAIR and relative_embeds.shape[-2:-1] != (2,):
+            raise StitchingError(
+                f"The decoder compares two samples and reads relative representations of (B, 2, {space.size}), but "
+                f"found {tuple(relative_embeds.shape)}. Stack those of both: torch.stack([r_u, r_v], 1), or ask "
+                "RelativeModelForPairClassification."
             )
 
     def _loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
@@ -402,6 +811,12 @@ class RelativeDecoder(RelativePart):
         counts = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
         one_of_many = self.config.problem_type in (None, "single_label_classification") and logits_BC.shape[-1] > 1
         labels = labels.long() if counts and one_of_many else labels.to(logits_BC.dtype)
+        if one_of_many and not torch.compiler.is_compiling() and bool((labels == IGNORED).all()):
+            logger.warning_once(
+                f"No label of a batch counts: all {labels.numel()} are {IGNORED}. Its loss is 0 in place of NaN, "
+                "which would spoil the weights. If this holds for all batches, nothing is learned: check the labels."
+            )
+            return logits_BC.sum() * 0.0
         return ForSequenceClassificationLoss(labels, logits_BC, self.config)
 
     @torch.no_grad()
@@ -414,10 +829,95 @@ class RelativeDecoder(RelativePart):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, PairBlocks):
+            init.ones_(module.scales)
 
 
-def _problem_of(labels: Tensor) -> str:
+def _refuse_other_kind(name: str, decoder: Any) -> None:
+    """Raise `StitchingError` unless it is one decoder that gives logits."""
+    kind = decoder.config.decoder_type if isinstance(decoder, RelativeDecoder) else type(decoder).__name__
+    if kind not in CLASSIFIERS:
+        raise StitchingError(
+            f"Decoder {name!r} is of type {kind!r}, expected {', '.join(CLASSIFIERS)}: those that give logits. Stitch "
+            "one that draws images by itself; of several decoders give each: decoder.select(name)."
+        )
+
+
+def _refuse_undescribed(descriptions: Mapping[str, Sequence[Any]]) -> None:
+    """Raise `ConfigurationError` unless there are two classes or more, each with a description."""
+    if len(descriptions) < 2:
+        raise ConfigurationError(
+            f"Found descriptions of {len(descriptions)} class, expected two classes or more: pass "
+            '{"cat": "a picture of a cat", "dog": "a picture of a dog"}.'
+        )
+    empty = [name for name, texts in descriptions.items() if not texts]
+    if empty:
+        raise ConfigurationError(
+            f"{len(empty)} of {len(descriptions)} classes have no description, the first is {empty[0]!r:.60}. Give "
+            "each a text, or leave the class out."
+        )
+
+
+def _note_load(module: nn.Module, incompatible_keys: Any) -> None:
+    """Weights that were loaded are no random ones."""
+    assert isinstance(module, RelativeDecoder)
+    module.is_new = False
+
+
+def _refuse_other_number(r_NR: Tensor, labels: Tensor) -> None:
+    if len(labels) != len(r_NR):
+        raise SampleError(f"Found {len(labels)} labels for {len(r_NR)} samples. Give one label for each sample.")
+    if len(labels) == 0:
+        raise SampleError("No sample has a label. Give at least two labelled samples.")
+
+
+def _absolute(embeddings: Any, anchor_embeddings: Any, k: int) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, D) and those of the k anchors (A, D), float32 or better, after checking them."""
+    x_ND, given = _numbers(embeddings, "embeddings"), _numbers(anchor_embeddings, "anchor_embeddings")
+    if x_ND.ndim != 2:
+        raise EmbeddingError(f"The embeddings have shape {tuple(x_ND.shape)}, expected (N, D): a row for each sample.")
+    x_ND = x_ND.to(wide(x_ND.dtype))
+    refuse_directionless(x_ND, "sample")
+    if given.ndim == 1:
+        given = x_ND[_rows(given, len(x_ND))]
+    if tuple(given.shape) != (k, x_ND.shape[1]):
+        raise EmbeddingError(
+            f"The anchors' embeddings have shape {tuple(given.shape)}, expected {(k, x_ND.shape[1])}: one row for "
+            f"each of the {k} anchors in their order, as wide as the embeddings. Encode anchors.view(name).samples "
+            "with the same encoder."
+        )
+    return x_ND, given.to(x_ND)
+
+
+def _numbers(given: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(given).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise EmbeddingError(
+            f"{name} is a {type(given).__name__} that cannot be converted to an array of numbers: {error}. Pass an "
+            "array or a tensor."
+        ) from error
+
+
+def _rows(rows_A: Tensor, n: int) -> Tensor:
+    if rows_A.is_floating_point() or rows_A.dtype == torch.bool:
+        raise EmbeddingError(
+            f"anchor_embeddings has {len(rows_A)} numbers of type {rows_A.dtype}, expected embeddings (A, D) or "
+            "integers (A,), the rows of the embeddings that are the anchors."
+        )
+    rows_A = rows_A.long()
+    if len(rows_A) and not 0 <= int(rows_A.min()) <= int(rows_A.max()) < n:
+        raise EmbeddingError(
+            f"The anchors are rows {int(rows_A.min())} to {int(rows_A.max())} of the embeddings, which have rows 0 to "
+            f"{n - 1}. Count the rows from 0."
+        )
+    return rows_A
+
+
+def _problem_of(labels: Tensor, num_labels: int | None = None) -> str:
     """What labels are for: whole numbers name classes, rows of 0 and 1 several labels, the rest is a regression."""
+    if num_labels == 1:
+        return "regression"
     if labels.ndim == 1:
         return "regression" if labels.is_floating_point() else "single_label_classification"
     zeros_and_ones = bool(((labels == 0) | (labels == 1)).all())
@@ -445,6 +945,11 @@ def _fitted(z_NR: Tensor, labels: Tensor, config: RelativeDecoderConfig, ridge: 
         scale = sharpness(fit.left_out_NC, labels)
         return scale * fit.weight_CR, scale * fit.bias_C
     targets_NC = labels.reshape(len(labels), -1)
+    if targets_NC.shape[1] != num_labels:
+        raise SampleError(
+            f"Each sample has {targets_NC.shape[1]} labels, expected num_labels={num_labels} for "
+            f"problem_type={config.problem_type!r}. Set num_labels to their number."
+        )
     fit = fit_ridge(z_NR, targets_NC, ridge)
     if config.problem_type == "regression":
         return fit.weight_CR, fit.bias_C

@@ -1,32 +1,38 @@
 """What can go wrong, and what to do about it.
 
-Each message says what was found, what was expected and which call mends it. Each error is also the builtin that people
+Each message says what was found, what was expected and which call fixes it. Each error is also the builtin that people
 would catch without knowing this library::
 
     RelrepsError
-    ├── ConfigurationError (ValueError)   a setting that has no meaning: an unknown similarity, a negative ridge
+    ├── ConfigurationError (ValueError)   an invalid setting: an unknown similarity, a negative ridge
     ├── AnchorError (ValueError)          anchors that cannot be used: none, too few, repeated ids, an unknown view
-    │   ├── AnchorIntegrityError          an anchors folder that is not what its digests say: stale or tampered with
-    │   └── StaleAnchorsError             stored embeddings that are not what the encoder makes of its anchors now
+    │   ├── AnchorIntegrityError          an anchors folder that does not match its digests: outdated or changed
+    │   └── StaleAnchorsError             stored anchor embeddings that do not match the encoder
     ├── SampleError (ValueError)          samples that cannot be encoded: an empty text, a number where a text belongs
     ├── EmbeddingError (ValueError)       embeddings without a direction: zero, infinite, not a number
-    ├── PartError (TypeError)             no model, no name of one: a wrapped model, a pipeline, nothing at all
+    ├── PartError (TypeError)             neither a model nor the name of one: a wrapped model, a pipeline, None
     ├── StitchingError (ValueError)       parts that do not fit: other anchors, another order, another similarity
-    ├── UploadError (OSError)             an upload that lacks the part asked for, or is no upload of ours
-    │   └── UploadIntegrityError          a file whose bytes are not the ones its repository names
-    ├── EvaluationError (ValueError)      a comparison that has no answer: no labels, widths that differ
+    ├── UploadError (OSError)             an upload that lacks the requested part, or is not of this library
+    │   └── UploadIntegrityError          a file that does not match the digest in its repository
+    ├── EvaluationError (ValueError)      a comparison that is undefined: no labels, widths that differ
     └── MissingExtraError (ImportError)   a feature whose packages are not installed
 """
 
 from __future__ import annotations
 
+from hf_relreps.printing import printable
+
 
 class RelrepsError(Exception):
-    """Root of every error that hf_relreps raises on purpose."""
+    """Base class of all errors of hf_relreps."""
+
+    def __str__(self) -> str:
+        """The message; what it quotes of an upload cannot write on a terminal."""
+        return printable(super().__str__())
 
 
 class ConfigurationError(RelrepsError, ValueError):
-    """A setting that has no meaning."""
+    """An invalid setting."""
 
 
 class AnchorError(RelrepsError, ValueError):
@@ -34,11 +40,11 @@ class AnchorError(RelrepsError, ValueError):
 
 
 class AnchorIntegrityError(AnchorError):
-    """An anchors folder whose content is not what its digests say."""
+    """An anchors folder that does not match its digests."""
 
 
 class StaleAnchorsError(AnchorError):
-    """Stored embeddings of anchors that are not what their encoder makes of them now."""
+    """Stored anchor embeddings that do not match the encoder."""
 
 
 class SampleError(RelrepsError, ValueError):
@@ -50,7 +56,7 @@ class EmbeddingError(RelrepsError, ValueError):
 
 
 class PartError(RelrepsError, TypeError):
-    """A thing where a model or the name of an upload belongs, and that is neither."""
+    """An argument that is neither a model nor the name of an upload."""
 
 
 class StitchingError(RelrepsError, ValueError):
@@ -58,15 +64,15 @@ class StitchingError(RelrepsError, ValueError):
 
 
 class UploadError(RelrepsError, OSError):
-    """An upload that lacks the part asked for, or that this library cannot read."""
+    """An upload that lacks the requested part, or that this library cannot read."""
 
 
 class UploadIntegrityError(UploadError):
-    """A file whose bytes are not the ones that its repository names."""
+    """A file that does not match the digest in its repository."""
 
 
 class EvaluationError(RelrepsError, ValueError):
-    """A comparison that has no answer on this data."""
+    """A comparison that is undefined for this data."""
 
 
 class MissingExtraError(RelrepsError, ImportError):

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from hf_relreps.backbones import evaluating
-from hf_relreps.configuration import IMAGE_DECODERS
+from hf_relreps.configuration import IMAGE_DECODERS, OF_TOKENS, PAIR
 from hf_relreps.errors import ConfigurationError, MissingExtraError
 from hf_relreps.modeling import RelativeTaskModel
 from hf_relreps.samples import batches
+from hf_relreps.words import Word
 
 
 EXAMPLES = 3  # a batch of one would fix its size in the program
@@ -28,12 +29,12 @@ LONGEST = 1_000_000  # what tokenizers give that know no limit is larger
 
 
 class _Whole(nn.Module):
-    """The model with one tensor as its output."""
+    """The model with one tensor as its output, or with those of several decoders by name."""
 
     def __init__(self, model: RelativeTaskModel) -> None:
         super().__init__()
         self.model = model
-        self.output = output_name(model)
+        self.output = "reconstruction" if model.config.decoder.decoder_type in IMAGE_DECODERS else "logits"
         self.settings = {"return_loss": False} if self.output == "reconstruction" else {}
 
     def forward(  # torch.export wants names
@@ -44,42 +45,52 @@ class _Whole(nn.Module):
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
         input_features: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Tensor | dict[str, Tensor]:
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs |= {"pixel_values": pixel_values, "input_values": input_values, "input_features": input_features}
         given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
         return getattr(self.model(**given, **self.settings), self.output)
 
 
-def output_name(model: RelativeTaskModel) -> str:
-    """What the exported program gives: ``logits`` (B, C), or ``reconstruction`` (B, C, H, W).
+def output_names(model: RelativeTaskModel) -> list[str]:
+    """Names of the outputs of the exported program.
+
+    One, ``logits`` (B, C) or ``reconstruction`` (B, C, H, W); of a `RelativeModelWithDecoders` those of its decoders.
+
+    A model of tokens gives logits (B, T, C).
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
 
         ```python
-        >>> from hf_relreps.exporting import output_name
-        >>> output_name(english)
-        'logits'
+        >>> from hf_relreps.exporting import output_names
+        >>> output_names(english)
+        ['logits']
+        >>> output_names(stitch(french, {"section": english, "group": decoder}))
+        ['group', 'section']
 
         ```
     """
-    return "reconstruction" if model.config.decoder.decoder_type in IMAGE_DECODERS else "logits"
+    if model.config.decoder.decoder_type in IMAGE_DECODERS:
+        return ["reconstruction"]
+    return list(model.config.decoder.questions) or ["logits"]
 
 
 @torch.no_grad()
 def export_program(model: RelativeTaskModel) -> torch.export.ExportedProgram:
-    """A whole model as a program of `torch.export`, for batches of any size and texts of any length that it reads.
+    """A whole model as a program of `torch.export`, for any batch size and any length of texts that it reads.
 
-    The program takes what the model's processor gives, by name, and gives one tensor: see `output_name`. Save it with
-    ``torch.export.save``; it runs without this library.
+    The program takes the outputs of the model's processor as keyword arguments and returns one tensor, or of a
+    `RelativeModelWithDecoders` one for each decoder by its name. Save it with ``torch.export.save``; it runs without
+    this library.
 
     Args:
         model: A whole model, stitched or not, with its processor and its anchors: the first of these are the example
             that the program is traced with.
 
     Raises:
-        ConfigurationError: If the model reads nodes: their graph would be fixed in the program.
+        ConfigurationError: If the model reads nodes, whose graph would be fixed in the program, or two texts one after
+            the other.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -103,16 +114,16 @@ def export_program(model: RelativeTaskModel) -> torch.export.ExportedProgram:
 
 
 def export_onnx(model: RelativeTaskModel, file: str | Path, *, int8: bool = False) -> Path:
-    """A whole model as an ONNX file, as `export_program` makes it; its output is called as `output_name` says.
+    """A whole model as an ONNX file, made by `export_program`; `output_names` gives the names of its outputs.
 
     Args:
         model: As for `export_program`.
-        file: Where to; large weights come to lie in a file beside it.
-        int8: Whether weights are stored and multiplied in int8: a quarter of the size, faster on a CPU, and answers
-            that differ a little. The page of this function says by how much.
+        file: Where to save it; large weights are saved in a second file next to it.
+        int8: Whether weights are stored and multiplied in int8: a quarter of the size, faster on a CPU, and slightly
+            different outputs. The documentation says by how much.
 
     Raises:
-        ConfigurationError: If the model reads nodes.
+        ConfigurationError: If the model reads nodes, or two texts one after the other.
         MissingExtraError: If onnx and onnxscript are not installed, or for int8 onnxruntime.
 
     Example:
@@ -130,7 +141,7 @@ def export_onnx(model: RelativeTaskModel, file: str | Path, *, int8: bool = Fals
     """
     needed = ["onnx", "onnxscript", *(["onnxruntime"] if int8 else [])]
     if any(find_spec(package) is None for package in needed):
-        raise MissingExtraError("ONNX needs packages of its own. Install them: pip install 'hf_relreps[onnx]'.")
+        raise MissingExtraError("The ONNX export needs extra packages. Install them: pip install 'hf_relreps[onnx]'.")
     if not int8:
         return _in_float(model, Path(file))
     with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +156,7 @@ def _in_float(model: RelativeTaskModel, file: Path) -> Path:
             program,
             kwargs=inputs,
             input_names=list(inputs),
-            output_names=[output_name(model)],
+            output_names=output_names(model),
             dynamic_shapes={name: _sizes(tensor, model) for name, tensor in inputs.items()},
             verbose=False,
         )
@@ -171,6 +182,7 @@ def _example(model: RelativeTaskModel) -> dict[str, Tensor]:
     _refuse_nodes(model)
     samples = list(model.anchors.view(model.config.anchor_view).samples[:EXAMPLES])
     samples += samples[:1] * (EXAMPLES - len(samples))
+    samples = [" ".join(sample.words) if isinstance(sample, Word) else sample for sample in samples]
     ((_, inputs),) = batches(samples, model.processor, EXAMPLES, model.config.encoder.max_length)
     names = inspect.signature(_Whole.forward).parameters
     return {name: tensor.to(model.device) for name, tensor in inputs.items() if name in names}
@@ -179,7 +191,7 @@ def _example(model: RelativeTaskModel) -> dict[str, Tensor]:
 def _sizes(tensor: Tensor, model: RelativeTaskModel) -> dict[int, Any]:
     """Which sizes of an input may change: the batch, and the length of texts."""
     sizes: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if model.config.modality == "text" and tensor.ndim == 2:
+    if model.config.modality in OF_TOKENS and tensor.ndim == 2:
         longest = min(getattr(model.processor, "model_max_length", LONGEST), _positions(model), LONGEST)
         sizes[1] = torch.export.Dim("tokens", max=int(longest))
     return sizes
@@ -192,6 +204,11 @@ def _positions(model: RelativeTaskModel) -> int:
 def _refuse_nodes(model: RelativeTaskModel) -> None:
     if model.config.modality == "node":
         raise ConfigurationError(
-            "The model reads nodes of a graph, which would be fixed in the program. Export models of texts, images or "
-            "sounds."
+            "The model reads nodes of one graph, which would become part of the exported program. Only models of "
+            "texts, images and sounds can be exported."
+        )
+    if model.config.decoder.decoder_type == PAIR:
+        raise ConfigurationError(
+            "The model reads two texts one after the other, for which there is no exported program. Export one that "
+            "reads both at once: RelativeModelForSequenceClassification with anchors that are pairs."
         )

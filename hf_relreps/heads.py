@@ -19,9 +19,11 @@ from transformers import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedModel,
 )
 from transformers.utils import ModelOutput
@@ -33,11 +35,15 @@ from hf_relreps.projection import WideBuffers, wide
 
 AUTO_CLASSIFIERS: dict[str, Any] = {
     "text": AutoModelForSequenceClassification,
+    "pair": AutoModelForSequenceClassification,
+    "word": AutoModelForTokenClassification,
     "image": AutoModelForImageClassification,
     "audio": AutoModelForAudioClassification,
 }
 CLASSIFIERS: dict[str, Any] = {  # configuration -> class
     "text": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    "pair": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    "word": MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     "image": MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     "audio": MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
 }
@@ -52,6 +58,7 @@ READINGS: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {
     "spatial_mean": lambda x_BE: {"last_hidden_state": x_BE[:, :, None, None]},
     "patch_mean": lambda x_BE: {"last_hidden_state": torch.stack([x_BE, x_BE], 1)},
     "cls_and_patch_mean": lambda x_BE: {"last_hidden_state": x_BE.unflatten(-1, (2, -1))},
+    "token": lambda x_BE: {"last_hidden_state": x_BE[:, None]},
 }
 EMBEDDINGS = {"input_ids": "inputs_embeds"}  # of the inputs of a model the one that may hold vectors
 
@@ -87,6 +94,8 @@ class GivenVectors(nn.Module):
 class ClassifierHead(nn.Module):
     """What an ordinary classifier does after its encoder, on one vector of each sample: (B, E) -> (B, C).
 
+    The head of a classifier of tokens takes each token by itself: (B, T, E) -> (B, T, C).
+
     Args:
         classifier: Keeps its encoder; the weights of the head are shared.
         reads: What the head takes of its encoder's output, one of `READINGS`.
@@ -111,8 +120,11 @@ class ClassifierHead(nn.Module):
 
     def forward(self, x_BE: Tensor) -> Tensor:
         """Logits (B, C), in the head's own dtype."""
+        if x_BE.ndim == 3:
+            return self(x_BE.flatten(0, 1)).unflatten(0, x_BE.shape[:2])
         x_B1E = x_BE[:, None].to(self.model.dtype)
-        return self.model(**{self.takes: x_B1E}, return_dict=True).logits
+        logits = self.model(**{self.takes: x_B1E}, return_dict=True).logits
+        return logits[:, 0] if logits.ndim == 3 else logits
 
 
 def encoder_name(classifier: PreTrainedModel) -> str:
@@ -124,8 +136,9 @@ def encoder_name(classifier: PreTrainedModel) -> str:
     if len(models) == 1:  # CLIP's classifier holds its vision tower alone
         return models[0]
     raise StitchingError(
-        f"{type(classifier).__name__} has no encoder {name!r} apart from its head, so its head cannot be used alone. "
-        "Train a decoder on an encoder of this library instead: RelativeModelForSequenceClassification.from_encoder."
+        f"{type(classifier).__name__} has no submodule {name!r} that holds its encoder, so its head cannot be used "
+        "alone. Train a decoder instead: RelativeModelForSequenceClassification.from_encoder(encoder, view, "
+        "processor)."
     )
 
 
@@ -135,7 +148,7 @@ def vector_argument(classifier: PreTrainedModel) -> str:
     if main in inspect.signature(classifier.forward).parameters:
         return main
     raise StitchingError(
-        f"{type(classifier).__name__} takes no {main}, so vectors cannot be handed to its head. Choose a classifier "
+        f"{type(classifier).__name__} takes no {main}, so vectors cannot be passed to its head. Choose a classifier "
         "of another architecture."
     )
 
@@ -162,7 +175,7 @@ class Placement(WideBuffers):
         self.shift_E.copy_(shift_E)
 
     def forward(self, r_BR: Tensor) -> Tensor:
-        """Embeddings (B, E)."""
+        """Embeddings (B, E), or (B, T, E)."""
         with torch.autocast(r_BR.device.type, enabled=False):
             r_BR = r_BR.to(torch.promote_types(r_BR.dtype, wide(self.points_RE.dtype)))
             return r_BR @ self.points_RE.to(r_BR.dtype) + self.shift_E.to(r_BR.dtype)
@@ -174,14 +187,14 @@ def build_head(config: RelativeDecoderConfig) -> ClassifierHead:
         raise ConfigurationError(
             "decoder_type='head' needs head_config, head_modality, head_reads and head_size, found "
             f"{type(config.head_config).__name__}, {config.head_modality}, {config.head_reads} and "
-            f"{config.head_size}. Make such a decoder with "
+            f"{config.head_size}. Build such a decoder with "
             "hf_relreps.translation.decoder_from_classifier(classifier, anchors.view(name))."
         )
     auto_class = AUTO_CLASSIFIERS[str(config.head_modality)]
     head_config: Any = config.head_config
     if type(head_config) not in CLASSIFIERS[str(config.head_modality)]:
         raise ConfigurationError(
-            f"head_config describes a {head_config.model_type!r}, of which transformers has no classifier of "
+            f"head_config describes a {head_config.model_type!r}, for which transformers has no classifier of "
             f"{config.head_modality}s. Pull the upload again, or ask its author."
         )
     classifier = auto_class.from_config(head_config, trust_remote_code=False)

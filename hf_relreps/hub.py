@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from huggingface_hub import HfApi, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import httpx
 
 from hf_relreps.anchor_files import FOLDER as ANCHORS_FOLDER
 from hf_relreps.anchor_files import RECORD_FILE
@@ -18,6 +19,8 @@ from hf_relreps.configuration import AnyRelativeConfig, config_from, is_ours
 from hf_relreps.errors import AnchorError, StitchingError, UploadError
 from hf_relreps.model_card import PART_TAG, TAG, VIEW_TAG, CardFacts, anchors_tag, merged, model_card
 from hf_relreps.pretrained import RelativePreTrainedModel
+from hf_relreps.printing import in_columns
+from hf_relreps.saving import write_text
 from hf_relreps.sources import CARD_FILE, Source
 from hf_relreps.space import RelativeSpace, require_fit
 from hf_relreps.uploads import PARTS, weight_files
@@ -33,11 +36,11 @@ class FoundPart:
 
     Args:
         repo_id: Its repository.
-        parts: What it holds: ``encoder``, ``decoder`` or both.
+        parts: ``encoder``, ``decoder`` or both.
         views: Views of the anchors that it reads, or was trained on: languages, modalities.
         task: What its decoder, or its encoder, is for.
         base_model: What it was made from.
-        fits: Whether its parts can be stitched with what was asked for; ``None`` if only anchors were given.
+        fits: Whether its parts can be stitched with the given model; ``None`` if only anchors were given.
         reason: Why not.
 
     Example:
@@ -99,7 +102,7 @@ class FoundParts(Sequence[FoundPart]):
 
     def __str__(self) -> str:
         if not self.rows:
-            return f"No upload on the Hub with {self.what}."
+            return f"The Hub has no upload with {self.what}."
         table = [("upload", "holds", "view", "task", "base model", "fits")]
         table += [
             (
@@ -112,9 +115,7 @@ class FoundParts(Sequence[FoundPart]):
             )
             for row in self.rows
         ]
-        widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(in_columns(table))
 
     __repr__ = __str__
 
@@ -133,10 +134,10 @@ def find_parts(
     Args:
         anchors: An anchor set, a model or one of its parts, a fingerprint (16 to 64 hex digits), or the name of a
             repository of any of these.
-        task: Only those for it: ``text-classification``, ...
-        language: Only those with this language or view.
-        part: Only those that hold it: ``encoder`` or ``decoder``.
-        limit: How many at most.
+        task: Only uploads for this task: ``text-classification``, ...
+        language: Only uploads with this language or view.
+        part: Only uploads with this part: ``encoder`` or ``decoder``.
+        limit: Maximum number of uploads.
         token: To see private uploads of its user.
 
     Raises:
@@ -166,8 +167,8 @@ def find_parts(
                 limit=limit,
             )
         )
-    except HfHubHTTPError as error:
-        raise UploadError(f"The Hub did not search: {error} Try again later.") from error
+    except (HfHubHTTPError, httpx.HTTPError) as error:
+        raise UploadError(f"The search on the Hub failed: {error} Try again later.") from error
     rows = [_describe(info, space, token) for info in infos]
     if language is not None:
         spoken = {info.id for info in infos if language in {*_languages_of(info), *_tagged(info, VIEW_TAG)}}
@@ -184,12 +185,12 @@ def pull(
     Args:
         repo_id: Repository.
         folder: Where to; made if it does not exist.
-        part: ``encoder`` or ``decoder``; ``anchors`` for those alone; all if left out.
+        part: ``encoder`` or ``decoder``; ``anchors`` for the anchors only; all if left out.
         revision: Branch, tag or commit.
         token: Of a user who may read it.
 
     Raises:
-        UploadError: If it cannot be read, or holds no such part.
+        UploadError: If it cannot be read, or has no such part.
         UploadIntegrityError: If a file is not the one that its repository names; the folder is left as it was.
 
     Example:
@@ -204,13 +205,13 @@ def pull(
         ```
     """
     if part not in (None, ANCHORS_FOLDER, *PARTS):
-        raise UploadError(f"An upload has no part {part!r}. Choose one of {', '.join(PARTS)}, {ANCHORS_FOLDER}.")
+        raise UploadError(f"{part!r} is not a part of an upload. Choose one of {', '.join(PARTS)}, {ANCHORS_FOLDER}.")
     source = Source.of(repo_id, revision=revision, token=token).pinned()
     wanted = [name for name in _names_in(source) if _belongs(name, part)]
     if part in PARTS:
         weight_files(source.below(part))
     if not wanted:
-        raise UploadError(f"{source} holds no {part or 'files'}. See what it holds: find_parts({repo_id!r}).")
+        raise UploadError(f"{source} has no {part or 'files'}. List its parts: find_parts({repo_id!r}).")
     files = {name: source.file(name) for name in wanted}  # all of them are here and sound before any is copied
     for name, file in files.items():
         if file is not None:
@@ -228,7 +229,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
         repo_id: As it will stand in the code to paste.
 
     Raises:
-        UploadError: If the folder holds none.
+        UploadError: If the folder has no upload.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -245,7 +246,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
     config = _config_of(source) if source.is_local else None
     if config is None:
         raise UploadError(
-            f"{folder} is no folder with a relative model. Save one there: model.save_pretrained(folder)."
+            f"{folder} is not a folder with a relative model. Save one there: model.save_pretrained(folder)."
         )
     space: Any = config.space
     anchors: dict[str, Any] = {"num_anchors": space.num_anchors, "fingerprint": space.fingerprint or ""}
@@ -253,7 +254,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
         anchors = AnchorSet.load(source).summary()
     card = model_card(repo_id or str(folder), config.to_dict(), anchors, CardFacts())
     file = Path(folder, CARD_FILE)
-    file.write_text(merged(card, file.read_text("utf-8-sig") if file.is_file() else None), "utf-8")
+    write_text(file, merged(card, file.read_text("utf-8-sig") if file.is_file() else None))
     return file
 
 
@@ -275,7 +276,8 @@ def _identify(anchors: Any, token: bool | str | None) -> tuple[str, RelativeSpac
         return AnchorSet.load(source, any_type=True).fingerprint, None
     except UploadError as error:
         raise AnchorError(
-            f"{text!r} names no anchors: it is no fingerprint of 16 to 64 hex digits, and no upload of ours. {error}"
+            f"{text!r} does not identify anchors: it is neither a fingerprint of 16 to 64 hex digits nor an upload of "
+            f"this library. {error}"
         ) from error
 
 
@@ -336,9 +338,10 @@ def _names_in(source: Source) -> list[str]:
     if source.is_local:
         root = Path(source.name)
         return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    return HfApi(library_name="hf_relreps").list_repo_files(
-        source.name, revision=source.commit, token=source.arguments.get("token")
-    )
+    with source.explaining("the list of files"):
+        return HfApi(library_name="hf_relreps").list_repo_files(
+            source.name, revision=source.commit, token=source.arguments.get("token")
+        )
 
 
 def _belongs(name: str, part: str | None) -> bool:

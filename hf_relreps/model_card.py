@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData, RepoCard
 from transformers.utils import logging
 
-from hf_relreps.configuration import IMAGE_DECODERS, RelativeConfig, RelativeDecoderConfig, RelativeEncoderConfig
+from hf_relreps.configuration import (
+    IMAGE_DECODERS,
+    MEAN,
+    OF_TOKENS,
+    PAIR,
+    SEVERAL,
+    RelativeConfig,
+    RelativeDecoderConfig,
+    RelativeEncoderConfig,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -29,26 +41,51 @@ PICTURE_FILE = "stitching_matrix.png"
 LIBRARY = "hf_relreps"
 TAG = "relative-representations"
 ANCHORS_TAG = "relreps-anchors:"
+IN_WORDS = "**relative representations**: the similarities of an input to a fixed set of anchor samples"
+EXAMPLE_LENGTH = 60  # characters of the text in the code to paste
+REPO_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
+NO_DATASET = "unknown"  # in the place of an evaluation set that nobody named
 PART_TAG = "relreps-part:"
 VIEW_TAG = "relreps-view:"
 # Code to paste: it runs as it stands.
 CODE = {
-    "pipeline": """import hf_relreps  # lets transformers know the model
-from hf_relreps import AnchorSet
+    "pipeline": """import hf_relreps  # registers its classes with transformers
 from transformers import pipeline
 
 classify = pipeline("{task}", model={repo})
-print(classify(AnchorSet.from_pretrained({repo}).view({view}).samples[0]))
+print(classify({sample}))
+""",
+    "conversations": """import hf_relreps
+
+model = hf_relreps.{model_class}.from_pretrained({repo})
+print(model.classify([{sample}]))  # a conversation: a list of messages
+""",
+    "word pipeline": """import hf_relreps
+from transformers import pipeline
+
+tag = pipeline("{task}", model={repo}, aggregation_strategy="average")
+print(tag(" ".join({sample}.words)))
 """,
     "model": """from hf_relreps import {model_class}
 
 model = {model_class}.from_pretrained({repo})
 print(model.config)
 """,
-    "encoder": """from hf_relreps import RelativeModel
+    "several": """import hf_relreps
 
-encoder = RelativeModel.from_pretrained({repo})
-x_ND = encoder.encode(encoder.anchors.view({view}).samples[:2])  # absolute embeddings
+model = hf_relreps.RelativeModelWithDecoders.from_pretrained({repo})
+print(model.classify([{sample}]))  # one pass, an answer of each decoder
+classify = model.select({name})  # the ordinary model of one decoder: for a pipeline, for Trainer
+""",
+    "two texts": """import hf_relreps
+
+model = hf_relreps.RelativeModelForPairClassification.from_pretrained({repo})
+print(model.classify([{{"text": {sample}, "text_pair": {sample}}}]))  # the encoder reads both, the decoder compares
+""",
+    "encoder": """import hf_relreps
+
+encoder = hf_relreps.RelativeModel.from_pretrained({repo})
+x_ND = encoder.encode([{sample}])  # absolute embeddings
 r_NR = encoder.projection(x_ND)  # relative representations: one number for each anchor
 print(x_ND.shape, r_NR.shape)
 """,
@@ -59,19 +96,23 @@ print(encoder.config)
 """,
     "decoder": """from hf_relreps import RelativeDecoder, find_parts
 
-decoder = RelativeDecoder.from_pretrained({repo})  # downloads the decoder alone
-print(find_parts(anchors=decoder))  # encoders that fit: stitch(one_of_them, decoder)
+decoder = RelativeDecoder.from_pretrained({repo})  # downloads only the decoder
+print(find_parts(anchors=decoder))  # uploads with the same anchors; combine them: stitch(encoder, decoder)
 """,
 }
 # What a decoder for each modality, and an encoder of it, are for.
 TASKS = {
     "text": "text-classification",
+    "pair": "text-classification",
+    "word": "token-classification",
     "image": "image-classification",
     "audio": "audio-classification",
     "node": "graph-ml",
 }
 FEATURES = {
     "text": "feature-extraction",
+    "pair": "feature-extraction",
+    "word": "feature-extraction",
     "image": "image-feature-extraction",
     "audio": "feature-extraction",
     "node": "graph-ml",
@@ -84,6 +125,7 @@ PART_OF = {
     RelativeDecoderConfig.model_type: "decoder",
 }
 BEGIN = re.compile(r"<!-- hf_relreps:begin (\w+) -->\n")
+PUBLIC_URL = re.compile(r"https://[\w./-]+")
 END = re.compile(r"<!-- hf_relreps:end (\w+) -->")
 KNOWN = re.compile(r"<!-- hf_relreps:sections ([\w ]*) -->\s*\Z")
 TRAINER_COMMENT = "generated automatically according to the information the Trainer had access to"
@@ -91,13 +133,13 @@ TRAINER_COMMENT = "generated automatically according to the information the Trai
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What nobody but its author knows about an upload: ``model.card_facts = CardFacts(license="mit", ...)``.
+    """Facts that you add to the card of an upload: ``model.card_facts = CardFacts(license="mit", ...)``.
 
     Args:
-        description: A paragraph of your own, Markdown.
+        description: A paragraph in Markdown.
         license: As the Hub names it: ``apache-2.0``, ``mit``, ...
         languages: ISO codes; the view's name is taken where it is one.
-        datasets: Names on the Hub of what it was trained on.
+        datasets: Names on the Hub of the datasets it was trained on.
         metrics: Name -> value on an evaluation set: ``{"accuracy": 0.91}``.
         evaluated_on: Name of that evaluation set.
         results: More results, as `huggingface_hub.EvalResult`.
@@ -156,7 +198,9 @@ def model_card(repo_id: str, config: Mapping[str, Any], anchors: Mapping[str, An
         what=_what(config, part),
         facts_table=_facts_table(config, part),
         description=facts.description,
-        use=_use(repo_id, config, part),
+        install=install_line(_extras(config, part)),
+        source=_repository(),
+        use=_use(repo_id, config, part, anchors),
         anchors=_in_words(anchors),
         own_view=None if part == "decoder" else _plain(config.get("anchor_view")),
         training=_training(facts),
@@ -201,13 +245,14 @@ def anchors_card(repo_id: str, anchors: Mapping[str, Any], license: str | None =
         data,
         template_path=str(ANCHORS_TEMPLATE),
         title=repo_id.split("/")[-1],
+        install=install_line(),
         repo_id=repo_id,
         anchors=_in_words(anchors),
     )
 
 
 def training_facts(args: Any, log_history: Sequence[Mapping[str, Any]], dataset: Any) -> CardFacts:
-    """What a `Trainer` knows: hyperparameters, the course of the training, the last evaluation, the data set.
+    """What a `Trainer` knows: hyperparameters, the course of the training, the last evaluation, the dataset.
 
     Args:
         args: `TrainingArguments`.
@@ -329,15 +374,14 @@ def _merge_metadata(card: RepoCard, old: RepoCard) -> None:
 
 
 def _merged_results(new: Sequence[EvalResult], old: Sequence[EvalResult]) -> list[EvalResult] | None:
-    kept = [result for result in old if not any(result.is_equal_except_value(other) for other in new)]
-    return [*new, *kept] or None
+    return [*new, *_not_told_by(old, new)] or None
 
 
 def _read(text: str, card_class: type[RepoCard]) -> RepoCard:
     try:
         return card_class(text, ignore_metadata_errors=True)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError, yaml.YAMLError) as error:
-        logger.warning("The metadata of the existing card cannot be read and is written anew: %s", error)
+        logger.warning("The metadata of the existing card cannot be read and will be replaced: %s", error)
         body = re.sub(r"\A---.*?^---", "", text, count=1, flags=re.DOTALL | re.MULTILINE)
         return card_class(f"---\n{{}}\n---\n{body}")
 
@@ -345,12 +389,12 @@ def _read(text: str, card_class: type[RepoCard]) -> RepoCard:
 def _metadata(
     repo_id: str, config: Mapping[str, Any], part: str | None, facts: CardFacts, tags: Sequence[str]
 ) -> ModelCardData:
-    origins = _origins(config, part)
-    view, base = config.get("anchor_view"), config.get("base_model_name_or_path")
-    head = config.get("head_name_or_path")
+    origins = [name for name in _origins(config, part) if _repo_id(name)]
+    view, base = config.get("anchor_view"), _repo_id(config.get("base_model_name_or_path"))
+    head = _repo_id(config.get("head_name_or_path"))
     modality = config.get("modality", "text")
-    results = [*facts.results, *_eval_results(facts, _task(config))]
-    reads_language = modality == "text" and view
+    results = _all_results(facts, _task(config))
+    reads_language = modality in OF_TOKENS and view
     return ModelCardData(
         # `pipeline(model=repo)` refuses another library's models; what it can run is a model of transformers.
         library_name="transformers" if part is None and _runs_in_a_pipeline(config) else LIBRARY,
@@ -372,7 +416,7 @@ def _task(config: Mapping[str, Any]) -> str:
 
 
 def _runs_in_a_pipeline(config: Mapping[str, Any]) -> bool:
-    return _task(config) not in MODELS
+    return _task(config) not in MODELS and config.get("decoder_type") not in (SEVERAL, PAIR)
 
 
 def _eval_results(facts: CardFacts, task: str) -> list[EvalResult]:
@@ -380,7 +424,7 @@ def _eval_results(facts: CardFacts, task: str) -> list[EvalResult]:
     return [
         EvalResult(
             task_type=task,
-            dataset_type=where or "unknown",
+            dataset_type=where or NO_DATASET,
             dataset_name=where or "the evaluation set",
             metric_type=name.lower().replace(" ", "_"),
             metric_name=name,
@@ -388,6 +432,23 @@ def _eval_results(facts: CardFacts, task: str) -> list[EvalResult]:
         )
         for name, value in facts.metrics.items()
     ]
+
+
+def _all_results(facts: CardFacts, task: str) -> list[EvalResult]:
+    """The author's results and metrics, each metric on each dataset once."""
+    return [*facts.results, *_not_told_by(_eval_results(facts, task), facts.results)]
+
+
+def _not_told_by(results: Sequence[EvalResult], others: Sequence[EvalResult]) -> list[EvalResult]:
+    """Those results that `others` do not tell, whatever they call them."""
+    return [result for result in results if not any(_is_told_by(result, other) for other in others)]
+
+
+def _is_told_by(result: EvalResult, other: EvalResult) -> bool:
+    """Whether both are the same metric on the same data; data without a name are those that the other names."""
+    fields = ["metric_type", "dataset_type", "dataset_config", "dataset_split", "dataset_revision"]
+    compared = fields[:1] if result.dataset_type == NO_DATASET else fields
+    return all(getattr(result, name) == getattr(other, name) for name in compared)
 
 
 def _origins(config: Mapping[str, Any], part: str | None) -> list[str]:
@@ -400,47 +461,61 @@ def _origins(config: Mapping[str, Any], part: str | None) -> list[str]:
 
 def _what(config: Mapping[str, Any], part: str | None) -> str:
     origins, base = _origins(config, part), config.get("base_model_name_or_path")
-    of_base = f", made from {_link(base)}," if base else ""
+    of_base = f", based on {_link(base)}," if base else ""
     draws = config.get("decoder_type") in IMAGE_DECODERS
-    reads = "It reads **relative representations**: how alike an input is to each of a fixed set of anchors"
+    several = ", ".join(f"`{name}`" for name in _questions(config))
     lends_head = config.get("decoder_type") == "head"
     head = f"the head of {_head_in_words(config)}"
     if part == "decoder" and lends_head:
         works = (
-            "It was fitted to one encoder, and works with no other."
-            if config.get("head_pair")
-            else ("It works with any encoder that shares its anchors.")
+            "It fits one encoder only." if config.get("head_pair") else "It fits any encoder that shares its anchors."
         )
         return (
-            f"A decoder: {head}, without its encoder. {reads}, and these tell it where the input would lie in its own "
-            f"space. {works}"
+            f"A decoder: {head}, without its encoder. It reads {IN_WORDS}. They determine where the input lies in the "
+            f"head's own latent space. {works}"
+        )
+    if part == "decoder" and several:
+        return (
+            f"Several decoders: {several}. They read {IN_WORDS}. One pass of any encoder that shares their anchors "
+            "serves them all."
         )
     if part == "decoder":
-        gives = "draws it as an image" if draws else "gives its class"
-        return f"A decoder. {reads}, and {gives}. It works with any encoder that shares its anchors."
+        regression = config.get("problem_type") == "regression"
+        predicts = f"predicts {'a number' if regression else 'its class'}{_each_token(config)}"
+        gives = "reconstructs the input as an image" if draws else predicts
+        return f"A decoder. It reads {IN_WORDS}, and {gives}. It fits any encoder that shares its anchors."
     if part == "encoder":
-        return (
-            f"An encoder{of_base} that gives **relative representations**: how alike an input is to each of a fixed "
-            "set of anchors. Any decoder that was trained on the same anchors can read them."
-        )
+        return f"An encoder{of_base} that returns {IN_WORDS}. It fits any decoder that was trained on these anchors."
     if lends_head:
         encoder = f"the encoder of {_link(origins[0])}" if origins else f"an encoder{of_base.rstrip(',')}"
         return (
-            f"Stitched without training from {encoder} and {head}. They fit because **relative representations**, how "
-            "alike an input is to each of a fixed set of anchors, tell the head where the input would lie in its own "
-            "space."
+            f"Stitched without training from {encoder} and {head}. The encoder returns {IN_WORDS}. They determine "
+            "where the input lies in the head's own latent space."
+        )
+    if several:
+        encoder = f"the encoder of {_link(origins[0])}" if origins else f"an encoder{of_base.rstrip(',')}"
+        return (
+            f"{encoder[0].upper()}{encoder[1:]}, and several decoders: {several}. The encoder runs once for all of "
+            f"them. They fit because the encoder returns, and the decoders read, {IN_WORDS}."
         )
     if origins:
         encoder, decoder = map(_link, origins)
         return (
             f"Stitched without training from the encoder of {encoder} and the decoder of {decoder}. They fit because "
-            "both speak in **relative representations**: how alike an input is to each of a fixed set of anchors."
+            f"both use {IN_WORDS}."
         )
     return (
-        f"{'An autoencoder' if draws else 'A classifier'}{of_base} whose decoder sees only **relative "
-        "representations**: how alike an input is to each of a fixed set of anchors. So its encoder and its decoder "
-        "each fit those of other uploads with the same anchors, without training."
+        f"{'An autoencoder' if draws else _kind_of(config)}{of_base} whose decoder reads only {IN_WORDS}. Its encoder "
+        "and its decoder can be combined with those of other models that share these anchors, without training."
     )
+
+
+def _kind_of(config: Mapping[str, Any]) -> str:
+    return "A classifier of tokens" if config.get("modality") == "word" else "A classifier"
+
+
+def _each_token(config: Mapping[str, Any]) -> str:
+    return ", token by token" if config.get("modality") == "word" else ""
 
 
 def _head_in_words(config: Mapping[str, Any]) -> str:
@@ -460,39 +535,130 @@ def _facts_table(config: Mapping[str, Any], part: str | None) -> dict[str, str]:
     if part != "encoder" and config.get("decoder_type") == "head":
         reads, size = _plain(config.get("head_reads")), config.get("head_size")
         table["Decoder"] = f"the head of {_head_in_words(config)}, which reads `{reads}`, {size} wide"
-    if part != "encoder" and config.get("decoder_type") not in IMAGE_DECODERS:
-        labels = [str(label) for label in (config.get("id2label") or {}).values()]
-        table["Classes"] = _plain(", ".join(labels[:20]) + (f", ... ({len(labels)})" if len(labels) > 20 else ""))
+    if part != "encoder" and config.get("decoder_type") == MEAN:
+        table["Decoder"] = (
+            f"the mean of the probabilities of {len(config['decoders'])} decoders, at a temperature of "
+            f"{_number(config.get('temperature') or 1)}: its scores say how often such answers are right"
+        )
+    for name, decoder in _questions(config).items():
+        table[f"Decoder `{_plain(name)}`"] = _classes(decoder)
+    if part != "encoder" and config.get("decoder_type") not in (*IMAGE_DECODERS, SEVERAL):
+        table["Classes"] = _classes(config)
     return table
 
 
+def _questions(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The decoders that answer a question each, by name."""
+    return config.get("decoders") or {} if config.get("decoder_type") == SEVERAL else {}
+
+
+def _classes(config: Mapping[str, Any]) -> str:
+    labels = [str(label) for label in (config.get("id2label") or {}).values()]
+    return _plain(", ".join(labels[:20]) + (f", ... ({len(labels)})" if len(labels) > 20 else ""))
+
+
 def _encoder_in_words(config: Mapping[str, Any], base: str | None, revision: str | None) -> str:
-    words = f"`{config.get('pooling')}` pooling, {config.get('embedding_size')} wide"
+    layer = "" if config.get("layer") in (None, -1) else f" of hidden state {config['layer']}"
+    words = f"`{config.get('pooling')}` pooling{layer}, {config.get('embedding_size')} wide"
+    if config.get("prompt"):
+        words += f", prompt {_plain(repr(config['prompt']))} (the tokenizer here adds it)"
     if config.get("encoder_is_frozen"):
         kind = "its base, of which only adapters are" if config.get("encoder_adapters") else "frozen, and not"
         return f"{words}; {_link(base, f'/tree/{revision}')} is {kind} stored here"
     return words
 
 
-def _use(repo_id: str, config: Mapping[str, Any], part: str | None) -> str:
-    kind = part or ("pipeline" if _runs_in_a_pipeline(config) else "model")
+def _use(repo_id: str, config: Mapping[str, Any], part: str | None, anchors: Mapping[str, Any]) -> str:
+    several = next(iter(_questions(config)), None)
+    kind = part or ("several" if several else "pipeline" if _runs_in_a_pipeline(config) else "model")
     if kind == "encoder" and config.get("modality") == "node":
         kind = "graph encoder"  # its graph does not travel with it
+    if kind == "model" and config.get("decoder_type") == PAIR:
+        kind = "two texts"
+    if kind == "pipeline" and config.get("modality") == "word":
+        kind = "word pipeline"
+    if kind == "pipeline" and _reads_conversations(config, anchors):
+        kind = "conversations"
     blocks = [CODE[kind]] if part else [CODE[kind], CODE["decoder"]]
-    repo, view = _string(repo_id), _string(config.get("anchor_view"))
-    model_class = MODELS.get(_task(config), "")
-    code = [block.format(repo=repo, view=view, task=_task(config), model_class=model_class) for block in blocks]
-    return "\n\nIts parts work alone and with those of others:\n\n".join(f"```python\n{block}```" for block in code)
+    values = {
+        "repo": _string(repo_id),
+        "task": _task(config),
+        "model_class": MODELS.get(_task(config), "RelativeModelForSequenceClassification"),
+        "sample": _sample(repo_id, config, anchors),
+        "name": _string(several),
+    }
+    code = [block.format(**values) for block in blocks]
+    between = "\n\nCombine its decoder with other encoders, or its encoder with other decoders:\n\n"
+    return between.join(f"```python\n{block}```" for block in code)
+
+
+def _reads_conversations(config: Mapping[str, Any], anchors: Mapping[str, Any]) -> bool:
+    return (anchors.get("views") or {}).get(config.get("anchor_view")) == "conversation"
+
+
+def _sample(repo_id: str, config: Mapping[str, Any], anchors: Mapping[str, Any]) -> str:
+    """An input for the code to paste: an anchor, if the samples are published."""
+    modality, view, rows = config.get("modality"), config.get("anchor_view"), anchors.get("rows") or []
+    if modality == "text" and not _reads_conversations(config, anchors):
+        text = rows[0].get(view) if rows else None
+        return _string(textwrap.shorten(str(text or "Put your text here."), EXAMPLE_LENGTH, placeholder=" ..."))
+    if rows and view in rows[0]:  # a pair, a word, a conversation, an image, a sound
+        return f"hf_relreps.AnchorSet.from_pretrained({_string(repo_id)}).view({_string(view)}).samples[0]"
+    if modality == "pair":
+        return '{"text": "Put the first text here.", "text_pair": "And the second one here."}'
+    if modality == "word":
+        return 'hf_relreps.words.Word(["Put", "your", "text", "here", "."], 3)'
+    return '"image.png"' if modality == "image" else '"sound.wav"'
+
+
+def install_line(extras: Sequence[str] = ()) -> str:
+    """The command that installs this library: from git if it came from there, else from PyPI.
+
+    Args:
+        extras: Extras that the upload needs: ``graphs``, ``peft``.
+    """
+    needed = f"{LIBRARY}[{','.join(extras)}]" if extras else LIBRARY
+    try:
+        origin = json.loads(distribution(LIBRARY).read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, json.JSONDecodeError):  # run from its sources
+        origin = {}
+    commit, url = origin.get("vcs_info", {}).get("commit_id"), str(origin.get("url"))
+    if commit and PUBLIC_URL.fullmatch(url):  # no local path, and no name or token of who installed it
+        return f'pip install "{needed} @ git+{url}@{commit}"'
+    if origin and _repository():  # from a checkout or a file, so perhaps no release
+        return f'pip install "{needed} @ git+{_repository()}"'
+    return f'pip install "{needed}"' if extras else f"pip install {needed}"
+
+
+def _repository() -> str | None:
+    """The address that `Repository` names among the URLs of the project, if any."""
+    try:
+        urls = distribution(LIBRARY).metadata.get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return None
+    named = dict(line.split(", ", 1) for line in urls)
+    url = named.get("Repository", "")
+    return url if PUBLIC_URL.fullmatch(url) else None
+
+
+def _extras(config: Mapping[str, Any], part: str | None) -> list[str]:
+    """What the encoder needs: graph encoders torch_geometric, adapters peft, quantized weights bitsandbytes."""
+    if part == "decoder":
+        return []
+    needs = {"graphs": config.get("modality") == "node", "peft": bool(config.get("encoder_adapters"))}
+    needs |= {"quantized": bool(config.get("encoder_quantization"))}
+    return [extra for extra, needed in needs.items() if needed]
 
 
 def _in_words(anchors: Mapping[str, Any]) -> dict[str, Any]:
     origin = dict(anchors.get("origin") or {})
-    named = f"`{_plain(origin.pop('dataset'))}`" if "dataset" in origin else "a data set"
+    named = f"`{_plain(origin.pop('dataset'))}`" if "dataset" in origin else "a dataset"
     told = ", ".join(f"{_plain(key)} {_plain(value)}" for key, value in origin.items())
     views = {_plain(name): modality for name, modality in (anchors.get("views") or {}).items()}
     return {
         "num_anchors": anchors.get("num_anchors"),
         "fingerprint": anchors.get("fingerprint"),
+        "tag": anchors_tag(str(anchors.get("fingerprint"))),
         "views": views,
         "origin": f"{named} ({told})" if told else (named if anchors.get("origin") else ""),
         "table": _table(anchors.get("rows") or []),
@@ -511,10 +677,9 @@ def _training(facts: CardFacts) -> str:
 
 
 def _results(facts: CardFacts, task: str) -> str:
-    results = [*facts.results, *_eval_results(facts, task)]
     rows = [
         {"metric": result.metric_name or result.metric_type, "value": result.metric_value, "on": result.dataset_name}
-        for result in results
+        for result in _all_results(facts, task)
     ]
     return _table(rows)
 
@@ -526,10 +691,13 @@ def _stitching(facts: CardFacts) -> str:
         return "\n\n".join(filter(None, [expected, picture]))
     unit = f"{matrix['metric']} on {matrix['n']:,} samples"
     parts = [expected] if expected else []
-    parts.append(f"Every encoder (row) with every decoder (column), without training: {unit}. Bold: trained together.")
+    parts.append(f"Every encoder (row) with every decoder (column): {unit}. Bold pairs were trained together.")
     parts.append(_matrix_table(matrix, matrix["scores"]))
     if matrix.get("absolute"):
-        parts += [f"The absolute control, {matrix['control']}:", _matrix_table(matrix, matrix["absolute"])]
+        parts += [
+            f"The control without relative representations, {matrix['control']}:",
+            _matrix_table(matrix, matrix["absolute"]),
+        ]
     told = {name: matrix.get(name) for name in ("own", "stitched", "worst", "ratio", "absolute_stitched", "chance")}
     figures = [f"{name.replace('_', ' ')} {_number(value)}" for name, value in told.items() if value is not None]
     parts.append(f"{', '.join(figures)}.")
@@ -544,8 +712,8 @@ def _expected(report: Mapping[str, Any]) -> str:
     if ratio is None:
         return ""
     return (
-        f"Expected, not measured: it keeps {100 * ratio:.0f} % of the macro-F1 that its decoder has behind its own "
-        f"encoder, told from {pairs:,} unlabelled pairs."
+        f"Predicted, not measured: the model keeps {100 * ratio:.0f} % of the macro-F1 that its decoder has with its "
+        f"own encoder, estimated from {pairs:,} unlabelled pairs."
     )
 
 
@@ -565,10 +733,10 @@ def _licence(config: Mapping[str, Any], facts: CardFacts) -> str:
     sources = list(config.get("stitched_from") or [])
     sources = sources or [config.get("base_model_name_or_path"), config.get("head_name_or_path")]
     links = " and ".join(_link(name) for name in sources if name)
-    too = f" The terms of {links}, from which it was made, apply too." if links else ""
+    too = f" The licence of {links} applies too." if links else ""
     if facts.license:
         return f"`{facts.license}`.{too}"
-    return f"Its author states none here: ask before you use it.{too}"
+    return f"The author gives no licence. Ask before you use the model.{too}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -594,13 +762,22 @@ def _plain(value: Any) -> str:
     return text.translate({ord(mark): f"&#{ord(mark)};" for mark in "&<|`["})
 
 
+def _repo_id(name: Any) -> str | None:
+    """The name, if it can be that of a repository."""
+    return str(name) if REPO_ID.fullmatch(str(name or "")) else None
+
+
 def _link(name: Any, below: str = "", at: str = "") -> str:
-    return f"[{_plain(name)}](https://huggingface.co/{at}{_plain(name)}{below})"
+    """A link to a repository; what is no name of one is shown as code, so that it cannot lead anywhere else."""
+    if _repo_id(name) is None:
+        return f"`{_plain(name)}`"
+    return f"[{name}](https://huggingface.co/{at}{name}{quote(below)})"
 
 
 def _string(value: Any) -> str:
-    """A string of the code to paste, which cannot end its code block."""
-    return "" if value is None else json.dumps(str(value), ensure_ascii=False).replace("`", "\\u0060")
+    """A string of the code to paste, which can neither end its code block nor its section."""
+    text = "" if value is None else json.dumps(str(value), ensure_ascii=False)
+    return text.replace("`", "\\u0060").replace("<", "\\u003c")
 
 
 def _languages(views: Iterable[Any]) -> list[str]:

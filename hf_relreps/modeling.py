@@ -6,8 +6,9 @@ Shapes: B batch, T tokens, N samples, D absolute size, A anchors, R relative siz
 from __future__ import annotations
 
 import copy
+import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +28,7 @@ from hf_relreps.backbones import (
     add_adapters,
     base_weights,
     build_backbone,
+    building,
     describe_architecture,
     device_of,
     digest_of_weights,
@@ -34,13 +36,15 @@ from hf_relreps.backbones import (
     evaluating,
     fetch_base,
     first_difference,
+    in_forked_children,
+    in_memory,
     is_frozen,
     is_sharded,
     load_backbone,
     load_own_weights,
     measure,
     own_weights,
-    refuse_unknown_settings,
+    refuse_empty,
     refuse_unknown_tokens,
     resolve_config,
     share_weights,
@@ -48,57 +52,77 @@ from hf_relreps.backbones import (
     tower_of,
     without_idle_pooler,
 )
+from hf_relreps.bounds import Bounded
 from hf_relreps.configuration import (
     CLASSIFIERS,
     DECODER_SETTINGS,
     ENCODER_SETTINGS,
+    MEAN,
+    OF_TOKENS,
+    SEVERAL,
     AnyRelativeConfig,
     RelativeConfig,
     RelativeDecoderConfig,
     RelativeEncoderConfig,
     changed,
 )
+from hf_relreps.conversations import is_conversation
 from hf_relreps.decoders import RelativeDecoder, warn_of_training_mode
 from hf_relreps.errors import (
     AnchorError,
     ConfigurationError,
     RelrepsError,
     SampleError,
-    StaleAnchorsError,
     UploadError,
     UploadIntegrityError,
 )
-from hf_relreps.pooling import Interface, default_pooling
+from hf_relreps.pairs import is_pair, mark_of_pairs
+from hf_relreps.pooling import LAST_LAYER, Interface, default_pooling
 from hf_relreps.pretrained import RelativePart, RelativePreTrainedModel
-from hf_relreps.projection import RelativeProjection, refuse_directionless
-from hf_relreps.samples import batches, digest_of_vocabulary, to_device
+from hf_relreps.projection import (
+    CHECKED_ANCHORS,
+    PROJECTED_AT_ONCE,
+    RelativeProjection,
+    checked_rows,
+    refuse_directionless,
+    refuse_stale,
+    wide,
+)
+from hf_relreps.prompts import ids_of_prompt, with_prompt
+from hf_relreps.quantization import quantization_of, to_load
+from hf_relreps.samples import as_list, batches, digest_of_vocabulary, to_device
 from hf_relreps.sources import Source
-from hf_relreps.space import RelativeSpace, require_fit
-from hf_relreps.uploads import explain, locate, stored_weights
+from hf_relreps.space import RelativeSpace, refuse_unknown_settings, require_fit
+from hf_relreps.uploads import explain, locate, stored_sizes, stored_weights, weight_files
+from hf_relreps.words import Word
 
 
 logger = logging.get_logger(__name__)
 
-CHECKED_ANCHORS = 8
-# How far a stored anchor may be from what its encoder makes of it now, as a share of its length: hardware and batches
-# round differently. A wrong tokenizer, pooling or view is off by 0.3 and more.
-OWN_WITHIN, OWN_WITHIN_HALF = 1e-2, 1e-1
+DECODED_AT_ONCE = 4096  # samples
 # Of a whole's load: what concerns its decoder too.
 DECODER_ARGUMENTS = ("dtype", "torch_dtype", "ignore_mismatched_sizes", "low_cpu_mem_usage", "offload_folder")
 BALANCED = ("auto", "balanced", "balanced_low_0", "sequential")  # a decoder follows its encoder
 REFRESHING = threading.RLock()  # held while stale anchors are encoded again: the threads that wait find them exact
 
 
+@in_forked_children
+def _let_go_of_anchors() -> None:
+    """The thread that refreshed is not there."""
+    global REFRESHING
+    REFRESHING = threading.RLock()
+
+
 @dataclass
 class RelativeModelOutput(ModelOutput):
-    """What a `RelativeModel` gives.
+    """Output of a `RelativeModel`.
 
     Args:
         last_hidden_state: Token vectors (B, T, D), or a feature map (B, D, H, W), of the wrapped model.
-        pooler_output: Absolute embeddings (B, D).
-        relative_embeds: Relative representations (B, R), float32 or better.
-        hidden_states: Of every layer, if asked for.
-        attentions: Of every layer, if asked for.
+        pooler_output: Absolute embeddings (B, D); of an encoder of words those of its tokens (B, T, D).
+        relative_embeds: Relative representations (B, R), or (B, T, R) of tokens, float32 or better.
+        hidden_states: Of every layer, if requested.
+        attentions: Of every layer, if requested.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -148,7 +172,9 @@ class RelativeModel(RelativePart):
     _state_of_base: str | None = None  # digest of the backbone's weights when they were last found to be its base's
     _interface: Interface | None = None
     _bound_to: int | None = None  # which projection knows this encoder
-    _is_refreshing: bool = False
+    _saw_prompt: bool = False
+    _is_proven: bool = False  # whether a forward pass has shown that the configuration asks for nothing immense
+    _refreshes_in: int | None = None  # the process: a child that is forked meanwhile refreshes by itself
     _vocabulary: tuple[Any, str | None] | None = None  # which processor was described last, and as what
 
     def __init__(
@@ -158,14 +184,15 @@ class RelativeModel(RelativePart):
         super().__init__(config)
         if not isinstance(config.encoder_config, PreTrainedConfig):
             raise ConfigurationError(
-                "An encoder needs encoder_config, which is None: this configuration wraps no model. Build an encoder "
-                "with RelativeModel.from_encoder(encoder, view)."
+                "An encoder needs encoder_config, but it is None. Build an encoder with "
+                "RelativeModel.from_encoder(encoder, view)."
             )
         if backbone is not None:
             self.backbone = without_idle_pooler(backbone, config)
         else:
             self.backbone = Unattached() if config.encoder_is_frozen else build_backbone(config)  # type: ignore[assignment]
         config.pooling = config.pooling or default_pooling(self.backbone, config.modality)
+        config.layer = LAST_LAYER if config.layer is None else config.layer  # of uploads that do not say
         self.projection = RelativeProjection(config)
         self._freshness = Freshness()
         self.register_state_dict_pre_hook(_refresh_before_reading)
@@ -190,7 +217,7 @@ class RelativeModel(RelativePart):
 
     @property
     def interface(self) -> Interface:
-        """What the wrapped model takes and gives, found out once."""
+        """Inputs and outputs of the wrapped model, computed once."""
         if self._interface is None or self._interface.model is not self.backbone:
             self._interface = Interface(self.backbone)
         return self._interface
@@ -212,13 +239,13 @@ class RelativeModel(RelativePart):
         Args:
             encoder: Name, folder or loaded model, with or without adapters (LoRA, ...) in it.
             anchors_view: The anchors as this encoder reads them: ``anchors.view("fr")``; or a set with one view.
-            processor: Tokenizer or image processor; found beside `encoder` where that is a name.
+            processor: Tokenizer or image processor; loaded with `encoder` if that is a name.
             config: Where the settings start from, for example ``RelativeConfig.paper()``, or the configuration of a
                 decoder that this encoder is to fit.
-            freeze_encoder: Whether training leaves the encoder as it is; an upload then refers to it, not copies it.
+            freeze_encoder: Whether the encoder is not trained; an upload references it and does not copy it.
             batch_size: Anchors in a batch while they are encoded.
-            **settings: Fields of `RelativeEncoderConfig` and `RelativeSpace`: pooling, transform, similarity, ... For
-                a name also how it is loaded: revision, token, dtype, device_map, ...
+            **settings: Fields of `RelativeEncoderConfig` and `RelativeSpace`: pooling, layer, prompt, transform,
+                similarity, ... For a name also how it is loaded: revision, token, dtype, device_map, ...
 
         Raises:
             ConfigurationError: If a setting does not exist or has no meaning.
@@ -228,6 +255,7 @@ class RelativeModel(RelativePart):
         view = as_view(anchors_view)
         backbone, processor, source = load_backbone(encoder, processor, **loader)
         own = resolve_config(config, backbone, view, processor, source, settings)
+        processor = with_prompt(processor, own.prompt)
         device_map: Any = getattr(backbone, "hf_device_map", None)
         backbone = tower_of(backbone, own.tower)
         if freeze_encoder:
@@ -261,29 +289,56 @@ class RelativeModel(RelativePart):
     ) -> RelativeModelOutput | tuple[Any, ...]:
         """Relative representations (B, R) beside the absolute embeddings (B, D); inputs are the wrapped model's.
 
+        An encoder whose anchors are words reads texts token by token: (B, T, R) and (B, T, D). Where nothing is
+        trained, padding is not described: its rows of relative_embeds are zeros.
+
         Raises:
+            ConfigurationError: If it has no weights: they lie on the meta device.
             TypeError: If an input has a name that the wrapped model does not know.
         """
         self.refuse_unknown_inputs(inputs)
+        if self.projection.anchors_AD.is_meta:  # they are never offloaded
+            refuse_empty(self, "the encoder")
         named: dict[str, Any] = {"input_ids": input_ids}
         named |= {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
         named |= {"inputs_embeds": inputs_embeds, "pixel_values": pixel_values}
         named |= {"input_values": input_values, "input_features": input_features, "x": x, "edge_index": edge_index}
         named |= {"nodes": nodes, "output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         given = {name: value for name, value in (named | inputs).items() if value is not None}
+        self._refuse_promptless(given.get("input_ids"))
+        self._refuse_single_texts(given.get("input_ids"))
         warn_of_training_mode(self)
-        output, x_BD = embed(self.interface, self._with_mask(given), self.config)
+        given = self._with_mask(given)
+        output, x_BD = self._run(given)
         if self.training and x_BD.requires_grad and not torch.compiler.is_compiling():
             self._freshness.note_training()
         self._bind()
         result = RelativeModelOutput(
             last_hidden_state=getattr(output, "last_hidden_state", None),
             pooler_output=x_BD,
-            relative_embeds=self.projection(x_BD, self._live_anchors(output)),
-            hidden_states=getattr(output, "hidden_states", None),
+            relative_embeds=self._described(x_BD, given.get("attention_mask"), self._live_anchors(output)),
+            hidden_states=self._handed_on(output, output_hidden_states),
             attentions=getattr(output, "attentions", None),
         )
         return result.to_tuple() if return_dict is False else result
+
+    def _described(self, x_BD: Tensor, mask: Any, live_anchors_AD: Tensor | None) -> Tensor:
+        """Relative representations; those of padding are zeros where nothing is trained, for nobody reads them."""
+        of_tokens = x_BD.ndim == 3 and isinstance(mask, Tensor) and mask.shape == x_BD.shape[:2]
+        trained = live_anchors_AD is not None or (torch.is_grad_enabled() and x_BD.requires_grad)
+        if not of_tokens or trained or torch.compiler.is_compiling() or bool(mask.all()):
+            return self.projection(x_BD, live_anchors_AD)
+        x_ND = x_BD.flatten(0, 1)
+        dtype = torch.promote_types(x_ND.dtype, wide(self.projection.anchors_AD.dtype))
+        r_NR = x_ND.new_zeros(len(x_ND), self.config.space.size, dtype=dtype)
+        for rows_B in mask.flatten().nonzero().squeeze(1).split(PROJECTED_AT_ONCE):
+            r_NR[rows_B] = self.projection(x_ND[rows_B])
+        return r_NR.unflatten(0, mask.shape)
+
+    def _handed_on(self, output: Any, asked: bool | None) -> Any:
+        """All hidden states if asked for: where the encoder reads one of them, the output holds them anyway."""
+        asked = getattr(self.backbone.config, "output_hidden_states", False) if asked is None else asked
+        return getattr(output, "hidden_states", None) if asked or self.config.layer == LAST_LAYER else None
 
     def refuse_unknown_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Raise `TypeError` if an input that was given has a name that the wrapped model does not know."""
@@ -303,10 +358,40 @@ class RelativeModel(RelativePart):
         if not is_padding.any():
             return given
         logger.warning_once(
-            f"input_ids hold the padding token {pad} and no attention_mask was given: the padding is left out by a "
-            "mask made from that token. Give the tokenizer's mask, which knows better."
+            f"input_ids contain the padding token {pad}, but no attention_mask was given: a mask that excludes this "
+            "token is used. Pass the tokenizer's attention_mask to be exact."
         )
         return given | {"attention_mask": (~is_padding).long()}
+
+    def _refuse_promptless(self, ids_BT: Tensor | None) -> None:
+        """Raise `SampleError` if no text of a batch holds the prompt that the anchors were encoded with."""
+        prompt = self.config.prompt_ids if self.config.prompt else None
+        if not prompt or ids_BT is None or ids_BT.ndim != 2 or torch.compiler.is_compiling():
+            return
+        if self._saw_prompt and ids_BT.device.type != "cpu":  # to look makes the host wait: once is enough there
+            return
+        windows_BWP = ids_BT.unfold(1, len(prompt), 1) if ids_BT.shape[1] >= len(prompt) else ids_BT.new_empty(0, 0, 1)
+        if not (windows_BWP == ids_BT.new_tensor(prompt)).all(-1).any():
+            raise SampleError(
+                f"None of these {len(ids_BT)} texts begins with the prompt {self.config.prompt!r:.60} that the "
+                "encoder's anchors begin with: they were not tokenized with the model's own tokenizer, which adds it. "
+                "Tokenize with model.processor, and pass it to Trainer (processing_class=model.processor) and to "
+                "pipelines (tokenizer=model.processor)."
+            )
+        self._saw_prompt = True
+
+    def _refuse_single_texts(self, ids_BT: Tensor | None) -> None:
+        """Raise `SampleError` if a row of a batch is one text where the encoder reads two, joined by a token."""
+        mark = self.config.pair_mark if self.config.modality == "pair" else None
+        if not mark or ids_BT is None or ids_BT.ndim != 2 or torch.compiler.is_compiling():
+            return
+        is_pair_B = (ids_BT == mark[0]).sum(1) >= mark[1]
+        if not is_pair_B.all():
+            raise SampleError(
+                f"{int((~is_pair_B).sum())} of {len(ids_BT)} inputs are one text, this encoder reads pairs, in "
+                f"which token {mark[0]} stands {mark[1]} times. Tokenize both: model.processor(texts, text_pairs). "
+                'Pipelines take {"text": ..., "text_pair": ...}.'
+            )
 
     def _live_anchors(self, output: Any) -> Tensor | None:
         """The anchors' embeddings in this very forward pass of a graph, where gradients are to pass through them."""
@@ -314,7 +399,8 @@ class RelativeModel(RelativePart):
             return None
         if self._anchor_nodes is None:
             self._anchor_nodes = torch.tensor(self.anchors.view(self.config.anchor_view).samples)
-        return output.last_hidden_state[self._anchor_nodes.to(output.last_hidden_state.device)]
+        x_ND = self.interface.at_layer(output, self.config.layer).last_hidden_state
+        return x_ND[self._anchor_nodes.to(x_ND.device)]
 
     def encode(
         self, samples: Sequence[Any], processor: Any = None, *, batch_size: int = 64, progress: bool = False
@@ -324,9 +410,9 @@ class RelativeModel(RelativePart):
         In evaluation mode and without gradients, whatever mode the model is in; the mode is restored after.
 
         Args:
-            samples: N texts or images.
+            samples: N texts, pairs of texts, words, conversations (lists of messages) or images.
             processor: Tokenizer or image processor, if not the model's own.
-            batch_size: Samples in a batch.
+            batch_size: Samples in a batch; of words, sentences.
             progress: Whether to show a progress bar.
 
         Raises:
@@ -342,41 +428,114 @@ class RelativeModel(RelativePart):
 
             ```
         """
-        processor = self.processor if processor is None else processor
+        samples = as_list(samples)
+        self._refuse_other_samples(samples)
+        processor = self.processor if processor is None else with_prompt(processor, self.config.prompt)
         parts = batches(samples, processor, batch_size, self.config.max_length, self.config.padding)
         if progress:
             from tqdm.auto import tqdm
 
-            parts = tqdm(parts, total=-(-len(samples) // batch_size), desc="Encoding", unit="batch")
+            reads_sentences = self.config.modality == "word"  # each once, whatever the number of its words
+            total = None if reads_sentences else -(-len(samples) // batch_size)
+            parts = tqdm(parts, total=total, desc="Encoding", unit="batch")
         x_ND = self.encode_batches(parts, len(samples))
         refuse_directionless(x_ND, "sample")
         return x_ND
 
+    def _refuse_other_samples(self, samples: Sequence[Any]) -> None:
+        """Raise `SampleError` for texts where words or pairs are read and the reverse: all would be misread.
+
+        And for conversations where texts get a prompt, which is no part of any chat template.
+        """
+        modality, prompt = self.config.modality, self.config.prompt
+        reads_words, reads_pairs = modality == "word", modality == "pair"
+        first = samples[0] if samples else None
+        if isinstance(first, str) and reads_pairs or is_pair(first) and not reads_pairs:
+            expected = 'pairs of texts: {"text": ..., "text_pair": ...}' if reads_pairs else f"{modality}s"
+            raise SampleError(
+                f"samples[0] is {first!r:.60}, this encoder reads {expected}. Give samples like its anchors, or build "
+                "an encoder whose anchors are like these samples."
+            )
+        if is_conversation(first) and (modality != "text" or prompt):
+            raise SampleError(
+                "samples[0] is a list, as conversations are, and this encoder reads "
+                f"{f'texts after {prompt!r:.60}' if prompt else f'{modality}s'}. Give samples like its anchors, or "
+                "build an encoder whose anchors are conversations."
+            )
+        if isinstance(first, Word) and not reads_words:
+            raise SampleError(
+                f"samples[0] is the word {first.text!r:.60} in its sentence, this encoder reads "
+                f"{self.config.modality}s. Give samples like its anchors, or build an encoder whose anchors are "
+                "words: AnchorSet.from_tokens."
+            )
+        if isinstance(first, str) and reads_words:
+            raise SampleError(
+                f"samples[0] is the text {first!r:.60}, this encoder reads words in their sentences. Make some of "
+                "sentences as lists of words: hf_relreps.words.words_of(sentences). Tokens of texts are read by "
+                "encoder(**inputs)."
+            )
+
     @torch.no_grad()
-    def encode_batches(self, parts: Iterable[tuple[Any, dict[str, Tensor]]], n: int) -> Tensor:
-        """Absolute embeddings (n, D) of batches made by `hf_relreps.samples.batches`; rows without one stay zero."""
+    def encode_batches(
+        self,
+        parts: Iterable[tuple[Any, dict[str, Tensor]]],
+        n: int,
+        embed: Callable[[dict[str, Tensor]], Tensor] | None = None,
+    ) -> Tensor:
+        """Absolute embeddings (n, D) of batches made by `hf_relreps.samples.batches`; rows without one stay zero.
+
+        Args:
+            parts: Positions and inputs of each batch.
+            n: How many samples.
+            embed: What embeds the inputs of a batch, if not `embed_inputs` itself.
+
+        Raises:
+            ConfigurationError: If this process holds a share of the weights only.
+        """
+        if embed is None and is_sharded(self.backbone):
+            raise ConfigurationError(
+                "This process holds a share of the encoder's weights only, and cannot encode alone. Train with "
+                "AnchorCallback, which encodes the anchors on all processes together; encode other samples with the "
+                "saved model."
+            )
         x_ND = torch.zeros(n, self.config.embedding_size or 0)
         with evaluating(self.backbone):  # not itself: leaving training refreshes the anchors
             for rows, inputs in parts:
-                x_BD = self._embedded(inputs)
+                x_BD = (embed or self.embed_inputs)(inputs)
                 if len(x_BD) != len(rows):
                     raise ConfigurationError(
-                        f"The encoder gives {len(x_BD)} embeddings for {len(rows)} samples, expected one for each. "
+                        f"The encoder returned {len(x_BD)} embeddings for {len(rows)} samples, expected one for each. "
                         "Choose another pooling or tower."
                     )
                 x_ND[rows] = x_BD.float().cpu()
         return x_ND
 
-    def _embedded(self, inputs: dict[str, Tensor]) -> Tensor:
+    def _run(self, inputs: dict[str, Any]) -> tuple[Any, Tensor]:
+        """`embed`; the first samples that a downloaded encoder reads are watched."""
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if self._source is None or self._is_proven or traced or is_sharded(self.backbone):
+            return embed(self.interface, inputs, self.config)
+        with Bounded(inputs, sum(weight.numel() for weight in self.backbone.parameters())):
+            result = embed(self.interface, inputs, self.config)
+        self._is_proven = True
+        return result
+
+    @torch.no_grad()
+    def embed_inputs(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Absolute embeddings (B, D) of what a processor returned, in the mode that the encoder is in.
+
+        Raises:
+            SampleError: If the encoder cannot read the inputs.
+        """
         refuse_unknown_tokens(self.backbone, inputs)
         try:
-            return embed(self.interface, to_device(inputs, self.device), self.config)[1]
+            return self._run(to_device(inputs, self.device))[1]
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, IndexError, TypeError) as error:  # inputs of a shape or type that it does not take
             raise SampleError(
-                f"The encoder cannot read what its processor makes of the samples: {type(error).__name__}: {error}. "
-                "Give the processor that it was trained with."
+                f"The encoder cannot read the output of its processor: {type(error).__name__}: {error}. Pass the "
+                "processor that it was trained with."
             ) from error
 
     def encode_anchors(
@@ -405,18 +564,33 @@ class RelativeModel(RelativePart):
         """
         view = as_view(anchors_view)
         config = self.config
-        _refuse_other_modality(view, config.modality, "This encoder")
+        refuse_other_modality(view, config.modality, "This encoder")
         if len(view) != config.space.num_anchors:
             raise AnchorError(
-                f"View {view.name!r} has {len(view)} anchors, the configuration names {config.space.num_anchors}. A "
-                "decoder reads one number for each anchor: give the set that it was trained with."
+                f"View {view.name!r} has {len(view)} anchors, but the configuration says {config.space.num_anchors}. "
+                "A decoder reads one number for each anchor: use the set that it was trained with."
             )
+        processor = None if processor is None else with_prompt(processor, config.prompt)
         self.put_anchors(self.encode(view.samples, processor, batch_size=batch_size), exact=True)
         self.carry(view.anchors, processor)
         self._anchor_nodes = None
         config.space = config.space.replace(fingerprint=view.fingerprint)
         config.anchor_view = view.name
         config.anchor_digest = view.digest
+
+    def _adopt(self, processor: Any) -> Any:
+        """Its own processor, which adds the prompt; what that is in tokens is noted, and what joins two texts."""
+        processor = with_prompt(processor, self.config.prompt)
+        if self.config.prompt:
+            self.config.prompt_ids = ids_of_prompt(processor)
+        if self.config.modality == "pair":
+            self.config.pair_mark = mark_of_pairs(processor)
+            if self.config.pair_mark is None:
+                logger.warning_once(
+                    f"{type(processor).__name__} joins two texts without a token between them: an encoder cannot tell "
+                    "where the first ends. Give its tokenizer a post-processor that adds one."
+                )
+        return processor
 
     # -- Anchors that stay exact
 
@@ -468,7 +642,7 @@ class RelativeModel(RelativePart):
         if torch.compiler.is_compiling() or not self._freshness.is_stale:
             return
         with REFRESHING:  # the thread that refreshes comes here again while it encodes, all others wait
-            if self._freshness.is_stale and not self._is_refreshing:
+            if self._freshness.is_stale and self._refreshes_in != os.getpid():
                 self._refresh()
 
     def train(self, mode: bool = True) -> Self:
@@ -479,19 +653,17 @@ class RelativeModel(RelativePart):
         return self
 
     def _refresh(self) -> None:
-        self._is_refreshing = True
+        self._refreshes_in = os.getpid()
         try:
-            if is_sharded(self.backbone):
-                raise ConfigurationError("This process holds only a share of the weights.")
             view = self.anchors.view(self.config.anchor_view)
             self.put_anchors(self.encode(view.samples), exact=True)
         except (AnchorError, UploadError, ConfigurationError) as error:
             logger.warning_once(
-                "The encoder was trained after its anchors were encoded, and they could not be encoded again: every "
-                f"relative representation is off. {error}"
+                "The encoder was trained after its anchors were encoded, and they could not be encoded again: all "
+                f"relative representations are inexact. {error}"
             )
         finally:
-            self._is_refreshing = False
+            self._refreshes_in = None
 
     def _bind(self) -> None:
         """Let the projection refresh the anchors before they are read; a copy of it does not know whose it is."""
@@ -535,21 +707,18 @@ class RelativeModel(RelativePart):
         """
         anchors_AD = self.anchors_AD
         view = self.anchors.view(self.config.anchor_view)
-        rows = torch.linspace(0, len(view) - 1, min(k, len(view))).round().long()
+        rows = checked_rows(len(view), k)
         stored_KD = anchors_AD[rows.to(anchors_AD.device)].detach().cpu().double()
         own_KD = self.encode([view.samples[i] for i in rows], processor).double()
-        distance_K = (stored_KD - own_KD).norm(dim=-1) / stored_KD.norm(dim=-1).clamp_min(1e-30)
-        largest = float(distance_K.max())
-        within = OWN_WITHIN if self.dtype.itemsize >= torch.float32.itemsize else OWN_WITHIN_HALF
-        if largest > within:
-            raise StaleAnchorsError(
-                f"The stored anchors are not this encoder's: encoded again, {int((distance_K > within).sum())} of "
-                f"{len(rows)} differ, by up to {largest:.2f} of their length, where rounding explains {within}. The "
-                "encoder was trained on after they were encoded (train with AnchorCallback), or its tokenizer, its "
-                f"pooling or its view {self.config.anchor_view!r} is another. Encode them anew: "
-                "encoder.encode_anchors(encoder.anchors.view(name))."
-            )
-        return largest
+        return refuse_stale(
+            stored_KD,
+            own_KD,
+            self.dtype,
+            "this encoder",
+            "The encoder was trained on after they were encoded (train with AnchorCallback), or its tokenizer, "
+            f"pooling or view {self.config.anchor_view!r} has changed. Encode them again: "
+            "encoder.encode_anchors(encoder.anchors.view(name)).",
+        )
 
     def use_projection(self, like: AnyRelativeConfig | RelativeSpace) -> Self:
         """Describe samples with another space's transform, similarity and change of basis.
@@ -575,7 +744,11 @@ class RelativeModel(RelativePart):
         """Another encoder with the same weights: its settings, its mode and its anchors are its own.
 
         Training either trains both.
+
+        Raises:
+            ConfigurationError: If it has no weights: they lie on the meta device.
         """
+        refuse_empty(self, "the encoder")
         held = [one for one in (self._anchors, self._processor, self._source) if one is not None]
         encoder = share_weights(self, *held)
         encoder._freshness = self._freshness.share()
@@ -587,13 +760,15 @@ class RelativeModel(RelativePart):
         """The space, how the encoder is read, what its anchors are, its architecture and its vocabulary."""
         config = self.config
         space = {f"space.{name}": value for name, value in config.space.to_dict().items()}
-        names = ("modality", "pooling", "tower", "max_length", "anchor_view", "anchor_digest")
+        names = ("modality", "pooling", "layer", "tower", "max_length", "anchor_view", "anchor_digest")
+        prompt = {"prompt": config.prompt or ""}  # none is something to say: what is None is not compared
         architecture = {f"encoder_config.{k}": v for k, v in describe_architecture(config.encoder_config).items()}
-        return space | {name: getattr(config, name) for name in names} | {"vocabulary": self._words()} | architecture
+        reading = {name: getattr(config, name) for name in names} | prompt | {"vocabulary": self._words()}
+        return space | reading | architecture
 
     def _words(self) -> str | None:
         """Digest of the tokenizer's vocabulary, that of the loaded weights where the processor was not fetched yet."""
-        if self._processor is None or self.config.modality != "text":
+        if self._processor is None or self.config.modality not in OF_TOKENS:
             return self._loaded_meaning.get("vocabulary")
         tokenizer = getattr(self._processor, "tokenizer", self._processor)
         key = (id(tokenizer), len(tokenizer) if hasattr(tokenizer, "__len__") else 0)  # tokens may be added
@@ -609,49 +784,63 @@ class RelativeModel(RelativePart):
         try:
             self.check_anchors()
         except RelrepsError as error:
-            logger.warning("The anchors that are saved may not be the encoder's own. %s", error)
+            logger.warning("The saved anchor embeddings may not match the encoder. %s", error)
 
-    def _refer_to_base(self) -> set[str]:
+    def _refer_to_base(self, state_dict: Mapping[str, Tensor]) -> set[str]:
         """Decide whether the upload can refer to the encoder's base, and note that in the configuration."""
         if isinstance(self.backbone, Unattached):
             raise UploadError("This encoder has no weights yet: load it with from_pretrained before you save it.")
         config = self.config
         config.encoder_adapters = adapter_settings(self.backbone)
-        config.encoder_is_frozen = is_frozen(self.backbone) and self._is_its_base()
+        config.encoder_quantization = quantization_of(self, self.backbone)
+        # Where they are given: a rank of a sharded training that saves alone cannot gather them again.
+        weights = {k.removeprefix("backbone."): v for k, v in state_dict.items() if k.startswith("backbone.")}
+        config.encoder_is_frozen = is_frozen(self.backbone) and self._is_its_base(weights)
         if not config.encoder_is_frozen:
             config.base_model_digest = None
             return set()
-        own = own_weights(self.backbone)
-        return {f"backbone.{name}" for name in self.backbone.state_dict() if name not in own}
+        own = own_weights(self.backbone, weights)
+        return {f"backbone.{name}" for name in weights if name not in own}
 
-    def _is_its_base(self) -> bool:
+    def _is_its_base(self, of_backbone: Mapping[str, Tensor]) -> bool:
         """Whether the base on the Hub gives exactly these weights; asked once, unless they change."""
-        config, weights = self.config, base_weights(self.backbone)
+        config, weights = self.config, base_weights(self.backbone, of_backbone)
         state = digest_of_weights(weights)
         if state == self._state_of_base:
             return True
         name = config.base_model_name_or_path
         if name is None:
-            logger.warning("The frozen encoder has no name on the Hub to refer to: it is stored whole.")
+            logger.warning("The frozen encoder is stored with the upload: it has no name on the Hub.")
             return False
         try:
             base, commit = fetch_base(config)
         except OSError as error:
-            logger.warning("The frozen encoder is stored whole, since its base %s cannot be read: %s", name, error)
+            logger.warning("The frozen encoder is stored with the upload: its base %s cannot be read: %s", name, error)
             return False
         differs = first_difference(weights, base_weights(base))
         if differs:
-            logger.warning("The encoder is stored whole: its %s is not the one of %s.", differs, name)
+            logger.warning("The encoder is stored with the upload: its %s differs from %s.", differs, name)
             return False
         config.base_model_revision, config.base_model_digest = commit, digest_of_weights(base_weights(base))
         self._state_of_base = state
         return True
+
+    @classmethod
+    def _resolve_config(
+        cls, name: str, kwargs: dict[str, Any], stored: dict[str, Any]
+    ) -> tuple[AnyRelativeConfig, dict[str, Any]]:
+        config, kwargs = super()._resolve_config(name, kwargs, stored)
+        if isinstance(config, RelativeEncoderConfig) and config.encoder_quantization:
+            vars(config)["quantization_config"] = to_load(config.encoder_quantization)  # where transformers looks
+        return config, kwargs
 
     def _complete(self, source: Source) -> None:
         """Fetch the base that the upload refers to, check it, and put the upload's own adapters into it.
 
         Only now, after the load: what a load finds in the model without weights for it, it would fill at random.
         """
+        vars(self.config).pop("quantization_config", None)  # `encoder_quantization` says it
+        in_memory(self.projection)  # it is small, and read between passes
         self._freshness.note_exact(self.backbone)
         if not isinstance(self.backbone, Unattached):
             return
@@ -660,20 +849,22 @@ class RelativeModel(RelativePart):
             base, _ = fetch_base(config, **source.arguments)
         except OSError as error:
             raise UploadError(
-                f"{source} refers to the encoder {config.base_model_name_or_path} at commit "
-                f"{config.base_model_revision}, which cannot be read: {error} "
-                "Ask its author to store the encoder in the upload."
+                f"{source} references the encoder {config.base_model_name_or_path} at commit "
+                f"{config.base_model_revision}, which cannot be read: {error} Ask its author to store the encoder in "
+                "the upload."
             ) from error
         found = digest_of_weights(base_weights(base))
         if found != config.base_model_digest:
             raise UploadIntegrityError(
-                f"{source} refers to the encoder {config.base_model_name_or_path} with weights of digest "
-                f"{config.base_model_digest}, found {found}: the base was changed, or another version of transformers "
-                "reads it differently. Ask its author to store the encoder in the upload."
+                f"{source} references the encoder {config.base_model_name_or_path} with weights of digest "
+                f"{config.base_model_digest}, but found {found}: the base was changed, or another version of "
+                "transformers loads it differently. Ask its author to store the encoder in the upload."
             )
         base.requires_grad_(False)
         if config.encoder_adapters:
-            add_adapters(base, config.encoder_adapters)
+            stored, largest = stored_sizes(weight_files(source.below("encoder")))
+            with building(stored):
+                add_adapters(base, config.encoder_adapters, largest)
             weights = stored_weights(source.below("encoder"))
             named = {name.removeprefix("encoder."): tensor for name, tensor in weights.items()}
             own = {k.removeprefix("backbone."): v for k, v in named.items() if k.startswith("backbone.")}
@@ -699,8 +890,10 @@ class RelativeTaskModel(RelativePreTrainedModel):
     config_class = RelativeConfig
     config: RelativeConfig
     base_model_prefix = "encoder"
-    modality: str
+    modality: str  # an empty one reads any
+    reads_also: tuple[str, ...] = ()  # other modalities
     decoder_types: tuple[str, ...] = CLASSIFIERS
+    new_decoder: dict[str, Any] = {}  # settings of a new decoder, unless others are asked for
     encoder: RelativeModel
     decoder: RelativeDecoder
 
@@ -724,6 +917,11 @@ class RelativeTaskModel(RelativePreTrainedModel):
             maps["decoder"] = maps["decoder"] or {"": str(self.decoder.device)}
             places = {f"{name}.{below}".rstrip("."): at for name, of in maps.items() for below, at in of.items()}
             self.hf_device_map = {"": str(self.encoder.device)} | places  # pipelines send inputs to the first
+
+    @classmethod
+    def reads(cls, modality: str) -> bool:
+        """Whether encoders of this modality may be its own."""
+        return modality in (cls.modality, *cls.reads_also) or not cls.modality
 
     @classmethod
     def from_parts(cls, encoder: RelativeModel, decoder: RelativeDecoder) -> Self:
@@ -752,7 +950,7 @@ class RelativeTaskModel(RelativePreTrainedModel):
         Args:
             encoder: Name, folder or loaded model: any `AutoModel`, or a loaded `RelativeModel` whose anchors are kept.
             anchors_view: The anchors as this encoder reads them; none for a `RelativeModel`.
-            processor: Tokenizer or image processor; found beside `encoder` where that is a name.
+            processor: Tokenizer or image processor; loaded with `encoder` if that is a name.
             config: Where the settings start from, for example ``RelativeConfig.paper()``.
             freeze_encoder: Whether training leaves the encoder as it is.
             batch_size: Anchors in a batch while they are encoded.
@@ -773,7 +971,7 @@ class RelativeTaskModel(RelativePreTrainedModel):
             if anchors_view is None:
                 raise AnchorError(f"{cls.__name__}.from_encoder needs a view of an anchor set: anchors.view(name).")
             view = as_view(anchors_view)
-            _refuse_other_modality(view, cls.modality, cls.__name__)
+            refuse_other_modality(view, cls.modality, cls.__name__, cls.reads_also)
             refuse_unknown_settings(split_settings(rest)[1], ENCODER_SETTINGS | DECODER_SETTINGS, cls.__name__)
             how: dict[str, Any] = {"config": config, "freeze_encoder": freeze_encoder, "batch_size": batch_size}
             relative = RelativeModel.from_encoder(encoder, view, processor, **how, **rest)
@@ -784,11 +982,13 @@ class RelativeTaskModel(RelativePreTrainedModel):
         start = getattr(config, "decoder", config)
         start = start if isinstance(start, RelativeDecoderConfig) else RelativeDecoderConfig()
         of_encoder = {"space": encoder.config.space, "modality": encoder.config.modality}
-        own = changed(start, of_encoder | {"anchor_view": encoder.config.anchor_view, "head_pair": None} | settings)
-        if own.decoder_type == "head":
+        of_encoder |= {"anchor_view": encoder.config.anchor_view, "head_pair": None}
+        own = changed(start, of_encoder | cls.new_decoder | settings)
+        if own.decoder_type in ("head", MEAN, SEVERAL):
             raise ConfigurationError(
-                "decoder_type='head' is the head of an ordinary classifier, which is not made anew. Take one: "
-                "stitch(encoder, classifier, anchors=anchors); or train an 'mlp' or 'linear' decoder."
+                f"decoder_type={own.decoder_type!r} is not trained from scratch. A 'head' comes from an existing "
+                "classifier, and several decoders are trained one by one. Stitch them: stitch(encoder, classifier, "
+                "anchors=anchors), stitch(encoder, {'name': decoder}); or train an 'mlp' or 'linear' decoder."
             )
         _refuse_other_task(cls, RelativeConfig(encoder=encoder.config, decoder=own))
         with BUILDING:
@@ -800,22 +1000,22 @@ class RelativeTaskModel(RelativePreTrainedModel):
     ) -> None:
         """An encoder that is relative already keeps its anchors and its settings."""
         config = encoder.config
-        if config.modality != cls.modality:
+        if not cls.reads(config.modality):
             raise AnchorError(
-                f"{cls.__name__} reads {cls.modality}s, this encoder reads {config.modality}s. "
-                "Use the class of that modality."
+                f"{cls.__name__} reads {cls.modality}s, but this encoder reads {config.modality}s. Use the class of "
+                "that modality."
             )
         view = None if anchors_view is None else as_view(anchors_view)
         if view is not None and view.digest != config.anchor_digest:
             raise AnchorError(
-                f"The encoder is described by view {config.anchor_view!r} of {config.space.anchors}, the view given "
-                f"is {view.name!r} of {view.fingerprint[:16]}. Leave it out, or first call encode_anchors(view)."
+                f"The encoder uses view {config.anchor_view!r} of {config.space.anchors}, but view {view.name!r} of "
+                f"{view.fingerprint[:16]} was given. Leave it out, or first call encode_anchors(view)."
             )
         if settings:
             raise ConfigurationError(
                 f"{', '.join(sorted(settings))} cannot be set for a new decoder on a RelativeModel; it takes "
-                f"{', '.join(sorted(DECODER_SETTINGS))}. What concerns the encoder is set when it is made relative, "
-                "or with encoder.use_projection(config)."
+                f"{', '.join(sorted(DECODER_SETTINGS))}. Set the encoder's own settings when you make it relative, or "
+                "with encoder.use_projection(config)."
             )
 
     # -- Loading and saving, part by part
@@ -877,6 +1077,11 @@ class RelativeTaskModel(RelativePreTrainedModel):
         """The raw anchors: see `RelativeModel.anchors`."""
         return self.encoder.anchors
 
+    @anchors.setter
+    def anchors(self, anchors: AnchorSet) -> None:
+        self.encoder.anchors = anchors
+        self.decoder.carry(anchors, None)
+
     @property
     def processor(self) -> Any:
         """The tokenizer, image processor or feature extractor of the encoder; see `RelativeModel.processor`."""
@@ -914,8 +1119,9 @@ class RelativeTaskModel(RelativePreTrainedModel):
         self.require_fit()
         self.encoder._prepare_save()
 
-    def _refer_to_base(self) -> set[str]:
-        names = {f"encoder.{name}" for name in self.encoder._refer_to_base()}
+    def _refer_to_base(self, state_dict: Mapping[str, Tensor]) -> set[str]:
+        of_encoder = {k.removeprefix("encoder."): v for k, v in state_dict.items() if k.startswith("encoder.")}
+        names = {f"encoder.{name}" for name in self.encoder._refer_to_base(of_encoder)}
         places = [self.encoder._source, self.decoder._source]
         origins = [place.name for place in places if place is not None and not place.is_local]
         if self.decoder._source is None and self.decoder.config.head_name_or_path:
@@ -931,6 +1137,19 @@ class RelativeTaskModel(RelativePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put others into the wrapped model: `resize_token_embeddings` does so."""
         self.encoder.set_input_embeddings(value)
+
+
+def decode(encoder: RelativeModel, decoders: Mapping[str, RelativeDecoder], x_ND: Tensor) -> dict[str, Tensor]:
+    """Decoder name -> logits (N, C) on the CPU, of absolute embeddings (N, D).
+
+    Each chunk is projected once, so memory does not grow with relative representations.
+    """
+    logits: dict[str, list[Tensor]] = {name: [] for name in decoders}
+    for x_BD in x_ND.split(DECODED_AT_ONCE):
+        r_BR = encoder.projection(x_BD.to(encoder.device))
+        for name, decoder in decoders.items():
+            logits[name].append(decoder(relative_embeds=r_BR.to(decoder.device)).logits.float().cpu())
+    return {name: torch.cat(chunks) for name, chunks in logits.items()}
 
 
 def load_whole_config(source: Source, kwargs: dict[str, Any]) -> tuple[RelativeConfig, dict[str, Any]]:
@@ -1003,22 +1222,28 @@ def _note_load(module: nn.Module, incompatible_keys: Any) -> None:
 
 def _refuse_other_task(task_class: Any, config: RelativeConfig) -> None:
     """Raise `ConfigurationError` if a class of whole models does not do what a configuration describes."""
-    if config.modality != task_class.modality:
+    if not task_class.reads(config.modality):
         raise ConfigurationError(
-            f"{task_class.__name__} reads {task_class.modality}s, this encoder reads {config.modality}s. Use the "
+            f"{task_class.__name__} reads {task_class.modality}s, but this encoder reads {config.modality}s. Use the "
             "class of that modality."
+        )
+    if config.decoder.decoder_type == SEVERAL and SEVERAL not in task_class.decoder_types:
+        raise ConfigurationError(
+            f"{task_class.__name__} has one decoder, this model has {', '.join(config.decoder.decoders or {})}. Use "
+            "RelativeModelWithDecoders, and its select(name) for one of them."
         )
     if config.decoder.decoder_type not in task_class.decoder_types:
         raise ConfigurationError(
-            f"decoder_type={config.decoder.decoder_type!r} is none that {task_class.__name__} reads; it takes "
+            f"decoder_type={config.decoder.decoder_type!r} does not exist for {task_class.__name__}. Choose one of "
             f"{', '.join(task_class.decoder_types)}."
         )
 
 
-def _refuse_other_modality(view: AnchorView, modality: str, who: str) -> None:
-    if view.modality != modality:
-        fitting = [name for name in view.anchors.views if view.anchors.view(name).modality == modality]
+def refuse_other_modality(view: AnchorView, modality: str, who: str, also: Sequence[str] = ()) -> None:
+    """Raise `AnchorError` if the anchors are not of the modality that somebody reads."""
+    if view.read_as not in (modality, *also):
+        fitting = [name for name in view.anchors.views if view.anchors.view(name).read_as == modality]
         raise AnchorError(
-            f"{who} reads {modality}s, the view {view.name!r} holds {view.modality}s. Give a view of {modality}s "
-            f"(there is {', '.join(map(repr, fitting)) or 'none'}), or take the class of the other modality."
+            f"{who} reads {modality}s, but the view {view.name!r} contains {view.modality}s. Use a view of "
+            f"{modality}s (there is {', '.join(map(repr, fitting)) or 'none'}), or the class of that modality."
         )

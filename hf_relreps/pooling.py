@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from hf_relreps.errors import ConfigurationError
 
@@ -68,8 +69,8 @@ def pool(output: Any, mask_BT: Tensor | None, pooling: str) -> Tensor:
         pooled = getattr(output, "pooler_output", None)
         if pooled is None:
             raise ConfigurationError(
-                "pooling='pooler' reads the encoder's own pooler, which it does not have. "
-                f"Choose one of {', '.join(POOLERS)}."
+                "pooling='pooler' needs an encoder with a pooler, and this one has none. Choose one of "
+                f"{', '.join(POOLERS)}."
             )
         return pooled.flatten(1)  # convolutional poolers give (B, D, 1, 1)
     hidden = vectors(output)
@@ -77,20 +78,54 @@ def pool(output: Any, mask_BT: Tensor | None, pooling: str) -> Tensor:
     if hidden.ndim != expected:
         fitting = "spatial_mean or pooler" if hidden.ndim == 4 else "cls, mean, last or pooler"
         raise ConfigurationError(
-            f"pooling={pooling!r} reads {expected} dimensions, the encoder gives {tuple(hidden.shape)}. "
-            f"Choose {fitting}."
+            f"pooling={pooling!r} reads {expected} dimensions, but the encoder returns {tuple(hidden.shape)}. Choose "
+            f"{fitting}."
         )
     if expected == 3 and mask_BT is not None and mask_BT.shape != hidden.shape[:2]:
         raise ConfigurationError(
-            f"pooling={pooling!r} reads a mask of {tuple(hidden.shape[:2])} like the encoder's vectors, found "
-            f"{tuple(mask_BT.shape)}: the encoder gives another number of vectors than it takes tokens. Choose pooler."
+            f"pooling={pooling!r} needs a mask of shape {tuple(hidden.shape[:2])} like the encoder's vectors, found "
+            f"{tuple(mask_BT.shape)}: the encoder returns another number of vectors than it reads tokens. Choose "
+            "pooler."
         )
     return POOLERS[pooling](hidden, mask_BT)
+
+
+def vectors_of_tokens(output: Any, mask_BT: Tensor | None) -> Tensor:
+    """The vector of each token (B, T, D).
+
+    Raises:
+        ConfigurationError: If the encoder does not give one for each token.
+    """
+    hidden = vectors(output)
+    if hidden.ndim != 3 or (mask_BT is not None and mask_BT.shape != hidden.shape[:2]):
+        read = "" if mask_BT is None else f" for tokens {tuple(mask_BT.shape)}"
+        raise ConfigurationError(
+            f"Words are read token by token, and the encoder gives vectors of shape {tuple(hidden.shape)}{read}, "
+            "expected one for each token. Wrap another model, or name the part of it that gives some: tower=..."
+        )
+    return hidden
+
+
+def vectors_of_words(hidden_BTD: Tensor, spans_n3: Tensor, pooling: str) -> Tensor:
+    """One vector (n, D) for each word from the vectors of its pieces.
+
+    Args:
+        hidden_BTD: Vectors of tokens.
+        spans_n3: Of each word its sentence, its first token and the one after its last.
+        pooling: ``mean``, ``cls`` for the first piece, or ``last``.
+    """
+    sentence_n1, start_n1, end_n1 = spans_n3.unsqueeze(-1).unbind(1)
+    longest = int((end_n1 - start_n1).max())
+    place_nP = start_n1 + torch.arange(longest, device=spans_n3.device)
+    pieces_nPD = hidden_BTD[sentence_n1, place_nP.clamp_max(hidden_BTD.shape[1] - 1)]
+    return POOLERS[pooling](pieces_nPD, place_nP < end_n1)
 
 
 # Inputs by which a model shows that it reads a modality; `grid_thw` goes with patches of images in one long row.
 MAIN_INPUTS = {
     "text": {"input_ids"},
+    "pair": {"input_ids"},
+    "word": {"input_ids"},
     "image": {"pixel_values", "grid_thw"},
     "audio": {"input_values", "input_features"},
     "node": {"edge_index"},
@@ -106,6 +141,9 @@ CALLED = {
 # Where models put their vectors, the first that is there; of several feature maps the last.
 OUTPUTS = ("last_hidden_state", "encoder_last_hidden_state", "image_embeds", "text_embeds", "feature_maps")
 
+
+WORD_LAYER, FEWEST_LAYERS = -3, 6  # where words are read unless asked otherwise, in encoders with as many layers
+LAST_LAYER = -1  # what a model gives as its vectors, whether or not it is among its hidden states
 
 # Methods by which audio encoders tell how many vectors they make of what they read.
 SHORTENING = ("_get_feature_vector_attention_mask", "_get_output_attention_mask")
@@ -129,9 +167,11 @@ class Interface:
         self.names = tuple(parameters)
         self.takes_all = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters.values())
         self.also = {name: other for name, other in CALLED.items() if other not in parameters}
+        takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+        self.gives_layers = takes_any or "output_hidden_states" in parameters
         self.counts_positions = "position_ids" in parameters and is_causal(model)
         # Only `hf_relreps.samples` gives this mask to a model that does not take it (Whisper): neither a pipeline nor
-        # a data set does, and their samples must be described like the anchors.
+        # a dataset does, and their samples must be described like the anchors.
         self.idle_masks = {"input_features_mask"} - set(parameters)
         self.shortens = next((name for name in SHORTENING if hasattr(model, name)), None)
 
@@ -156,6 +196,45 @@ class Interface:
             # Padding on the left would shift absolute positions; on the right these are the model's own.
             return dict(inputs) | {"position_ids": (mask_BT.long().cumsum(-1) - 1).clamp_min(0)}
         return dict(inputs)
+
+    def asks(self, layer: int | None) -> dict[str, bool]:
+        """What makes the model give the hidden state of a layer: nothing for the last, which it gives anyway.
+
+        Raises:
+            ConfigurationError: If it gives no other.
+        """
+        if layer is None or layer == LAST_LAYER:
+            return {}
+        if not self.gives_layers:
+            raise ConfigurationError(self._no_layers(layer))
+        return {"output_hidden_states": True}
+
+    def at_layer(self, output: Any, layer: int | None) -> Any:
+        """An output with the hidden state of a layer in place of its vectors; as it is for the last.
+
+        Hidden states are taken as transformers gives them: see `hf_relreps.configuration.RelativeEncoderConfig`.
+
+        Raises:
+            ConfigurationError: If there is no such hidden state.
+        """
+        if layer is None or layer == LAST_LAYER:
+            return output
+        states = getattr(output, "hidden_states", None)
+        if not states:
+            raise ConfigurationError(self._no_layers(layer))
+        if not -len(states) <= layer < len(states):
+            raise ConfigurationError(
+                f"layer={layer} is not one of the {len(states)} hidden states that {type(self.model).__name__} "
+                f"returns. Choose one from {-len(states)} to {len(states) - 1}: -1 is the last, 0 the output of the "
+                "embeddings."
+            )
+        return BaseModelOutput(last_hidden_state=states[layer])
+
+    def _no_layers(self, layer: int) -> str:
+        return (
+            f"layer={layer} reads a hidden state below the last, and {type(self.model).__name__} returns none. Leave "
+            "layer out, wrap another model, or name the submodel that returns hidden states: tower=..."
+        )
 
     def unpack(self, output: Any, inputs: Mapping[str, Any]) -> tuple[Any, Tensor | None]:
         """An output with its vectors as `last_hidden_state`, a row for each sample, and the mask (B, T) of those."""
@@ -215,8 +294,8 @@ def vectors(output: Any) -> Tensor:
         return found
     given = ", ".join(output) if isinstance(output, Mapping) else type(output).__name__
     raise ConfigurationError(
-        f"The encoder gives {given}, and none of {', '.join(OUTPUTS)}: no vectors of a sample. Wrap another model, or "
-        "name the part of it that gives some: tower=..."
+        f"The encoder returns {given}, expected one of {', '.join(OUTPUTS)}. Wrap another model, or name the submodel "
+        "that returns vectors: tower=..."
     )
 
 
@@ -239,8 +318,8 @@ def unpacked(packed_PD: Tensor, patches_B: Tensor) -> tuple[Tensor, Tensor]:
     counts_B = patches_B * len(packed_PD) // patches_B.sum()
     if counts_B.sum() != len(packed_PD):
         raise ConfigurationError(
-            f"The encoder gives {len(packed_PD)} vectors in one row for {len(patches_B)} samples, which cannot be "
-            "told apart. Encode samples of one size together."
+            f"The encoder gives {len(packed_PD)} vectors in one row for {len(patches_B)} samples, and cannot be split "
+            "by sample. Encode samples of the same size together."
         )
     parts = torch.split(packed_PD, counts_B.tolist())
     mask_BT = torch.arange(int(counts_B.max()), device=packed_PD.device) < counts_B.to(packed_PD.device)[:, None]
@@ -271,9 +350,11 @@ def default_pooling(model: Any, modality: str, output: Any = None) -> str:
     """
     if modality == "node":
         return "none"
+    if modality == "word":
+        return "mean"
     hidden = _vectors_or_none(output)
     own = _own_pooling(output, hidden)
-    if modality == "text":
+    if modality in ("text", "pair"):
         picks = own is not None and not isinstance(getattr(model, "pooler", None), nn.Module)
         return "pooler" if picks else "last" if is_causal(model) else "mean"
     plain = "spatial_mean" if hidden is not None and hidden.ndim == 4 else "mean"
@@ -285,6 +366,12 @@ def default_pooling(model: Any, modality: str, output: Any = None) -> str:
         return "pooler"
     mean_BD = POOLERS[plain](hidden, None)
     return plain if own.shape == mean_BD.shape and torch.allclose(own, mean_BD, atol=1e-4) else "pooler"
+
+
+def default_layer(model: Any, modality: str) -> int:
+    """Which hidden state suits: of words a lower one, for the last is shaped by what the encoder was trained to do."""
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 0
+    return WORD_LAYER if modality == "word" and layers >= FEWEST_LAYERS else LAST_LAYER
 
 
 def _own_pooling(output: Any, hidden: Tensor | None) -> Tensor | None:

@@ -24,13 +24,12 @@ STEPS = 40  # of halving between the two
 
 @dataclass(frozen=True)
 class Prediction:
-    """How much of its own macro-F1 a decoder is expected to keep behind another encoder; prints as a sentence.
+    """The share of its macro-F1 that a decoder is expected to keep with another encoder; prints as a sentence.
 
     Args:
-        num_pairs: How many samples it was told from.
-        ratio: Stitched over own; ``None`` if it cannot be told. How near that was to what labels say in some settings,
-            and how far off in another: `docs/quality.md`.
-        why_not: Why it cannot be told.
+        num_pairs: Number of pairs of samples that it is based on.
+        ratio: Stitched over own; ``None`` if it cannot be predicted. `docs/quality.md` shows how accurate it was.
+        why_not: Why it cannot be predicted.
 
     Example:
         ```python
@@ -68,7 +67,9 @@ def predicted(
     """
     num_pairs = len(own_NC)
     if not one_class_each:
-        return Prediction(num_pairs, why_not="it was measured only where each sample has one class")
+        return Prediction(
+            num_pairs, why_not="the prediction was calibrated only on tasks with one class for each sample"
+        )
     if num_pairs < FEWEST_PAIRS:
         return Prediction(num_pairs, why_not=f"found {num_pairs} pairs, expected {FEWEST_PAIRS} or more")
     return Prediction(num_pairs, expected_ratio(own_NC, stitched_NC, own_accuracy))
@@ -110,12 +111,17 @@ def taught(logits_NC: Tensor, p_NC: Tensor) -> Tensor:
 
     A decoder behind an encoder that does not fit is sure of what is not so.
     """
+    return (sharpening(logits_NC, p_NC) * logits_NC).softmax(-1)
+
+
+def sharpening(logits_NC: Tensor, p_NC: Tensor) -> float:
+    """The factor of logits with the least cross-entropy against probabilities; one over a temperature."""
     wanted = float((p_NC * logits_NC).sum(-1).mean())
 
     def too_sure(factor: float) -> bool:  # the slope of the cross-entropy, which is convex in the factor
         return float(((factor * logits_NC).softmax(-1) * logits_NC).sum(-1).mean()) > wanted
 
-    return (_largest_below(too_sure) * logits_NC).softmax(-1)
+    return _largest_below(too_sure)
 
 
 def joint(p_NC: Tensor, other_NC: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +21,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from hf_relreps.anchor_files import FOLDER as ANCHORS_FOLDER
 from hf_relreps.anchors import AnchorSet
-from hf_relreps.backbones import BUILDING
+from hf_relreps.backbones import building, in_memory, is_offloaded, refuse_empty
 from hf_relreps.configuration import AnyRelativeConfig, RelativeConfig, RelativeDecoderConfig, RelativeEncoderConfig
 from hf_relreps.errors import (
     AnchorError,
@@ -32,7 +34,10 @@ from hf_relreps.errors import (
     UploadIntegrityError,
 )
 from hf_relreps.model_card import PICTURE_FILE, CardFacts, merged, model_card, model_tags
+from hf_relreps.quantization import dtype_to_compute, refuse_float8
+from hf_relreps.saving import saving_beside, write_text
 from hf_relreps.sources import CARD_FILE, Source, publish
+from hf_relreps.space import require_one_of
 from hf_relreps.uploads import (
     EXTRA_STATE,
     OWN_FILES,
@@ -42,10 +47,12 @@ from hf_relreps.uploads import (
     load_anchors,
     load_processor,
     locate,
+    obsolete_files,
     refuse_missing,
     refuse_not_finite,
+    refuse_other_anchors,
     split_save_arguments,
-    withdraw,
+    stored_sizes,
     write_config,
     write_index,
     write_stub,
@@ -53,6 +60,8 @@ from hf_relreps.uploads import (
 
 
 logger = logging.get_logger(__name__)
+
+CARD_ROWS = 5  # of the anchors that a card shows
 
 
 class RelativePreTrainedModel(PreTrainedModel):
@@ -94,6 +103,8 @@ class RelativePreTrainedModel(PreTrainedModel):
     def anchors(self) -> AnchorSet:
         """The raw anchors, fetched from the upload at the first call.
 
+        They can be set, where an upload was pushed without them: the same set, as its fingerprint and digest tell.
+
         Raises:
             AnchorError: If the model was built by hand and never given any.
             AnchorIntegrityError: If the upload's anchors are not those that its configuration names.
@@ -108,6 +119,16 @@ class RelativePreTrainedModel(PreTrainedModel):
             self._anchors = load_anchors(self._source, self.config.space, self.config.anchor_view, digest)
         return self._anchors
 
+    @anchors.setter
+    def anchors(self, anchors: AnchorSet) -> None:
+        self._anchors = refuse_other_anchors(
+            anchors,
+            "The set given",
+            self.config.space,
+            self.config.anchor_view,
+            getattr(self.config, "anchor_digest", None),
+        )
+
     @property
     def processor(self) -> Any:
         """The tokenizer, image processor or feature extractor, fetched from the upload at the first call.
@@ -115,30 +136,34 @@ class RelativePreTrainedModel(PreTrainedModel):
         It can be set; that of nodes must be, with their graph, after a load.
 
         Raises:
-            UploadError: If none was given and the upload holds none.
+            UploadError: If none was given and the upload has none.
         """
         if self._processor is None:
             if self.config.modality == "node":
                 raise UploadError(
-                    f"This {type(self).__name__} reads nodes, and no upload holds their graph. Say which one it is: "
-                    "model.processor = GraphReader(x, edge_index)."
+                    f"This {type(self).__name__} reads the nodes of a graph, and uploads do not contain the graph. "
+                    "Set it: model.processor = GraphReader(x, edge_index)."
                 )
             if self._source is None:
                 raise UploadError(
-                    f"This {type(self).__name__} has no processor. Give one: from_encoder(encoder, view, processor), "
+                    f"This {type(self).__name__} has no processor. Pass one: from_encoder(encoder, view, processor), "
                     "or encode(samples, processor)."
                 )
-            self._processor = load_processor(self._source)
+            self._processor = self._adopt(load_processor(self._source))
         return self._processor
 
     @processor.setter
     def processor(self, processor: Any) -> None:
-        self._processor = processor
+        self._processor = None if processor is None else self._adopt(processor)
+
+    def _adopt(self, processor: Any) -> Any:
+        """A processor as it is to be used here: as it is, unless it is an encoder's."""
+        return processor
 
     def carry(self, anchors: AnchorSet | None, processor: Any) -> None:
         """Remember what `save_pretrained` has to write beside the weights."""
         self._anchors = anchors if anchors is not None else self._anchors
-        self._processor = processor if processor is not None else self._processor
+        self._processor = self._adopt(processor) if processor is not None else self._processor
 
     @property
     def has_raw_anchors(self) -> bool:
@@ -154,7 +179,9 @@ class RelativePreTrainedModel(PreTrainedModel):
         state_dict: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write the upload's layout: each part with its configuration, the anchors and the processor.
+        """Save all parts with their configurations, the anchors and the processor.
+
+        Existing files are replaced only when all is written: an interrupted save leaves the previous one.
 
         Args:
             save_directory: Folder; made if it does not exist.
@@ -163,27 +190,29 @@ class RelativePreTrainedModel(PreTrainedModel):
             **kwargs: As for any `PreTrainedModel`: `max_shard_size`, `push_to_hub`, ...
 
         Raises:
-            ConfigurationError: If a keyword would make files that cannot be loaded again; nothing is written then.
+            ConfigurationError: If a keyword would make files that cannot be loaded again, if the encoder's weights are
+                quantized in a way that cannot be stored, or if weights lie on the
+                meta device, which holds no values; nothing is written then.
             StitchingError: If the parts do not fit together; nothing is written then.
         """
         wants_push = kwargs.pop("push_to_hub", False)
         push_arguments, how = split_save_arguments(kwargs)
         root = Path(save_directory)
+        refuse_empty(self, f"this {type(self).__name__}")
         self._prepare_save()
         if wants_push:
             push_arguments = {name: value for name, value in push_arguments.items() if value is not None}
             self.push_to_hub(push_arguments.pop("repo_id", root.name), **push_arguments)
         state_dict = self.state_dict() if state_dict is None else self._with_own_anchors(state_dict)
-        referred = self._refer_to_base()
-        if is_main_process:
-            withdraw(root, self.parts)
-        for name in self.parts:
-            prefix = "" if self.part else f"{name}."
-            own = {k: v for k, v in state_dict.items() if k.startswith(prefix) and k not in referred}
-            super().save_pretrained(root / name, is_main_process=is_main_process, state_dict=own, **how)
-        if is_main_process:
-            self.save_all_but_weights(root)
-            write_index(root, self.parts)
+        referred = self._refer_to_base(state_dict)
+        with saving_beside(root, obsolete_files(root, self.parts)) if is_main_process else nullcontext(root) as place:
+            for name in self.parts:
+                prefix = "" if self.part else f"{name}."
+                own = {k: v for k, v in state_dict.items() if k.startswith(prefix) and k not in referred}
+                super().save_pretrained(place / name, is_main_process=is_main_process, state_dict=own, **how)
+            if is_main_process:
+                self.save_all_but_weights(place)
+                write_index(place, self.parts)
 
     def save_all_but_weights(self, save_directory: str | Path) -> None:
         """Write the configurations of the whole and of each part, the anchors and the processor."""
@@ -192,21 +221,29 @@ class RelativePreTrainedModel(PreTrainedModel):
             part.config.architectures = [PARTS[name]]
             part.config.dtype = str(part.dtype).removeprefix("torch.")
             write_config(part.config, root / name)
-        self.config.architectures = [type(self).__name__]
+        self.config.architectures = [type(self).__name__.removeprefix("FSDP")]  # which FSDP2 puts before it
         write_config(self.config, root)
         write_stub(root)
         if self.has_raw_anchors:
-            self.anchors.save_pretrained(root)
+            self._save_anchors(root)
         try:
             processor = self.processor
         except UploadError:
             return  # a decoder alone, or a model built by hand
         processor.save_pretrained(root)
 
+    def _save_anchors(self, root: Path) -> None:
+        try:
+            anchors = self.anchors
+        except UploadError as error:  # pushed without samples, or out of reach now
+            logger.warning("The anchor samples are not saved with the model. %s", error)
+            return
+        anchors.save_pretrained(root)
+
     def _prepare_save(self) -> None:
         """Renew or check what is about to be handed on: nothing, unless there is an encoder."""
 
-    def _refer_to_base(self) -> set[str]:
+    def _refer_to_base(self, state_dict: Mapping[str, Tensor]) -> set[str]:
         """Names of the weights that need not be stored, since a base holds them."""
         return set()
 
@@ -234,34 +271,49 @@ class RelativePreTrainedModel(PreTrainedModel):
         create_pr: bool = False,
         max_shard_size: int | str | None = "50GB",
         tags: list[str] | None = None,
+        anchors: str = "samples",
     ) -> CommitInfo:
-        """Push the upload as one commit, with its card; what a person wrote into the card there stays.
+        """Push the upload as one commit, with its card. What you wrote into the card by hand is kept.
 
-        The raw anchor samples travel with it.
+        The raw anchor samples are published with it, for everybody who can read the repository. If they must stay
+        private, ``anchors="digest"`` leaves them out. Such a part can be stitched by anybody who has the same anchors,
+        identified by their fingerprint. Nobody else can encode these anchors with another encoder, or check that the
+        stored anchor embeddings match the encoder.
 
         Args:
             repo_id: Repository; made if it does not exist.
             commit_message: Title of the commit.
             commit_description: The rest of its message.
             private: Whether a new repository is private.
-            token: Of a user who may write there; that of ``hf auth login`` if left out.
+            token: Of a user with write access; that of ``hf auth login`` if left out.
             revision: Branch; made if it does not exist.
             create_pr: Open a pull request instead.
             max_shard_size: Largest file of weights.
             tags: More tags for the card.
+            anchors: ``samples``, or ``digest`` for no more of them than fingerprint, digest and embeddings.
 
         Raises:
+            ConfigurationError: If `anchors` is another word.
             UploadError: If the token may not write there, or others kept pushing at the same time.
         """
 
         def save(folder: Path, repo_id: str) -> None:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             self._save_picture(folder)
+            if anchors == "digest":
+                shutil.rmtree(folder / ANCHORS_FOLDER, ignore_errors=True)
 
+        def card(repo_id: str, existing: str | None) -> str:
+            if existing is None and anchors == "samples":
+                self._tell_what_travels(repo_id)
+            return merged(self._card(repo_id, CardFacts(tags=tags or ()), rows), existing)
+
+        require_one_of("anchors", anchors, ("samples", "digest"))
+        rows = 0 if anchors == "digest" else CARD_ROWS
         return publish(
             repo_id,
             save,
-            lambda repo_id, existing: merged(self.make_card(repo_id, CardFacts(tags=tags or ())), existing),
+            card,
             own_files=OWN_FILES,
             commit_message=commit_message or f"Upload {type(self).__name__}",
             commit_description=commit_description,
@@ -271,19 +323,34 @@ class RelativePreTrainedModel(PreTrainedModel):
             create_pr=create_pr,
         )
 
+    def _tell_what_travels(self, repo_id: str) -> None:
+        """Before the first push to a repository: that the anchors are samples, and how to leave them out."""
+        try:
+            anchors = self.anchors
+        except (AnchorError, UploadError):  # built by hand, or pushed without samples
+            return
+        logger.warning(
+            f"The raw samples of {len(anchors)} anchors ({', '.join(anchors.views)}) are published in {repo_id}, for "
+            "everybody who can read it. If they must stay private, delete that repository and push with "
+            "anchors='digest'."
+        )
+
     def make_card(self, repo_id: str, more: CardFacts | None = None) -> ModelCard:
         """The card as it would be pushed to a new repository.
 
         Args:
-            repo_id: As it stands in the code to paste.
+            repo_id: Repository name to show in the code example.
             more: Facts for this card alone, beside those of `card_facts`.
         """
+        return self._card(repo_id, more)
+
+    def _card(self, repo_id: str, more: CardFacts | None, rows: int = CARD_ROWS) -> ModelCard:
         facts = (more or CardFacts()).with_defaults(self.card_facts)
         try:
-            anchors = self.anchors.summary()
+            anchors = self.anchors.summary(rows)
         except AnchorIntegrityError:
             raise
-        except AnchorError:  # built by hand
+        except (AnchorError, UploadError):  # built by hand, or pushed without samples
             space = self.config.space
             anchors = {"num_anchors": space.num_anchors, "fingerprint": space.fingerprint or ""}
         return model_card(repo_id, self.config.to_dict(), anchors, facts)
@@ -307,7 +374,7 @@ class RelativePreTrainedModel(PreTrainedModel):
         if existing is None and file.is_file():
             existing = file.read_text("utf-8-sig")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(merged(self.make_card(repo_id or str(folder), more), existing), "utf-8")
+        write_text(file, merged(self.make_card(repo_id or str(folder), more), existing))
         self._save_picture(Path(folder))
 
     @property
@@ -322,7 +389,7 @@ class RelativePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
-        """Nothing: an upload brings a stub, not a copy of this library."""
+        """Does nothing: an upload contains a stub, not a copy of this library."""
 
     def _save_picture(self, folder: Path) -> None:
         if self.card_facts.picture:
@@ -342,9 +409,15 @@ class RelativePart(RelativePreTrainedModel):
         return {str(self.part): self}
 
     def clone(self) -> Self:
-        """A copy with weights of its own, which travels with the same anchors and processor."""
+        """A copy with weights of its own, all in memory, which travels with the same anchors and processor.
+
+        Raises:
+            ConfigurationError: If it has no weights: they lie on the meta device.
+        """
+        refuse_empty(self, f"the {self.part}")
         held = (self._anchors, self._processor, self._source)
-        return copy.deepcopy(self, {id(one): one for one in held if one is not None})
+        copied = copy.deepcopy(self, {id(one): one for one in held if one is not None})
+        return in_memory(copied) if is_offloaded(copied) else copied
 
     # -- Loading
 
@@ -364,16 +437,18 @@ class RelativePart(RelativePreTrainedModel):
             return super().from_pretrained(None, *args, **kwargs)
         part = cls.part or ""
         source = locate(pretrained_model_name_or_path, part, kwargs.pop("subfolder", None) or "", kwargs)
-        stored = fetch_part(source, part)
+        stored, files_of_weights = fetch_part(source, part)
         wants_info = kwargs.pop("output_loading_info", False)
         place = source.below(part)
         # All that transformers is about to read is here now.
         files = source.arguments | {"use_safetensors": True, "force_download": False, "subfolder": place.folder}
+        refuse_float8(kwargs.get("dtype", kwargs.get("torch_dtype")), f"The {part} was asked for")
         if isinstance(kwargs.get("device_map"), dict) and "" not in kwargs["device_map"]:
             kwargs["device_map"] = kwargs["device_map"] | {EXTRA_STATE: "cpu"}  # else accelerate misses a place for it
         try:
             config, kwargs = cls._resolve_config(source.name, kwargs | files, stored)
-            with BUILDING:
+            config.dtype = dtype_to_compute(config.dtype)
+            with building(stored_sizes(files_of_weights)[0]):
                 loaded: Any = super().from_pretrained(
                     source.name, *args, config=config, output_loading_info=True, **kwargs | files
                 )
@@ -435,7 +510,9 @@ class RelativePart(RelativePreTrainedModel):
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise OtherWeightsError(f"The weights of the {self.part} do not say what they mean. Save the model anew.")
+            raise OtherWeightsError(
+                f"The weights of the {self.part} do not name the settings they were made with. Save the model again."
+            )
         own = json.loads(json.dumps(self.describe_weights(), default=str))
         self._loaded_meaning = found
         # What one side does not know is not compared.
@@ -445,7 +522,7 @@ class RelativePart(RelativePreTrainedModel):
             more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
             raise OtherWeightsError(
                 f"These weights of the {self.part} were made with other settings: {'; '.join(sides)}{more}. Build the "
-                "model as it was to go on with them, or train in another output_dir."
+                "model with the same settings to continue with them, or train in another output_dir."
             )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_relreps.configuration import RelativeEncoderConfig
-from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError
+from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError, RelrepsError, StaleAnchorsError
 from hf_relreps.similarities import KERNELS, OF_COSINE, SIMILARITIES, cosine_to, mean_squared_distance, unit
 from hf_relreps.space import RelativeSpace
 
@@ -22,6 +22,11 @@ from hf_relreps.space import RelativeSpace
 # plain cosines, which are one product, as many as keep its threads busy.
 PROJECTED_AT_ONCE, PROJECTED_IN_ONE_PASS = 2048, 8192
 NO_SPREAD = 1e-6  # what is smaller than this share of what it was computed from is rounding
+CHECKED_ANCHORS = 8  # of a set, encoded again to see whether the stored embeddings are an encoder's own
+# How far a stored anchor may be from what its encoder makes of it now, as a share of its length: hardware and batches
+# round differently. A wrong tokenizer, pooling or view is off by 0.3 and more.
+OWN_WITHIN, OWN_WITHIN_HALF = 1e-2, 1e-1
+TINY = torch.finfo(torch.float32).tiny  # from here on down numbers lose digits
 
 
 class Frame(NamedTuple):
@@ -169,8 +174,8 @@ def _ridge_inverse(kernel_AA: Tensor, ridge: float) -> Tensor:
         return torch.cholesky_inverse(torch.linalg.cholesky(kernel_AA + loading * identity_AA))
     except torch.linalg.LinAlgError as error:
         raise ConfigurationError(
-            f"basis_ridge={ridge} is too small for these {len(kernel_AA)} anchors: the matrix of their similarities "
-            f"has no inverse ({error}). Raise it; 0.1 is the default."
+            f"basis_ridge={ridge} is too small for these {len(kernel_AA)} anchors: their similarity matrix cannot be "
+            f"inverted ({error}). Raise it; 0.1 is the default."
         ) from error
 
 
@@ -248,17 +253,24 @@ class RelativeProjection(WideBuffers):
         _refuse_unusable(anchors_AD, self.space)
         # A new tensor: what shares the old one describes its samples by that.
         place: dict[str, Any] = {"device": self.anchors_AD.device, "dtype": wide(self.anchors_AD.dtype)}
+        before_AD = self.anchors_AD
         self.anchors_AD = anchors_AD.detach().to(**place, copy=True)
         self.forget_frame()
-        self._frame = self._framed()  # now, for a compiled forward takes the frame as it finds it
+        try:
+            self._frame = self._framed()  # now, for a compiled forward takes the frame as it finds it
+        except RelrepsError:
+            self.anchors_AD = before_AD
+            raise
 
     def forward(self, x_BD: Tensor, live_anchors_AD: Tensor | None = None) -> Tensor:
-        """Relative representations (B, R) of absolute embeddings (B, D).
+        """Relative representations (B, R) of absolute embeddings (B, D); (B, T, R) of those of tokens (B, T, D).
 
         Args:
             x_BD: Absolute embeddings.
             live_anchors_AD: Embeddings of the anchors to use in place of the stored ones, with their gradients.
         """
+        if x_BD.ndim == 3:
+            return self(x_BD.flatten(0, 1), live_anchors_AD).unflatten(0, x_BD.shape[:2])
         with torch.autocast(x_BD.device.type, enabled=False):
             x_BD = x_BD.to(torch.promote_types(x_BD.dtype, wide(self.anchors_AD.dtype)))
             if live_anchors_AD is not None:
@@ -285,6 +297,7 @@ class RelativeProjection(WideBuffers):
             _refuse_unusable(anchors_AD, self.space)
             with torch.inference_mode(False), torch.no_grad():
                 frame = frame_of(anchors_AD.to(wide(anchors_AD.dtype), copy=True), self.space)
+            _refuse_unbounded(frame, self.space)
             self._frame, self._framed_AD, self._framed_as = frame, anchors_AD, framed_as
         return frame
 
@@ -311,8 +324,59 @@ def refuse_directionless(x_ND: Tensor, what: str) -> None:
         first = int(bad_N.nonzero()[0])
         raise EmbeddingError(
             f"{int(bad_N.sum())} of {len(x_ND)} {what} embeddings have no direction; {what} {first} has length "
-            f"{float(length_N[first])}, expected a finite length above zero. Look at that sample, the encoder's "
-            "weights (diverged training gives infinities) and its pooling."
+            f"{float(length_N[first])}, expected a finite length above zero. Check that sample, the encoder's weights "
+            "(they are infinite if training diverged) and its pooling."
+        )
+
+
+def checked_rows(anchors: int, k: int) -> Tensor:
+    """Which k anchors to encode again, spread over the set; all if there are no more."""
+    return torch.linspace(0, anchors - 1, min(k, anchors)).round().long()
+
+
+def refuse_stale(stored_KD: Tensor, own_KD: Tensor, dtype: torch.dtype, whose: str, remedy: str) -> float:
+    """The largest distance between stored and new embeddings of some anchors, as a share of the stored one's length.
+
+    Args:
+        stored_KD: As they are stored.
+        own_KD: As they were encoded just now.
+        dtype: Of the weights that encoded them.
+        whose: What has them, in errors.
+        remedy: Why they may differ, and what to do.
+
+    Raises:
+        StaleAnchorsError: If they differ by more than rounding explains.
+    """
+    distance_K = (stored_KD - own_KD).norm(dim=-1) / stored_KD.norm(dim=-1).clamp_min(1e-30)
+    largest = float(distance_K.max())
+    within = OWN_WITHIN if dtype.itemsize >= torch.float32.itemsize else OWN_WITHIN_HALF
+    if not largest <= within:
+        raise StaleAnchorsError(
+            f"The stored anchor embeddings do not match {whose}: encoded again, "
+            f"{int((distance_K > within).sum())} of {len(stored_KD)} differ, by up to {largest:.2f} of their length, "
+            f"where rounding explains up to {within}. {remedy}"
+        )
+    return largest
+
+
+def _refuse_denormal(anchors_AD: Tensor) -> None:
+    """Raise `EmbeddingError` if an anchor is so small that float32 keeps only a few of its digits."""
+    largest_A = anchors_AD.detach().abs().amax(-1).cpu()
+    if largest_A.min() < TINY:
+        raise EmbeddingError(
+            f"Anchor {int(largest_A.argmin())} has no number above {float(largest_A.min()):.3g}; float32 keeps all "
+            f"digits of numbers from {TINY:.3g} on. Scale the encoder's outputs up, or check its weights."
+        )
+
+
+def _refuse_unbounded(frame: Frame, space: RelativeSpace) -> None:
+    """Raise `EmbeddingError` if what the anchors give does not fit into their dtype: every result would be NaN."""
+    parts = (frame.shift_D, frame.scale, frame.units_AD, frame.spread, *frame.bases_AA)
+    if not all(part is None or bool(part.isfinite().all()) for part in parts):
+        raise EmbeddingError(
+            f"The {len(frame.anchors_AD)} anchors vary so little that {space} cannot be computed in "
+            f"{str(frame.anchors_AD.dtype).removeprefix('torch.')}. Scale the encoder's outputs up, or set "
+            "transform='none' and basis_ridge=None."
         )
 
 
@@ -327,6 +391,7 @@ def _refuse_missing(anchors_AD: Tensor) -> None:
 def _refuse_unusable(anchors_AD: Tensor, space: RelativeSpace) -> None:
     """Raise `EmbeddingError` if an anchor has no direction, or loses it by the transform, or all share one in rbf."""
     refuse_directionless(anchors_AD, "anchor")
+    _refuse_denormal(anchors_AD)
     anchors_AD = anchors_AD.detach().cpu().double()
     if space.transform != "none":
         rest_A = torch.linalg.vector_norm(anchors_AD - anchors_AD.mean(0), dim=-1)
@@ -334,12 +399,12 @@ def _refuse_unusable(anchors_AD: Tensor, space: RelativeSpace) -> None:
         if lost_A.any() if set(space.similarity) & set(KERNELS) else lost_A.all():
             raise EmbeddingError(
                 f"{int(lost_A.sum())} of {len(anchors_AD)} anchors lie at the mean of all, the first is anchor "
-                f"{int(lost_A.nonzero()[0])}: transform={space.transform!r} leaves nothing of them. Choose more and "
-                "distinct anchors, look whether the encoder gives every sample the same embedding, or set "
+                f"{int(lost_A.nonzero()[0])}: transform={space.transform!r} maps them to zero. Choose more and "
+                "distinct anchors, check that the encoder does not give every sample the same embedding, or set "
                 "transform='none'."
             )
     elif "rbf" in space.similarity and len(anchors_AD) > 1 and mean_squared_distance(unit(anchors_AD)) < NO_SPREAD:
         raise EmbeddingError(
             f"All {len(anchors_AD)} anchors have the same direction, so the rbf similarity has no width. Choose "
-            "distinct anchors, or look whether the encoder gives every sample the same embedding."
+            "distinct anchors, and check that the encoder does not give every sample the same embedding."
         )

@@ -14,6 +14,7 @@ from hf_relreps.errors import SampleError
 
 
 RIDGE = 1.5e-3  # flat around it when stitched, for text and images; one chosen on the encoder's own scores is too weak
+ROUNDING = 1e-10  # share of the inputs' mean square that float32 may add to samples that are all alike
 SHARPNESSES = torch.logspace(0, 2.5, 101, dtype=torch.float64)
 
 
@@ -44,10 +45,12 @@ def fit_ridge(z_NR: Tensor, targets_NC: Tensor, ridge: float = RIDGE, weights_N:
     centred_NR, wanted_NC = z_NR - mean_R, targets_NC - mean_C
     covariance_RR = centred_NR.T @ (share_N1 * centred_NR)
     spread = covariance_RR.diagonal().sum()
-    if not torch.isfinite(spread) or spread <= 0:
+    energy = (share_N1 * z_NR.square()).sum()
+    if not torch.isfinite(spread) or spread <= ROUNDING * energy:
         raise SampleError(
             f"The {len(z_NR)} relative representations have a total variance of {float(spread)}, expected a finite "
-            "number above zero. Give two samples or more, and look whether the encoder tells them apart."
+            "number above zero. Give at least two samples, and check that the encoder does not give every sample the "
+            "same embedding."
         )
     identity_RR = torch.eye(len(covariance_RR), dtype=z_NR.dtype, device=z_NR.device)
     lower_RR = torch.linalg.cholesky(covariance_RR + ridge * spread * identity_RR)

@@ -1,4 +1,4 @@
-"""Raw samples (texts, images, sounds, nodes): what identifies them, and how they become batches for an encoder."""
+"""Raw samples (texts, pairs, words, conversations, images, ...): what identifies them, how they become batches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -15,23 +16,31 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
+from hf_relreps.conversations import check_conversation, is_conversation, plain, special_tokens, texts_of
 from hf_relreps.errors import ConfigurationError, RelrepsError, SampleError
+from hf_relreps.pairs import FIELDS, is_pair
+from hf_relreps.words import Word, encodings_of, pieces_of, refuse_half_pairs
 
 
 logger = logging.get_logger(__name__)
+TOLD_OF_TRUNCATION: WeakKeyDictionary[Any, set[int]] = WeakKeyDictionary()  # tokenizer -> its limits
 
 # What a sample of each modality is; a sound as `datasets` decodes it: {"array": floats, "sampling_rate": hertz}.
-# A node is its number in the graph.
-SAMPLE_TYPES: dict[str, type] = {"text": str, "image": Image.Image, "audio": Mapping, "node": Integral}
+# A pair of texts is {"text": ..., "text_pair": ...}. A node is its number in the graph.
+# A conversation is a list of messages. The type of the others says what they are.
+SAMPLE_TYPES: dict[str, type] = {"text": str, "word": Word, "image": Image.Image, "node": Integral}
+SPANS = "word_spans"  # among the inputs of a batch of words: sentence, first token and the one after the last (n, 3)
 SIDES = ("height", "width")
-MOST_PIXELS = 100_000_000
+MOST_PIXELS = 1 << 24  # of one image that an encoder reads: 200 MB as float32
+COUNTS_PIXELS = 1_000_000  # a longest_edge from here on counts an image's pixels (Qwen)
+PANIC = "PanicException"  # what Rust's panics are called in Python, where they are no Exception
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow clips these to 8 bits without a word
 
 
 def unformatted(dataset: Any, name: str = "dataset") -> Any:
     """A `datasets.Dataset` as one that gives texts, pictures and numbers, whatever format it is set to.
 
-    A transform of the user's own stays. What is no data set of that library comes back as it is.
+    A transform of the user's own stays. What is no dataset of that library comes back as it is.
 
     Raises:
         SampleError: If it is a dict of splits, or streamed.
@@ -39,13 +48,13 @@ def unformatted(dataset: Any, name: str = "dataset") -> Any:
     splits = list(dataset) if isinstance(dataset, Mapping) else []
     if splits and hasattr(dataset[splits[0]], "column_names"):
         raise SampleError(
-            f"{name} holds splits ({type(dataset).__name__}: {', '.join(map(repr, splits))}), expected one data set. "
-            f"Choose one: {name}[{splits[0]!r}]."
+            f"{name} has several splits ({type(dataset).__name__}: {', '.join(map(repr, splits))}), expected one "
+            f"dataset. Choose a split: {name}[{splits[0]!r}]."
         )
     if hasattr(dataset, "column_names") and not hasattr(dataset, "__len__"):
         raise SampleError(
-            f"{name} is streamed ({type(dataset).__name__}): it has neither a length nor row numbers. Load it without "
-            "streaming=True, or keep its first rows: Dataset.from_list(list(dataset.take(5000)), "
+            f"{name} is streamed ({type(dataset).__name__}): a streamed dataset has no length and no row numbers. "
+            "Load it without streaming=True, or keep its first rows: Dataset.from_list(list(dataset.take(5000)), "
             "features=dataset.features)."
         )
     form = getattr(dataset, "format", None)
@@ -55,8 +64,30 @@ def unformatted(dataset: Any, name: str = "dataset") -> Any:
     return dataset if is_plain else dataset.with_format(None)
 
 
+def as_list(samples: Any, name: str = "samples") -> list[Any]:
+    """The samples of a list, a column, an array or a generator in their order.
+
+    A pandas Series is read by its order, not by its index, which may differ after a sort or a filter.
+
+    Raises:
+        SampleError: If it is one text, a mapping, or holds no samples at all.
+    """
+    if isinstance(samples, str | bytes):
+        raise SampleError(
+            f"{name} is the string {samples!r:.60}, expected a list of samples. For one text pass [text]."
+        )
+    if isinstance(samples, list):
+        return samples
+    if isinstance(samples, Mapping | Word | Image.Image) or not hasattr(samples, "__iter__"):
+        raise SampleError(
+            f"{name} is {samples!r:.60} ({type(samples).__name__}), expected a list of samples. For one sample pass "
+            "[sample]."
+        )
+    return list(samples)
+
+
 def check_samples(samples: Sequence[Any], name: str, rows: Sequence[int] | None = None) -> str:
-    """The modality of `samples`, which must all be non-empty texts, all images, or all sounds.
+    """The modality of `samples`, which must all be non-empty texts, all pairs, all words, all conversations, ...
 
     Args:
         samples: N samples.
@@ -66,51 +97,98 @@ def check_samples(samples: Sequence[Any], name: str, rows: Sequence[int] | None 
     Raises:
         SampleError: Naming the first sample that cannot be encoded and its position.
     """
-    if isinstance(samples, str):
-        raise SampleError(f"{name} is the text {samples!r:.60}, expected a list of samples. For one text give [text].")
-    if len(samples) == 0:
-        raise SampleError(f"{name} holds no samples. Expected a list of texts, images or sounds.")
-    modality = next((m for m, kind in SAMPLE_TYPES.items() if isinstance(samples[0], kind)), "text")
+    samples = as_list(samples, name)
+    if not samples:
+        raise SampleError(f"{name} is empty. Expected a list of texts, images or sounds.")
+    modality = _modality_of(samples[0]) or "text"
     for i, sample in zip(range(len(samples)) if rows is None else rows, samples, strict=True):
-        if not isinstance(sample, SAMPLE_TYPES[modality]):
+        if _modality_of(sample) != modality:
             raise SampleError(
                 f"{name}[{i}] is {sample!r:.60} ({type(sample).__name__}), expected {modality} like every other "
-                "sample. Drop such rows, or convert the column, before choosing samples."
+                f"sample. {_advice(sample)}"
             )
         _CHECKS[modality](sample, f"{name}[{i}]")
     return modality
 
 
+def read_as(modality: str) -> str:
+    """What an encoder has to read for samples of a modality: that, and for conversations text."""
+    return "text" if modality == "conversation" else modality
+
+
+def require_modality(found: str, modality: str, where: str) -> None:
+    """Raise `SampleError` if the samples in a column, of the modality `found`, are not what an encoder reads."""
+    if read_as(found) != modality:
+        raise SampleError(
+            f"{where} holds {'numbers' if found == 'node' else found}, the encoder reads {modality}. Name the column "
+            "that it reads."
+        )
+
+
+def _modality_of(sample: Any) -> str | None:
+    if isinstance(sample, Mapping):
+        return "pair" if is_pair(sample) else "audio"
+    if isinstance(sample, list):
+        return "conversation" if is_conversation(sample) else None
+    return next((modality for modality, kind in SAMPLE_TYPES.items() if isinstance(sample, kind)), None)
+
+
+def _advice(sample: Any) -> str:
+    if isinstance(sample, tuple) and len(sample) == len(FIELDS):
+        return 'Two texts are one sample as {"text": first, "text_pair": second}: hf_relreps.pairs.pairs_of.'
+    if isinstance(sample, list | tuple) and sample and all(isinstance(word, str) for word in sample):
+        return "Of sentences as lists of words make samples with hf_relreps.words.words_of, or join them to texts."
+    return "Drop such rows, or convert the column, before choosing samples."
+
+
 def _check_text(text: str, name: str) -> None:
     if not text.strip():
         raise SampleError(f"{name} is an empty text, expected at least one character. Drop or fill that row.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+    refuse_half_pairs(text, name)
+
+
+def _check_pair(pair: Mapping[str, Any], name: str) -> None:
+    if set(pair) != set(FIELDS):
         raise SampleError(
-            f"{name} is {text!r:.60}, which holds half of a surrogate pair: no file and no tokenizer takes it. "
-            "Replace such characters: text.encode('utf-8', 'replace').decode()."
-        ) from error
+            f"{name} is a mapping with {', '.join(map(str, pair))}, expected two texts, {' and '.join(FIELDS)}, and "
+            "nothing else. Give both, or a plain text where there is one."
+        )
+    for field in FIELDS:
+        if not isinstance(pair[field], str):
+            raise SampleError(
+                f"{name}[{field!r}] is {pair[field]!r:.60} ({type(pair[field]).__name__}), expected a text. Drop that "
+                "pair, or fill it."
+            )
+        _check_text(pair[field], f"{name}[{field!r}]")
+
+
+def _check_word(word: Word, name: str) -> None:
+    """Nothing: a word was checked when it was made."""
 
 
 def _check_image(image: Image.Image, name: str) -> None:
     if image.mode in DEEP_MODES:
         raise SampleError(
-            f"{name} is an image of mode {image.mode!r}, expected 8 bits a channel: what is brighter would be cut "
-            "off. Scale its values to 0 ... 255 and convert it to 'L' or 'RGB'."
+            f"{name} is an image of mode {image.mode!r}, expected 8 bits for each channel. Scale its values to 0 ... "
+            "255 and convert it to 'L' or 'RGB'."
         )
 
 
 def _check_sound(sound: Mapping[str, Any], name: str) -> None:
     if {"bytes", "path"} <= set(sound):
         raise SampleError(
-            f"{name} is a file that was not decoded, expected an image or a sound. Let the data set decode it: "
+            f"{name} is a file that was not decoded, expected an image or a sound. Let the dataset decode it: "
             "dataset.cast_column(column, Image()), or Audio()."
+        )
+    if {"role", "content"} <= set(sound):
+        raise SampleError(
+            f"{name} is one message ({sound['role']!r:.60}), expected a conversation: a list of messages. For one "
+            "conversation pass [messages]."
         )
     if len(sound) > 1 and all(isinstance(text, str) for text in sound.values()):
         raise SampleError(
-            f"{name} is a mapping with {', '.join(map(str, sound))}, expected one text. Give each text a "
-            "column of its own: dataset.flatten() makes of 'translation' the columns 'translation.en', ..."
+            f"{name} is a mapping with {', '.join(map(str, sound))}, expected one text. Put each text in its own "
+            "column: dataset.flatten() turns 'translation' into 'translation.en', ..."
         )
     if not {"array", "sampling_rate"} <= set(sound):
         raise SampleError(
@@ -118,7 +196,9 @@ def _check_sound(sound: Mapping[str, Any], name: str) -> None:
             '{"array": samples in [-1, 1], "sampling_rate": hertz}.'
         )
     if np.ndim(sound["array"]) != 1 or len(sound["array"]) == 0:
-        raise SampleError(f"{name} has shape {np.shape(sound['array'])}, expected one channel with one value or more.")
+        raise SampleError(
+            f"{name} has shape {np.shape(sound['array'])}, expected one channel with at least one value."
+        )
 
 
 def _check_node(node: Any, name: str) -> None:
@@ -128,14 +208,17 @@ def _check_node(node: Any, name: str) -> None:
 
 _CHECKS: dict[str, Callable[[Any, str], None]] = {
     "text": _check_text,
+    "pair": _check_pair,
+    "word": _check_word,
     "image": _check_image,
     "audio": _check_sound,
     "node": _check_node,
+    "conversation": check_conversation,
 }
 
 
 def digest_of_samples(samples: Sequence[Any]) -> str:
-    """SHA-256 (64 hex digits) over the content and order of texts, images, sounds or nodes."""
+    """SHA-256 (64 hex digits) over the content and order of texts, pairs, words, conversations, images, ..."""
     sha = hashlib.sha256()
     for sample in samples:
         content = _content(sample)
@@ -147,6 +230,12 @@ def digest_of_samples(samples: Sequence[Any]) -> str:
 def _content(sample: Any) -> bytes:
     if isinstance(sample, str):
         return sample.encode()
+    if isinstance(sample, Word):
+        return json.dumps([sample.position, *sample.words], ensure_ascii=False).encode()
+    if is_pair(sample):
+        return json.dumps([sample[field] for field in FIELDS], ensure_ascii=False).encode()
+    if isinstance(sample, list):
+        return json.dumps([list(message.values()) for message in plain(sample)], ensure_ascii=False).encode()
     if isinstance(sample, Mapping):
         return f"{sample['sampling_rate']} ".encode() + np.asarray(sample["array"], dtype="<f4").tobytes()
     if isinstance(sample, Integral):
@@ -172,26 +261,30 @@ def batches(
     not fit into memory fails at once.
 
     Args:
-        samples: N texts, images, sounds or nodes.
-        processor: A tokenizer for texts, an image processor for images, a feature extractor for sounds, a
-            `GraphReader` for nodes.
-        batch_size: Samples in a batch.
-        max_length: Longest text in tokens; longer ones are truncated, with one warning that counts them.
+        samples: N texts, pairs of texts, words, conversations, images, sounds or nodes.
+        processor: A tokenizer for texts, pairs and words, with a chat template for conversations; an image processor
+            for images, a feature extractor for sounds, a `GraphReader` for nodes.
+        batch_size: Samples in a batch; of words sentences, each of which is read once for all of its words.
+        max_length: Longest text in tokens; longer ones are truncated, with one warning for each tokenizer.
         padding: Whether texts or sounds of unlike length may share a batch.
 
     Yields:
-        Positions (B,) in `samples`, and the inputs of the encoder by name.
+        Positions (B,) in `samples`, and the inputs of the encoder by name; of words with their tokens as `SPANS`.
 
     Raises:
         SampleError: If a sample cannot be encoded, or the tokenizer makes no token of it or cannot pad.
     """
     if batch_size < 1:
         raise ConfigurationError(f"batch_size={batch_size} must be at least 1 sample.")
+    samples = as_list(samples)
     modality = check_samples(samples, "samples")
     if modality == "node":  # the encoder sees the whole graph anyway
         yield np.arange(len(samples)), dict(processor(nodes=list(samples), return_tensors="pt"))
         return
-    if modality != "text":
+    if modality == "word":
+        yield from _batches_of_words(samples, processor, batch_size, max_length, padding)
+        return
+    if modality not in ("text", "pair", "conversation"):
         read = _read_images if modality == "image" else _read_sounds
         at_once = padding or modality == "image"
         together = [np.arange(len(samples))] if at_once else _of_one_length([length(sample) for sample in samples])
@@ -199,7 +292,17 @@ def batches(
             yield rows, read([samples[i] for i in rows], processor)
         return
     tokenizer = getattr(processor, "tokenizer", processor)
-    tokens = _tokenize(samples, tokenizer, max_length)
+    how = {}
+    if modality == "conversation":
+        samples, how = texts_of(samples, processor), special_tokens(processor)
+    yield from _padded(_tokenize(samples, tokenizer, max_length, **how), tokenizer, batch_size, max_length, padding)
+
+
+def _padded(
+    tokens: Mapping[str, list[list[int]]], tokenizer: Any, batch_size: int, max_length: int | None, padding: bool
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """Texts of like length together: their positions, and their tokens."""
+    tokens = {key: value for key, value in tokens.items() if key in tokenizer.model_input_names}
     together = _of_one_length([len(ids) for ids in tokens["input_ids"]])
     filled = _fixed_length(tokenizer, max_length)
     for rows in _parts([np.concatenate(together)] if padding or filled else together, batch_size):
@@ -209,13 +312,50 @@ def batches(
         yield rows, padded
 
 
+def _batches_of_words(
+    samples: Sequence[Word], processor: Any, batch_size: int, max_length: int | None, padding: bool
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """Sentences in batches, each with the words of it that are asked for and where their pieces lie."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    of_sentence: dict[tuple[str, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        of_sentence.setdefault(sample.words, []).append(i)
+    tokens = _tokenize([" ".join(words) for words in of_sentence], tokenizer, max_length)
+    asked = list(of_sentence.values())
+    pieces = [
+        pieces_of([samples[i] for i in rows], encoding, tokenizer)
+        for rows, encoding in zip(asked, encodings_of(tokens, tokenizer), strict=True)
+    ]
+    for sentences, inputs in _padded(tokens, tokenizer, batch_size, max_length, padding):
+        on_left = tokenizer.padding_side == "left"
+        filled = [inputs["input_ids"].shape[1] - len(tokens["input_ids"][i]) if on_left else 0 for i in sentences]
+        spans = [
+            np.insert(pieces[i] + shift, 0, place, axis=1)
+            for place, (i, shift) in enumerate(zip(sentences, filled, strict=True))
+        ]
+        rows = np.concatenate([asked[i] for i in sentences])
+        yield rows, inputs | {SPANS: torch.from_numpy(np.concatenate(spans))}
+
+
 def length(sample: Any) -> int:
-    """Characters of a text, values of a sound; images and nodes have none."""
+    """Characters of a text, of both of a pair, of a conversation or a word's sentence; values of a sound; else 0."""
+    if is_pair(sample):
+        return sum(len(sample[field]) for field in FIELDS)
+    if isinstance(sample, list):
+        return sum(len(message["content"]) for message in sample)
+    if isinstance(sample, Word):
+        return sum(map(len, sample.words))
     return len(sample) if isinstance(sample, str) else len(sample["array"]) if isinstance(sample, Mapping) else 0
 
 
 def longer(sample: Any, times: int) -> Any:
-    """A text several times in a row, or a sound and a bit more."""
+    """A text, each of a pair, each message or a word's sentence several times in a row, or a sound and a bit more."""
+    if is_pair(sample):
+        return {field: longer(sample[field], times) for field in FIELDS}
+    if isinstance(sample, list):
+        return [{**message, "content": longer(message["content"], times)} for message in sample]
+    if isinstance(sample, Word):
+        return Word(sample.words * times, sample.position)
     if isinstance(sample, str):
         return " ".join([sample] * times)
     array = np.asarray(sample["array"])
@@ -244,7 +384,7 @@ def _fixed_length(tokenizer: Any, max_length: int | None) -> dict[str, Any]:
 def _read_images(images: list[Image.Image], processor: Any) -> dict[str, Tensor]:
     reader = getattr(processor, "image_processor", processor)
     with _explaining(reader):
-        _refuse_immense_size(reader)
+        _refuse_immense_size(reader, max(max(image.size) / max(1, min(image.size)) for image in images))
         return _tensors(reader(images=[image.convert("RGB") for image in images], return_tensors="pt"))
 
 
@@ -253,7 +393,7 @@ def _read_sounds(sounds: list[Mapping[str, Any]], processor: Any) -> dict[str, T
     rates = {sound["sampling_rate"] for sound in sounds}
     if rates != {reader.sampling_rate}:
         raise SampleError(
-            f"The sounds have {', '.join(map(str, sorted(rates)))} samples a second, the encoder reads "
+            f"The sounds have {', '.join(map(str, sorted(rates)))} samples per second, but the encoder reads "
             f"{reader.sampling_rate}. Resample them first: dataset.cast_column(name, Audio(sampling_rate=...))."
         )
     arrays = [np.asarray(sound["array"], dtype=np.float32) for sound in sounds]
@@ -275,30 +415,55 @@ def _explaining(reader: Any) -> Iterator[None]:
         yield
     except (RelrepsError, MemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         raise SampleError(
-            f"{type(reader).__name__} cannot read these samples: {type(error).__name__}: {error}. Look at its "
-            "settings, or give the processor that the encoder was trained with."
+            f"{type(reader).__name__} cannot read these samples: {type(error).__name__}: {error}. Check its settings, "
+            "or pass the processor that the encoder was trained with."
         ) from error
 
 
-def _refuse_immense_size(reader: Any) -> None:
-    """Raise `SampleError` if an image processor would blow every image up to gigabytes."""
+def is_failure(error: BaseException) -> bool:
+    """Whether something went wrong, in Python or by a panic in Rust; the rest are interruptions."""
+    return isinstance(error, Exception) or type(error).__name__ == PANIC
+
+
+def _refuse_immense_size(reader: Any, ratio: float) -> None:
+    """Raise `SampleError` if an image processor would blow images up to gigabytes.
+
+    Args:
+        reader: The image processor.
+        ratio: Of the longer to the shorter side, where that is largest.
+    """
     for box in (getattr(reader, name, None) for name in ("size", "crop_size", "pad_size")):
-        height, width = (box.get(side) if isinstance(box, Mapping) else getattr(box, side, None) for side in SIDES)
+        height, width = _sides(box, ratio)
         if isinstance(height, int) and isinstance(width, int) and height * width > MOST_PIXELS:
             raise SampleError(
-                f"{type(reader).__name__} would make every image {height} x {width} pixels; at most {MOST_PIXELS} are "
-                "read. Give the processor that the encoder was trained with."
+                f"{type(reader).__name__} would resize an image to {height} x {width} pixels; the limit is "
+                f"{MOST_PIXELS}. Pass the processor that the encoder was trained with."
             )
+
+
+def _sides(box: Any, ratio: float) -> tuple[Any, Any]:
+    """Height and width of an image that is made to fit a box."""
+    height, width, shortest, longest = (
+        box.get(name) if isinstance(box, Mapping) else getattr(box, name, None)
+        for name in (*SIDES, "shortest_edge", "longest_edge")
+    )
+    if isinstance(height, int) or not isinstance(shortest, int):
+        return height, width
+    if isinstance(longest, int) and longest >= COUNTS_PIXELS:
+        return longest, 1
+    return shortest, int(min(shortest * ratio, longest if isinstance(longest, int) else float("inf")))
 
 
 def _warn_of_cut_sounds(arrays: list[np.ndarray], reader: Any) -> None:
     cut = sum(len(array) > reader.n_samples for array in arrays)
     if cut:
         logger.warning_once(
-            f"{cut} of {len(arrays)} sounds are longer than {reader.n_samples / reader.sampling_rate:g} s, which is "
-            "all that the encoder reads: they were truncated."
+            f"{cut} of {len(arrays)} sounds are longer than {reader.n_samples / reader.sampling_rate:g} s, the most "
+            "that the encoder reads: they were truncated."
         )
 
 
@@ -306,40 +471,51 @@ def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
-def _tokenize(texts: Sequence[str], tokenizer: Any, max_length: int | None) -> Mapping[str, list[list[int]]]:
+def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, **how: Any) -> Any:
+    """Tokens of texts, or of pairs: of the longer of two texts more is cut off."""
     if tokenizer.pad_token is None:
         raise SampleError(
-            f"{type(tokenizer).__name__} has no padding token, so texts of different length cannot share a batch. "
-            "Set one first, for example tokenizer.pad_token = tokenizer.eos_token."
+            f"{type(tokenizer).__name__} has no padding token, so texts of different lengths cannot be batched. Set "
+            "one first, for example tokenizer.pad_token = tokenizer.eos_token."
         )
     limit = max_length or min(tokenizer.model_max_length, 1_000_000)
     with _explaining(tokenizer):
-        tokens = tokenizer(list(texts), truncation=True, max_length=limit)
+        tokens = tokenizer(*_columns_of(texts), truncation=True, max_length=limit, **how)
     if "input_ids" not in tokens or "input_ids" not in tokenizer.model_input_names:
         raise SampleError(
-            f"{type(tokenizer).__name__} gives {', '.join(tokens)} and says that models read "
+            f"{type(tokenizer).__name__} gives {', '.join(tokens)} and its model_input_names are "
             f"{tokenizer.model_input_names}; expected input_ids in both. Load the encoder's own tokenizer."
         )
     for i, ids in enumerate(tokens["input_ids"]):
         if not ids:
             raise SampleError(
-                f"samples[{i}] is {texts[i]!r:.60}, of which {type(tokenizer).__name__} makes no token. "
-                "Drop or fill that row, or let the tokenizer add special tokens."
+                f"samples[{i}] is {texts[i]!r:.60}, of which {type(tokenizer).__name__} makes no tokens. Drop or fill "
+                "that row, or let the tokenizer add special tokens."
             )
-    _warn_of_truncation(tokens, limit)
-    return {key: value for key, value in tokens.items() if key in tokenizer.model_input_names}
+    if limit not in TOLD_OF_TRUNCATION.get(tokenizer, ()):
+        _warn_of_truncation(tokens, limit, tokenizer)
+    return tokens
 
 
-def _warn_of_truncation(tokens: Any, limit: int) -> None:
-    """Count the texts that lost tokens; without a fast tokenizer those that fill the limit, which may have."""
+def _columns_of(texts: Sequence[Any]) -> list[list[str]]:
+    """Texts as a tokenizer takes them: those of pairs in two lists."""
+    return [[pair[field] for pair in texts] for field in FIELDS] if is_pair(texts[0]) else [list(texts)]
+
+
+def _warn_of_truncation(tokens: Any, limit: int, tokenizer: Any) -> None:
+    """Count the texts that lost tokens; without a fast tokenizer those that fill the limit, which may have.
+
+    Once for each tokenizer: anchors are encoded again and again, a part at a time, each with a count of its own.
+    """
     if tokens.encodings:
         cut = sum(bool(encoding.overflowing) for encoding in tokens.encodings)
-        says = "are longer than {} tokens: they were truncated, and what follows is not seen by the encoder."
+        says = "are longer than {} tokens and were truncated: the encoder does not see the rest."
     else:
         cut = sum(len(ids) >= limit for ids in tokens["input_ids"])
         says = "fill all {} tokens: those that are longer were truncated."
     if cut:
-        logger.warning_once(f"{cut} of {len(tokens['input_ids'])} texts {says.format(limit)}")
+        TOLD_OF_TRUNCATION.setdefault(tokenizer, set()).add(limit)
+        logger.warning_once(f"{cut} of the first {len(tokens['input_ids'])} texts {says.format(limit)}")
 
 
 def to_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -38,12 +38,12 @@ def select(
         strategy: ``uniform``; ``stratified`` (classes in turn, needs `labels`); ``kmeans`` (the candidate nearest to
             each of k centroids of unit vectors) and ``fps`` (each next one farthest from all before), both of which
             need `embeddings_ND`.
-        seed: Of the random generator.
+        seed: For the random generator.
         labels: One label for each candidate.
         embeddings_ND: One row for each candidate.
 
     Raises:
-        AnchorError: If k is below 1 or above n, the strategy is unknown, or lacks what it needs.
+        AnchorError: If k is below 1 or above n, or the strategy is unknown or lacks an argument that it needs.
 
     Example:
         ```python
@@ -72,7 +72,7 @@ def select(
 
 def _require(values: Any, n: int, strategy: str, argument: str) -> Any:
     if values is None:
-        raise AnchorError(f"strategy={strategy!r} needs {argument}, one for each candidate; it was not given.")
+        raise AnchorError(f"strategy={strategy!r} needs {argument}, with one row for each candidate. Pass it.")
     if len(values) != n:
         raise AnchorError(f"{argument} has {len(values)} rows for {n} candidates. Give one row for each.")
     return values
@@ -83,7 +83,7 @@ def _directions(embeddings_ND: Any) -> Tensor:
     if embeddings_ND.ndim != 2:
         raise AnchorError(
             f"embeddings= has shape {tuple(embeddings_ND.shape)}, expected two dimensions: a vector for each "
-            "candidate. Give what encoder.encode(samples) returns."
+            "candidate. Pass the result of encoder.encode(samples)."
         )
     unit_ND = unit(embeddings_ND)
     bad_N = ~torch.isfinite(unit_ND).all(-1) | (unit_ND == 0).all(-1)

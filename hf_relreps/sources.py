@@ -39,6 +39,7 @@ from huggingface_hub.utils import httpx, validate_repo_id  # httpx: whichever HT
 from transformers.utils import logging
 
 from hf_relreps.errors import PartError, UploadError, UploadIntegrityError
+from hf_relreps.saving import finish_save
 
 
 logger = logging.get_logger(__name__)
@@ -79,6 +80,7 @@ class Source:
         if not isinstance(name, (str, os.PathLike)):
             refuse_unnamed(name)
         name = os.fspath(name)
+        finish_save(Path(name))
         given = {key: kwargs[key] for key in SOURCE_ARGUMENTS if kwargs.get(key) is not None}
         place, at, revision = name.partition("@")
         if not at or Path(name).exists():
@@ -102,7 +104,7 @@ class Source:
         if self.is_local or self.commit:
             return self
         options = {key: value for key, value in self.arguments.items() if key != "force_download"}
-        with self._explaining("its revision"):
+        with self.explaining("its revision"):
             validate_repo_id(self.name)
             revision = HfApi(library_name="hf_relreps").resolve_revision(
                 self.name, repo_type=self.repo_type, **options
@@ -146,7 +148,7 @@ class Source:
         if self._is_known_to_be_missing(path):
             return None
         try:
-            with self._explaining(path):
+            with self.explaining(path):
                 validate_repo_id(self.name)
                 found = Path(
                     hf_hub_download(
@@ -166,9 +168,11 @@ class Source:
         try:
             content = json.loads(found.read_text("utf-8"))
         except (ValueError, RecursionError) as error:
-            raise UploadError(f"{path} of {self} is not JSON: {error}. Pull it again, or ask its author.") from error
+            raise UploadError(
+                f"{path} of {self} is not valid JSON: {error}. Pull it again, or ask its author."
+            ) from error
         if not isinstance(content, dict):
-            raise UploadError(f"{path} of {self} holds a {type(content).__name__}, expected a JSON object.")
+            raise UploadError(f"{path} of {self} contains a {type(content).__name__}, expected a JSON object.")
         return content
 
     def _is_known_to_be_missing(self, path: str) -> bool:
@@ -200,8 +204,9 @@ class Source:
         _forget(found)
         kind = "SHA-256" if len(expected) == 64 else "git digest"
         raise UploadIntegrityError(
-            f"{path} of {self} was altered on its way: its {kind} is {actual}, the repository names {expected}. "
-            "The file was removed from the cache: pull it again, and check the connection or mirror if it comes back."
+            f"{path} of {self} was changed during the download: its {kind} is {actual}, but the repository says "
+            f"{expected}. The file was removed from the cache: pull it again, and check the connection or mirror if "
+            "this repeats."
         )
 
     def _digest_by_asking(self, path: str) -> str | None:
@@ -209,7 +214,7 @@ class Source:
         if self.arguments.get("local_files_only") or constants.HF_HUB_OFFLINE:
             return None
         token, revision = self.arguments.get("token"), self.commit or self.arguments.get("revision")
-        with self._explaining(path):
+        with self.explaining(path):
             infos = HfApi(library_name="hf_relreps").get_paths_info(
                 self.name, path, revision=revision, repo_type=self.repo_type, token=token
             )
@@ -217,14 +222,14 @@ class Source:
         return next((file.lfs.sha256 if file.lfs else file.blob_id for file in files), None)
 
     @contextmanager
-    def _explaining(self, what: str) -> Iterator[None]:
+    def explaining(self, what: str) -> Iterator[None]:
         """Turn the client's errors into ones that say what to do."""
         remedies = {
-            401: "Log in with a token that is valid: hf auth login.",
-            403: "Your token may not read it: ask its owner, or log in as somebody who may: hf auth login.",
-            429: "It asks for patience: wait a few minutes, or log in for a higher limit.",
+            401: "Log in with a valid token: hf auth login.",
+            403: "Your token has no read access: ask its owner, or log in with another token: hf auth login.",
+            429: "The rate limit was reached: wait a few minutes, or log in for a higher limit.",
         }
-        refused, lost = f"The Hub did not give {what} of {self}", f"{what} of {self} did not arrive"
+        refused, lost = f"The Hub refused {what} of {self}", f"{what} of {self} could not be downloaded"
         with _explaining_transport(refused, lost, remedies, "Nothing was kept. Try again later."):
             try:
                 yield
@@ -252,8 +257,8 @@ class Source:
                 ) from error
             except HFValidationError as error:
                 raise UploadError(
-                    f"{self.name} is no folder on this machine (looked in {Path.cwd()}), and it cannot be the name of "
-                    "a repository, which is user/name. Check the path."
+                    f"{self.name} is not a folder on this machine (looked in {Path.cwd()}) and not a valid repository "
+                    "name (user/name). Check the path."
                 ) from error
 
     def __str__(self) -> str:
@@ -275,8 +280,8 @@ def refuse_unnamed(thing: object, expected: str = "a folder, or the name of a re
     Raises:
         PartError: Always.
     """
-    given = "None was given" if thing is None else f"A thing of type {type(thing).__name__} was given"
-    raise PartError(f"{given}, expected {expected}. {_what_to_pass(thing)}")
+    given = "None" if thing is None else type(thing).__name__
+    raise PartError(f"Found {given}, expected {expected}. {_what_to_pass(thing)}")
 
 
 def _what_to_pass(thing: object) -> str:
@@ -392,20 +397,20 @@ def _explaining_push(repo_id: str) -> Iterator[None]:
     """Turn the client's errors into ones that say what to do."""
     remedies = {
         401: "Log in with a valid token: hf auth login.",
-        403: "Log in with a token that may write there, or push to a name of your own: hf auth login.",
-        412: f"Others kept pushing to it; {ATTEMPTS} attempts failed. Push again when they are done.",
-        429: "It asks for patience: wait a few minutes, then push again.",
+        403: "Log in with a token that has write access (hf auth login), or push to your own namespace.",
+        412: f"Others pushed at the same time; {ATTEMPTS} attempts failed. Push again later.",
+        429: "The rate limit was reached: wait a few minutes, then push again.",
     }
-    refused, lost = f"The Hub refused the push to {repo_id}", f"The push to {repo_id} did not get through"
-    with _explaining_transport(refused, lost, remedies, "What was there before is unchanged; push again."):
+    refused, lost = f"The Hub refused the push to {repo_id}", f"The push to {repo_id} failed"
+    with _explaining_transport(refused, lost, remedies, "The repository is unchanged. Push again."):
         try:
             yield
         except HFValidationError as error:
-            raise UploadError(f"{repo_id} cannot be the name of a repository, which is user/name: {error}") from error
+            raise UploadError(f"{repo_id} is not a valid repository name (user/name): {error}") from error
         except RepositoryNotFoundError as error:
             raise UploadError(
-                f"There is no {repo_id} that your token can write to. Log in with a token that may write: "
-                "hf auth login."
+                f"{repo_id} does not exist, or your token cannot write to it. Log in with a token that has write "
+                "access: hf auth login."
             ) from error
 
 

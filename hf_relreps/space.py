@@ -7,6 +7,7 @@ is its own affair.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,23 +23,23 @@ SHRINKAGE = 0.3
 
 @dataclass(frozen=True)
 class RelativeSpace:
-    """What gives the numbers of a relative representation their meaning: immutable, compared with ``==``.
+    """What the numbers of a relative representation mean: immutable, compared with ``==``.
 
     Args:
-        fingerprint: Identity of the anchor set (64 hex digits); ``None`` as long as there is none.
+        fingerprint: Identity of the anchor set (64 hex digits); ``None`` if there is none yet.
         num_anchors: A, the number of anchors.
-        transform: What happens to embeddings first, with statistics of the anchors alone: ``none``, ``center``,
+        transform: How embeddings are normalised first, with statistics of the anchors alone: ``none``, ``center``,
             ``standardize`` or ``whiten``.
         similarity: Name in `hf_relreps.similarities.SIMILARITIES`, or several names: their product of invariances,
             side by side. Kept as a tuple.
-        basis_ridge: Ridge of the change of basis ``K(x, A) (K(A, A) + ridge I)^-1``; ``None`` leaves similarities as
-            they are. In units of the mean of the diagonal of ``K(A, A)``.
-        rbf_gamma: Sharpness of the ``rbf`` similarity; ``None`` where that is not used.
+        basis_ridge: Ridge of the change of basis ``K(x, A) (K(A, A) + ridge I)^-1``; ``None`` keeps the
+            similarities. In units of the mean of the diagonal of ``K(A, A)``.
+        rbf_gamma: Sharpness of the ``rbf`` similarity; ``None`` if that is not used.
         shrinkage: Share of the mean variance that ``whiten`` puts in place of the covariance, in [0, 1]; ``None`` for
             other transforms.
 
     Raises:
-        ConfigurationError: If a field names something that does not exist, or a number lies outside its range.
+        ConfigurationError: If a field has an unknown value, or a number is outside its range.
 
     Example:
         ```python
@@ -66,11 +67,11 @@ class RelativeSpace:
         given: Any = self.similarity  # a name, or several in a list as JSON has them
         if not isinstance(given, str | list | tuple) or not given:
             raise ConfigurationError(
-                f"similarity={given!r:.60} is no similarity. Give one or a list of {', '.join(SIMILARITIES)}."
+                f"similarity={given!r:.60} is not a similarity. Give one or a list of {', '.join(SIMILARITIES)}."
             )
         self._put("similarity", (given,) if isinstance(given, str) else tuple(given))
         if self.fingerprint is not None and not isinstance(self.fingerprint, str):
-            raise ConfigurationError(f"fingerprint={self.fingerprint!r:.60} must be a text, or None.")
+            raise ConfigurationError(f"fingerprint={self.fingerprint!r:.60} must be a string, or None.")
         require_whole("num_anchors", self.num_anchors, low=0)
         require_one_of("transform", self.transform, TRANSFORMS)
         for name in self.similarity:
@@ -105,7 +106,7 @@ class RelativeSpace:
             ConfigurationError: If it is no mapping, or a field has no meaning.
         """
         if not isinstance(content, Mapping):
-            raise ConfigurationError(f"space is {content!r:.60}, expected its fields by name.")
+            raise ConfigurationError(f"space is {content!r:.60}, expected a dict of its fields.")
         return cls(**{name: value for name, value in content.items() if name in SPACE_FIELDS})
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class RelativeSpace:
         return dataclasses.asdict(self) | {"similarity": similarity}
 
     def replace(self, **fields: Any) -> Self:
-        """The same space but for some fields."""
+        """The same space with some fields replaced."""
         return dataclasses.replace(self, **fields)
 
     @property
@@ -124,15 +125,15 @@ class RelativeSpace:
 
     @property
     def projection(self) -> dict[str, Any]:
-        """How embeddings become relative, without the anchors: what `replace` takes to give another space the same."""
+        """The settings without the anchors: pass them to `replace` to give another space the same projection."""
         return {name: getattr(self, name) for name in PROJECTION_FIELDS}
 
     def fits(self, other: RelativeSpace) -> bool:
-        """Whether a decoder of one space reads what an encoder of the other gives: equal, anchors known."""
+        """Whether an encoder and a decoder of these spaces fit: they are equal, and the anchors are known."""
         return self.fingerprint is not None and self == other
 
     def differences(self, other: RelativeSpace) -> dict[str, tuple[Any, Any]]:
-        """What both say of each field in which they differ."""
+        """Both values of each field in which they differ."""
         mine, theirs = self.to_dict(), other.to_dict()
         return {name: (mine[name], theirs[name]) for name in SPACE_FIELDS if mine[name] != theirs[name]}
 
@@ -162,15 +163,25 @@ def require_fit(encoder: RelativeSpace, decoder: RelativeSpace) -> None:
         return
     if encoder.fingerprint is None or encoder.anchors != decoder.anchors:
         raise StitchingError(
-            f"Cannot stitch: the encoder is described by {encoder.anchors}, the decoder was trained on "
-            f"{decoder.anchors}. Anchors and their order must be the same: encode the decoder's with "
-            "encoder.encode_anchors(decoder.anchors.view(name)), or pick parts that share an AnchorSet."
+            f"Cannot stitch: the encoder uses {encoder.anchors}, but the decoder was trained on {decoder.anchors}. "
+            "Both need the same anchors in the same order: call encoder.encode_anchors(decoder.anchors.view(name)), "
+            "or choose parts that share an AnchorSet."
         )
-    sides = [f"{name} {mine!r} and {theirs!r}" for name, (mine, theirs) in encoder.differences(decoder).items()]
+    sides = [f"{name} {mine!r} instead of {theirs!r}" for name, (mine, theirs) in encoder.differences(decoder).items()]
     raise StitchingError(
-        f"Cannot stitch: the encoder's projection differs from the one that the decoder was trained on: "
-        f"{', '.join(sides)}. Let the encoder use the decoder's: encoder.use_projection(decoder.config)."
+        "Cannot stitch: the encoder's projection differs from the one that the decoder was trained with: "
+        f"{', '.join(sides)}. Give the encoder the decoder's projection: encoder.use_projection(decoder.config)."
     )
+
+
+def refuse_unknown_settings(settings: Mapping[str, Any], known: frozenset[str] | set[str], what: str) -> None:
+    """Raise `ConfigurationError` for settings that do not exist, and name the nearest that does."""
+    for name in sorted(set(settings) - known):
+        near = difflib.get_close_matches(name, sorted(known), n=1)
+        raise ConfigurationError(
+            f"{what} has no setting {name!r}. "
+            + (f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(sorted(known))}.")
+        )
 
 
 def require_one_of(field: str, found: Any, expected: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ Shapes: N samples, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_relreps.backbones import evaluating
-from hf_relreps.configuration import IMAGE_DECODERS, RelativeDecoderConfig, is_ours
+from hf_relreps.backbones import evaluating, refuse_empty
+from hf_relreps.configuration import (
+    IMAGE_DECODERS,
+    SEVERAL,
+    RelativeDecoderConfig,
+    RelativeEncoderConfig,
+    is_ours,
+    refuse_other_names,
+)
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import (
     AnchorError,
@@ -29,6 +36,9 @@ from hf_relreps.errors import (
 )
 from hf_relreps.modeling import RelativeModel, RelativeTaskModel
 from hf_relreps.prediction import Prediction, predicted
+from hf_relreps.printing import in_columns, one_line
+from hf_relreps.samples import as_list
+from hf_relreps.several import RelativeModelWithDecoders
 from hf_relreps.sources import Source
 from hf_relreps.space import PROJECTION_FIELDS, RelativeSpace, require_fit
 from hf_relreps.tasks import task_class_for
@@ -48,10 +58,12 @@ Part = str | Path | PreTrainedModel
 
 def stitch(
     encoder: Part,
-    decoder: Part,
+    decoder: Part | Mapping[str, Part],
     *,
     view: str | None = None,
     processor: Any = None,
+    prompt: str | None = None,
+    layer: int | None = None,
     **of_classifier: Any,
 ) -> RelativeTaskModel:
     """The encoder of one upload with the decoder of another, without training (paper, section 5).
@@ -60,10 +72,15 @@ def stitch(
         encoder: A relative model, its encoder, or the name of either. An ordinary model, or its name, becomes relative
             with the decoder's own anchors and projection.
         decoder: A relative model, its decoder, or the name of either. Or an ordinary classifier, such as
-            `AutoModelForSequenceClassification` gives, or its name: the encoder is translated into its space over
-            shared anchors, see `hf_relreps.translation`.
+            `AutoModelForSequenceClassification` or `AutoModelForTokenClassification` gives, or its name: the encoder
+            is translated into its space over shared anchors, see `hf_relreps.translation`. Or several relative ones by
+            name: the result is a `RelativeModelWithDecoders`, which runs its encoder once for all of them.
         view: For an ordinary model: the view of the anchors that it reads, for example ``"fr"``.
-        processor: For an ordinary model: its tokenizer or image processor, if it was not loaded by name.
+        processor: For an ordinary model: its tokenizer or image processor, if the model is not given by name.
+        prompt: For an ordinary text model: the prefix of every text ("query: "). By default the one in its files; an
+            empty text means none.
+        layer: For an ordinary model: which hidden state is read, -3 the third from the end. By default the last; for
+            words see `RelativeEncoderConfig`.
         **of_classifier: For an ordinary classifier in the decoder's place: `anchors` that both read, or their name
             (those of a relative encoder if left out); `method`, a name in `hf_relreps.translation.METHODS`
             (``kernel_ridge`` if left out); `decoder_view`, the view that the classifier reads; `decoder_processor`,
@@ -71,14 +88,16 @@ def stitch(
 
     Returns:
         A whole model in evaluation mode that shares the weights of the encoder and has a decoder, settings, mode and
-        hooks of its own: what was given stays as it is. It can be saved, pushed and used in a `pipeline`.
+        hooks of its own. Its arguments are not changed. It can be saved, pushed and used in a `pipeline`.
 
     Raises:
-        AnchorError: If an ordinary model could read several views and none, or an unknown one, is named.
+        AnchorError: If an ordinary model could read several views and `view` names none of them.
+        ConfigurationError: If one of several decoders has a name that is no identifier, or there is none; or if a part
+            lies on the meta device, which holds no weights.
         StaleAnchorsError: If the encoder's stored anchors are not its own.
-        StitchingError: If the parts do not live in one space; with both sides' values. Or if the head of an ordinary
+        StitchingError: If the parts do not share one space; the message shows both sides. Or if the head of a
             classifier cannot be used alone.
-        UploadError: If an upload lacks the part that it is asked for.
+        UploadError: If an upload lacks the part that is needed.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -91,27 +110,52 @@ def stitch(
         >>> answers = pipeline("text-classification", model="me/french-by-english")("un jeu de cartes")
         >>> answers[0]["label"] in names.values()
         True
+        >>> both = stitch("me/relative-fr", {"section": "me/relative-en", "group": decoder})
+        >>> both.classify(["un jeu de cartes"])["section"][0]["label"] in names.values()
+        True
 
         ```
     """
     _refuse_decoder(encoder)
+    if isinstance(decoder, Mapping):
+        decoder = _resolve_several(decoder)
     if _is_ordinary(decoder, of_classifier):
         relative = find_encoder(encoder)
         if relative is not None:
             _refuse_other_view(relative, view)
+            _refuse_other_prompt(relative, prompt)
+            _refuse_other_layer(relative, layer)
             refuse_stale(relative)
         given = encoder if relative is None else relative
-        own, head = pair_with_classifier(given, decoder, view=view, processor=processor, **of_classifier)
+        how = {"view": view, "processor": processor, "prompt": prompt, "layer": layer}
+        own, head = pair_with_classifier(given, decoder, **how, **of_classifier)
         return task_class_for(own.config.modality, "head").from_parts(own, head).eval()
     _refuse_idle(of_classifier, decoder)
     decoder = resolve_decoder(decoder)
-    encoder = resolve_encoder(encoder, decoder=decoder, view=view, processor=processor)
+    how = {"view": view, "processor": processor, "prompt": prompt, "layer": layer}
+    encoder = resolve_encoder(encoder, decoder=decoder, **how)
+    refuse_empty(encoder, "the encoder")
     require_fit(encoder.config.space, decoder.config.space)
     _refuse_other_pair(encoder, decoder)
     refuse_stale(encoder)
-    task_class = task_class_for(encoder.config.modality, decoder.config.decoder_type)
+    several = decoder.config.decoder_type == SEVERAL
+    task_class: type[RelativeTaskModel] = (
+        RelativeModelWithDecoders if several else task_class_for(encoder.config.modality, decoder.config.decoder_type)
+    )
     own_decoder: Any = decoder.clone().to(encoder.projection.anchors_AD.device)  # type: ignore[arg-type]
     return task_class.from_parts(encoder.share(), own_decoder).eval()
+
+
+def _resolve_several(decoders: Mapping[str, Part]) -> RelativeDecoder:
+    refuse_other_names(decoders)
+    for name, decoder in decoders.items():
+        if _is_ordinary(decoder, {}):
+            raise StitchingError(
+                f"Decoder {name!r} is {name_of(decoder)}, an ordinary classifier; several decoders read relative "
+                "representations. Make it relative first: RelativeModelForSequenceClassification.from_classifier("
+                "classifier, anchors.view(name))."
+            )
+    return RelativeDecoder.from_decoders({name: resolve_decoder(decoder) for name, decoder in decoders.items()})
 
 
 def _is_ordinary(decoder: Part, of_classifier: dict[str, Any]) -> bool:
@@ -124,11 +168,13 @@ def _is_ordinary(decoder: Part, of_classifier: dict[str, Any]) -> bool:
 
 
 def _refuse_other_pair(encoder: RelativeModel, decoder: RelativeDecoder) -> None:
+    for one in decoder.named.values():
+        _refuse_other_pair(encoder, one)
     if decoder.config.head_pair not in (None, pair_of(encoder)):
         raise StitchingError(
-            "Cannot stitch: the decoder was fitted to one other encoder, or to this one before its anchors were "
-            "encoded again. Fit it to this one: stitch(encoder, classifier, method=...), with the classifier "
-            f"{decoder.config.head_name_or_path or 'that it was made from'}."
+            "Cannot stitch: the decoder was fitted to another encoder, or to this one before its anchors were encoded "
+            "again. Fit it to this encoder: stitch(encoder, classifier, method=...), with the classifier "
+            f"{decoder.config.head_name_or_path or 'it was made from'}."
         )
 
 
@@ -142,20 +188,29 @@ def _refuse_idle(of_classifier: dict[str, Any], decoder: Part) -> None:
 
 
 def resolve_encoder(
-    encoder: Part, *, decoder: RelativeDecoder | None = None, view: str | None = None, processor: Any = None
+    encoder: Part,
+    *,
+    decoder: RelativeDecoder | None = None,
+    view: str | None = None,
+    processor: Any = None,
+    prompt: str | None = None,
+    layer: int | None = None,
 ) -> RelativeModel:
     """The `RelativeModel` that `encoder` is, holds, names, or becomes with the anchors of `decoder`."""
     relative = find_encoder(encoder)
     if relative is not None:
         _refuse_other_view(relative, view)
+        _refuse_other_prompt(relative, prompt)
+        _refuse_other_layer(relative, layer)
         return relative
     if decoder is None:
         raise StitchingError(
-            f"{name_of(encoder)} is not relative, and no decoder says which anchors to use. "
-            "Make it relative: RelativeModel.from_encoder(encoder, anchors.view(name), processor)."
+            f"{name_of(encoder)} is not relative, and without a relative decoder the anchors are unknown. Make it "
+            "relative: RelativeModel.from_encoder(encoder, anchors.view(name), processor)."
         )
     anchors_view = choose_view(decoder.anchors, view, name_of(encoder))
-    return RelativeModel.from_encoder(encoder, anchors_view, processor, config=decoder.config)
+    own: dict[str, Any] = {"prompt": prompt} | ({} if layer is None else {"layer": layer})
+    return RelativeModel.from_encoder(encoder, anchors_view, processor, config=decoder.config, **own)
 
 
 def find_encoder(encoder: Part) -> RelativeModel | None:
@@ -172,14 +227,34 @@ def find_encoder(encoder: Part) -> RelativeModel | None:
 
 def _refuse_decoder(encoder: Part) -> None:
     if isinstance(encoder, RelativeDecoder):
-        raise StitchingError("The encoder's place holds a RelativeDecoder. The order is stitch(encoder, decoder).")
+        raise StitchingError("Found a RelativeDecoder as encoder. The order is stitch(encoder, decoder).")
 
 
 def _refuse_other_view(encoder: RelativeModel, view: str | None) -> None:
     if view not in (None, encoder.config.anchor_view):
         raise StitchingError(
-            f"The encoder is relative and reads view {encoder.config.anchor_view!r} of its anchors, view={view!r} was "
-            "asked for. Leave view out, or encode the other one: encoder.encode_anchors(decoder.anchors.view(name))."
+            f"The encoder is relative and reads view {encoder.config.anchor_view!r} of its anchors, but view={view!r} "
+            "was given. Leave view out, or encode the other view: encoder.encode_anchors(decoder.anchors.view(name))."
+        )
+
+
+def _refuse_other_prompt(encoder: RelativeModel, prompt: str | None) -> None:
+    own = encoder.config.prompt or ""
+    if prompt not in (None, own):
+        raise StitchingError(
+            f"The encoder is relative and its anchors were encoded with the prompt {own!r:.60}, but "
+            f"prompt={prompt!r:.60} was given. Leave prompt out, or make the encoder relative again: "
+            "RelativeModel.from_encoder(encoder.backbone, view, encoder.processor, prompt=...)."
+        )
+
+
+def _refuse_other_layer(encoder: RelativeModel, layer: int | None) -> None:
+    own = encoder.config.layer
+    if layer not in (None, own):
+        raise StitchingError(
+            f"The encoder is relative and reads layer={own}, but layer={layer} was given. Leave layer out, or make "
+            "the encoder relative again: RelativeModel.from_encoder(encoder.backbone, view, encoder.processor, "
+            "layer=...)."
         )
 
 
@@ -191,9 +266,9 @@ def resolve_decoder(decoder: Part) -> RelativeDecoder:
         return decoder.decoder
     if isinstance(decoder, PreTrainedModel):
         raise StitchingError(
-            f"The decoder's place holds a {type(decoder).__name__}, which reads no relative representations. "
-            "Give a RelativeDecoder, a whole relative model, or the name of an upload of one; an ordinary classifier "
-            "goes with anchors=."
+            f"Found a {type(decoder).__name__} as decoder, which does not read relative representations. Pass a "
+            "RelativeDecoder, a whole relative model, or the name of an upload; an ordinary classifier also needs "
+            "anchors=."
         )
     Source.of(decoder)  # refuses what is no name
     return RelativeDecoder.from_pretrained(decoder)
@@ -209,12 +284,12 @@ def refuse_stale(encoder: RelativeModel) -> None:
     except (StaleAnchorsError, AnchorIntegrityError, UploadIntegrityError):
         raise
     except (AnchorError, UploadError) as error:  # a part without its samples or its processor
-        logger.warning("Whether the encoder's stored anchors are its own could not be checked: %s", error)
+        logger.warning("Could not check the encoder's stored anchor embeddings against its anchor samples: %s", error)
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One line of a report: what each side says, and whether that lets them fit.
+    """One line of a report: the values of both sides, and whether they fit.
 
     Example:
         ```python
@@ -236,8 +311,8 @@ class CompatibilityReport:
     """What is known about a stitch before it is made; prints as a table.
 
     Args:
-        facts: What each side says.
-        expected_agreement: Share of held-out pairs on which the decoder gives the same class through either encoder;
+        facts: The values of both sides.
+        expected_agreement: Share of held-out pairs on which the decoder gives the same class with either encoder;
             ``None`` if no pairs were given. A lower estimate of stitched over own: with the default projection it lies
             0.12 to 0.18 below in text and images, 0.34 in graphs (`docs/quality.md`).
         prediction: How much of the decoder's own macro-F1 the stitched model is expected to keep; ``None`` if no
@@ -262,12 +337,12 @@ class CompatibilityReport:
 
     @property
     def fits(self) -> bool:
-        """Whether `stitch` takes the two."""
+        """Whether `stitch` accepts the two."""
         return all(fact.fits for fact in self.facts)
 
     @property
     def expected_ratio(self) -> float | None:
-        """Expected macro-F1 of the stitched model over the decoder's own; ``None`` if it cannot be told."""
+        """Expected macro-F1 of the stitched model over the decoder's own; ``None`` if it cannot be predicted."""
         return self.prediction.ratio if self.prediction else None
 
     @property
@@ -291,15 +366,12 @@ class CompatibilityReport:
     def __str__(self) -> str:
         rows = [("", "encoder", "decoder", "")]
         rows += [(fact.name, fact.encoder, fact.decoder, "ok" if fact.fits else "DIFFERS") for fact in self.facts]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        ]
+        lines = in_columns(rows)
         if self.expected_agreement is not None:
             lines.append(f"expected agreement with the decoder's own encoder: {self.expected_agreement:.2f}")
         if self.prediction is not None:
             lines.append(f"expected: {self.prediction}")
-        return "\n".join([*lines, f"verdict: {self.verdict}"])
+        return "\n".join([*lines, f"verdict: {one_line(self.verdict)}"])
 
 
 def compatibility(
@@ -310,22 +382,22 @@ def compatibility(
     pairs: tuple[Sequence[Any], Sequence[Any]] | None = None,
     own_accuracy: float | None = None,
 ) -> CompatibilityReport:
-    """Look before you stitch: facts, a verdict, and with unlabelled pairs the expected quality.
+    """Whether two parts fit, before you stitch: facts, a verdict, and with unlabelled pairs the expected quality.
 
-    How well the expected quality is met was measured on stitches that work and on some that do not: `docs/quality.md`.
+    `docs/quality.md` shows how accurate the expected quality is, for stitches that work and for some that do not.
 
     Args:
         encoder: A relative model, its encoder, or the name of either.
         decoder: A relative model, its decoder, or the name of either.
         own_encoder: The encoder that the decoder was trained with, to compare with.
         pairs: Samples for `encoder`, and samples of the same meanings for `own_encoder`: neither anchors nor
-            training data. A hundred or more tell how much of its own score the decoder keeps.
-        own_accuracy: How often the decoder is right behind its own encoder, as its card may say: with it the
-            prediction is better.
+            training data. At least a hundred are needed to predict how much of its own score the decoder keeps.
+        own_accuracy: Accuracy of the decoder with its own encoder, for example from its card. It makes the prediction
+            more accurate.
 
     Raises:
-        EvaluationError: If pairs come without `own_encoder`, their numbers differ, the decoder gives no classes, or
-            `own_accuracy` comes without pairs or is no share.
+        EvaluationError: If pairs come without `own_encoder`, their numbers differ, the decoder has no classes, or
+            `own_accuracy` comes without pairs or is not between 0 and 1.
         StitchingError: If the encoder is not relative.
 
     Example:
@@ -348,12 +420,13 @@ def compatibility(
     facts = [
         *_compare_spaces(left.space, right.space),
         Fact("view", str(left.anchor_view), str(right.anchor_view), fits=True),
-        Fact("pooling", str(left.pooling), "-", fits=True),
+        Fact("pooling", _pooling(left), "-", fits=True),
         Fact("absolute size", str(left.embedding_size), "-", fits=True),
-        Fact("classes", "-", _classes(right), fits=True),
+        *(Fact(name, "-", _classes(one), fits=True) for name, one in _by_question(right)),
     ]
-    if right.head_pair is not None:
-        facts.append(_compare("fitted to", pair_of(encoder)[:16], right.head_pair[:16]))
+    for one in (right, *(right.decoders or {}).values()):
+        if one.head_pair is not None:
+            facts.append(_compare("fitted to", pair_of(encoder)[:16], one.head_pair[:16]))
     facts += _stale(encoder)
     report = CompatibilityReport(facts)
     if pairs is None or not report.fits:
@@ -366,13 +439,19 @@ def compatibility(
     return CompatibilityReport(facts, agreement, prediction)
 
 
+def _pooling(config: RelativeEncoderConfig) -> str:
+    return str(config.pooling) if config.layer == -1 else f"{config.pooling} of hidden state {config.layer}"
+
+
 def _check_accuracy(own_accuracy: float | None, pairs: Any) -> None:
     if own_accuracy is None:
         return
     if pairs is None:
-        raise EvaluationError("own_accuracy= is for a prediction, which needs pairs=. Give both or neither.")
+        raise EvaluationError("own_accuracy= needs pairs=. Pass both or neither.")
     if not 0 < own_accuracy <= 1:
-        raise EvaluationError(f"own_accuracy is {own_accuracy}, expected a share above 0 and up to 1: 91 % is 0.91.")
+        raise EvaluationError(
+            f"own_accuracy is {own_accuracy}, expected a number above 0 and up to 1, for example 0.91 for 91 %."
+        )
 
 
 def _stale(encoder: RelativeModel) -> list[Fact]:
@@ -391,37 +470,67 @@ def _answers(
     pairs: tuple[Sequence[Any], Sequence[Any]],
 ) -> tuple[Tensor, Tensor]:
     """Logits of the decoder behind its own encoder and behind the other (N, C)."""
+    r_NR, own_NR, _ = represented(encoder, decoder, own_encoder, pairs)
+    with torch.no_grad(), evaluating(decoder):
+        return decoder(own_NR.to(decoder.device)).logits, decoder(r_NR.to(decoder.device)).logits
+
+
+def represented(
+    encoder: RelativeModel,
+    decoder: RelativeDecoder,
+    own_encoder: Part | None,
+    pairs: tuple[Sequence[Any], Sequence[Any]],
+    *,
+    with_anchors: bool = False,
+) -> tuple[Tensor, Tensor, int]:
+    """Relative representations (N, R) of pairs by an encoder and by the decoder's own; how many are of anchors.
+
+    Raises:
+        EvaluationError: If the decoder gives no classes, there is no own encoder, or the numbers of samples differ.
+        StitchingError: If the own encoder does not fit the decoder.
+    """
     if decoder.config.decoder_type in IMAGE_DECODERS:
         raise EvaluationError(
-            "The decoder draws images, which have no classes to agree on. Leave pairs out, and compare what the "
-            "stitched model draws with the originals: (model(pixel_values).reconstruction - pixel_values).square()."
+            "The decoder reconstructs images and has no classes to agree on. Leave pairs out, and compare the "
+            "reconstructions with the originals: (model(pixel_values).reconstruction - pixel_values).square()."
+        )
+    if decoder.config.questions:
+        raise EvaluationError(
+            f"The decoder is several: {', '.join(decoder.config.questions)}. With pairs give one of them: "
+            "compatibility(encoder, decoder.select(name), ...)."
         )
     if decoder.config.problem_type == "regression" or decoder.config.num_labels == 1:
         raise EvaluationError(
-            "The decoder is a regression, which has no classes to agree on. Leave pairs out, and measure the stitched "
+            "The decoder is a regression and has no classes to agree on. Leave pairs out, and measure the stitched "
             "model on labelled data: stitching_matrix(encoders, decoders, dataset)."
         )
     if own_encoder is None:
-        raise EvaluationError(
-            "pairs need own_encoder=, the encoder that the decoder was trained with, to compare with."
-        )
+        raise EvaluationError("pairs= needs own_encoder=, the encoder that the decoder was trained with.")
+    pairs = (as_list(pairs[0], "pairs[0]"), as_list(pairs[1], "pairs[1]"))
     if len(pairs[0]) != len(pairs[1]):
         raise EvaluationError(
-            f"pairs hold {len(pairs[0])} and {len(pairs[1])} samples. Give the same meanings to both."
+            f"pairs has {len(pairs[0])} and {len(pairs[1])} samples, expected two lists of equal length. Sample i of "
+            "both must have the same meaning."
         )
     own = resolve_encoder(own_encoder)
     require_fit(own.config.space, decoder.config.space)
-    with torch.no_grad(), evaluating(decoder):
-        r_NR, own_NR = (
-            side.projection(side.encode(samples).to(side.device))
-            for side, samples in zip((encoder, own), pairs, strict=True)
-        )
-        return decoder(own_NR.to(decoder.device)).logits, decoder(r_NR.to(decoder.device)).logits
+    found = []
+    with torch.no_grad():
+        for side, samples in zip((encoder, own), pairs, strict=True):
+            x_ND = side.encode(samples).to(side.device)
+            x_ND = torch.cat([side.anchors_AD.to(x_ND), x_ND]) if with_anchors else x_ND
+            found.append(side.projection(x_ND).cpu())
+    return found[0], found[1], len(found[0]) - len(pairs[0])
 
 
 def _choices(logits_NC: Tensor, config: RelativeDecoderConfig) -> Tensor:
     """The class of each sample (N,), or which of the classes it has (N, C)."""
     return logits_NC > 0 if config.problem_type == "multi_label_classification" else logits_NC.argmax(-1)
+
+
+def _by_question(config: RelativeDecoderConfig) -> list[tuple[str, RelativeDecoderConfig]]:
+    """Each decoder with what to call its answers in a report."""
+    return [(f"{name} classes", one) for name, one in config.questions.items()] or [("classes", config)]
 
 
 def _compare_spaces(left: RelativeSpace, right: RelativeSpace) -> list[Fact]:

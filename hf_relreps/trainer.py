@@ -18,8 +18,8 @@ from hf_relreps.sources import CARD_FILE
 class RelativeTrainer(Trainer):
     """`Trainer` that sends drift and coverage of the anchors to `report_to`, and pushes the card of the model.
 
-    The plain `Trainer` trains, saves and pushes as well; it pushes a card of its own, with the tags by which others
-    find the upload.
+    The plain `Trainer` trains, saves and pushes too, but pushes its own card, with the tags by which others find the
+    upload.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -37,14 +37,18 @@ class RelativeTrainer(Trainer):
     """
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log what the Trainer logs, with drift and coverage of the anchors beside the loss of a training step."""
+        """Log the values of the Trainer, with drift and coverage of the anchors at training steps.
+
+        Arrays, such as a score for each class, become lists: a checkpoint holds the log as JSON.
+        """
+        logs = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in logs.items()}
         callback = next((one for one in self.callback_handler.callbacks if isinstance(one, AnchorCallback)), None)
         if callback is not None and "loss" in logs and self.model is not None:
             logs |= callback.take_facts(self.model)
         super().log(logs, start_time)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the model's own card into the output folder, with what the Trainer knows and was told."""
+        """Write the model's own card into the output folder, with the facts of this training."""
         super().create_model_card(*args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, RelativePreTrainedModel) or not self.is_world_process_zero():

@@ -17,6 +17,7 @@ An upload of one part has the same layout without the other. Nothing is stored t
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -35,13 +36,15 @@ from hf_relreps.configuration import (
     AnyRelativeConfig,
     RelativeDecoderConfig,
     is_ours,
-    refuse_immense,
     refuse_other_format,
 )
 from hf_relreps.errors import AnchorIntegrityError, ConfigurationError, UploadError, UploadIntegrityError
+from hf_relreps.inspection import refuse_immense, refuse_unknown_processor
 from hf_relreps.model_card import PICTURE_FILE
+from hf_relreps.samples import is_failure
 from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace
+from hf_relreps.tokenizer_files import refuse_unknown_tokenizer
 
 
 PARTS = {"encoder": "RelativeModel", "decoder": "RelativeDecoder"}
@@ -61,6 +64,14 @@ SAVE_ARGUMENTS: dict[str, tuple[Any, ...]] = {
 }
 CHECKPOINT = re.compile("checkpoint-[0-9]+")  # what the Trainer calls its folders
 TRAINER_STATE_FILE = "trainer_state.json"
+TOKENIZER_FILE = "tokenizer.json"
+# The JSON files of a processor that transformers reads.
+PROCESSOR_FILES = (
+    *("config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "audio_tokenizer_config.json"),
+    TOKENIZER_FILE,
+)
+PACKED = 8  # numbers of a quantized weight that share one of the file's, at most
 ADAPTER_FILE = "adapter_config.json"  # of peft
 EXTRA_STATE = "_extra_state"  # what torch calls what a module says beside its tensors
 STUB_FILE = "modeling_hf_relreps.py"
@@ -71,6 +82,7 @@ CONFIGS = ("RelativeConfig", "RelativeEncoderConfig", "RelativeDecoderConfig")
 AUTO_CLASSES = {
     "AutoModel": "RelativeModel",
     "AutoModelForSequenceClassification": "RelativeModelForSequenceClassification",
+    "AutoModelForTokenClassification": "RelativeModelForTokenClassification",
     "AutoModelForImageClassification": "RelativeModelForImageClassification",
     "AutoModelForAudioClassification": "RelativeModelForAudioClassification",
 }
@@ -94,8 +106,8 @@ def locate(name: Any, part: str | None, subfolder: str, arguments: Mapping[str, 
     return Source.of(name, **arguments).pinned().below(folder)
 
 
-def fetch_part(source: Source, part: str) -> dict[str, Any]:
-    """Bring all that a part's load will read into the cache, checked, and give the content of its configuration.
+def fetch_part(source: Source, part: str) -> tuple[dict[str, Any], list[Path]]:
+    """Bring all that a part's load will read into the cache, checked: the content of its configuration, its weights.
 
     Raises:
         UploadError: If it is no upload of ours, lacks the part, or is of another format.
@@ -108,11 +120,10 @@ def fetch_part(source: Source, part: str) -> dict[str, Any]:
     refuse_other_format(content.get("format_version", 1), str(source))
     if place.file(ADAPTER_FILE) is not None:
         raise UploadError(
-            f"{place} holds {ADAPTER_FILE}, by which transformers would load another model in its place. "
-            "Adapters of ours live inside the encoder's weights: remove the file, or do not use the upload."
+            f"{place} contains {ADAPTER_FILE}, which makes transformers load another model instead. This library "
+            "stores adapters with the encoder's weights: remove the file, or do not use the upload."
         )
-    weight_files(place)
-    return content
+    return content, weight_files(place)
 
 
 def explain(source: Source, part: str | None, error: Exception | None) -> Exception:
@@ -120,7 +131,7 @@ def explain(source: Source, part: str | None, error: Exception | None) -> Except
     config = source.json("config.json") or source.below("decoder").json("config.json")
     if config is None:
         return UploadError(
-            f"{source} holds no config.json: it is empty, or no model. Push one there: model.push_to_hub(name)."
+            f"{source} has no config.json: it is empty, or not a model. Push one: model.push_to_hub(name)."
         )
     if not is_ours(config):
         return UploadError(
@@ -132,13 +143,13 @@ def explain(source: Source, part: str | None, error: Exception | None) -> Except
     if part and source.file(f"{part}/config.json") is None:
         there = next(name for name in PARTS if name != part)
         return UploadError(
-            f"{source} holds no {part}, only its {there}. Take the {part} from another upload that shares "
-            "its anchors: stitch(encoder, decoder) takes both names."
+            f"{source} has no {part}, only its {there}. Take the {part} from another upload that shares its anchors: "
+            "stitch(encoder, decoder) takes both names."
         )
     if isinstance(error, SafetensorError) or (isinstance(error, RuntimeError) and "mismatch" in str(error)):
         return UploadIntegrityError(
-            f"The weights of {source} are not those that its configuration describes: {error}. "
-            "A file is cut short or of another version: pull it again, or save the model anew."
+            f"The weights of {source} do not match its configuration: {error}. A file is truncated or of another "
+            "version: pull it again, or save the model again."
         )
     if isinstance(error, OSError | ValueError):
         return error
@@ -154,13 +165,14 @@ def weight_files(place: Source) -> list[Path]:
     """
     single = place.file(SAFE_WEIGHTS_NAME)
     if single is not None:
+        refuse_no_weights(single, place, SAFE_WEIGHTS_NAME)
         return [single]
     weight_map = (place.json(SAFE_WEIGHTS_INDEX_NAME) or {}).get("weight_map")
     below = f"{place.folder}/" if place.folder else ""
     if not isinstance(weight_map, dict) or not weight_map:
         raise UploadError(
-            f"{place} holds no weights: neither {below}{SAFE_WEIGHTS_NAME} nor a {below}{SAFE_WEIGHTS_INDEX_NAME} "
-            "that names files. Save it with model.save_pretrained(folder), or push it: model.push_to_hub(name)."
+            f"{place} has no weights: expected {below}{SAFE_WEIGHTS_NAME}, or {below}{SAFE_WEIGHTS_INDEX_NAME} that "
+            "names files. Save it with model.save_pretrained(folder), or push it: model.push_to_hub(name)."
         )
     found = []
     for name in sorted(set(map(str, weight_map.values()))):
@@ -172,8 +184,35 @@ def weight_files(place: Source) -> list[Path]:
         file = place.file(name)
         if file is None:
             raise UploadError(f"{place} lacks {below}{name}, which its index names. Push or pull it again, whole.")
+        refuse_no_weights(file, place, name)
         found.append(file)
     return found
+
+
+def refuse_no_weights(file: Path, place: Source, name: str) -> None:
+    """Raise `UploadIntegrityError` unless a file is one of safetensors, before any loader gets it."""
+    try:
+        with safe_open(file, framework="pt"):
+            return
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UploadIntegrityError(
+            f"The weights of {place} do not match its configuration: {name} cannot be read as safetensors ({error}). "
+            "It is truncated, or a renamed pickle file: pull it again, or do not use it."
+        ) from error
+
+
+def stored_sizes(files: Iterable[Path]) -> tuple[int, int]:
+    """How many numbers files of weights hold, and the largest side of one, by their headers alone."""
+    count, largest = 0, 1
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  not a dict
+                view = weights.get_slice(name)
+                shape = view.get_shape()
+                packed = PACKED if view.get_dtype() in ("U8", "I8", "I32") else 1
+                count += math.prod(shape) * packed
+                largest = max(largest, *shape, 1)
+    return count, largest
 
 
 def stored_weights(place: Source) -> dict[str, Tensor]:
@@ -187,25 +226,55 @@ def load_processor(source: Source) -> Any:
     Raises:
         UploadError: If there is none.
     """
-    _refuse_immense_config(source)
+    source = _pinned_if_it_can_be(source)
+    inspect_processor(source)
     try:
-        return AutoProcessor.from_pretrained(
+        processor = AutoProcessor.from_pretrained(
             source.name, trust_remote_code=False, **source.arguments, **source.subfolder_argument
         )
-    except Exception as error:  # tokenizers raises bare ones
+    except BaseException as error:  # tokenizers raises bare ones, and panics are no Exception
+        if not is_failure(error):
+            raise
         raise UploadError(
-            f"{source} holds no processor (tokenizer or image processor) that transformers knows. "
-            f"Give one where the model is used, or save it there: processor.save_pretrained(folder). {error}"
+            f"{source} has no processor (tokenizer or image processor) that transformers can load. Pass one when you "
+            f"use the model, or save it there: processor.save_pretrained(folder). {error}"
         ) from error
+    _inspect_made_tokenizer(processor, source)
+    return processor
 
 
-def _refuse_immense_config(source: Source) -> None:
-    """Before transformers looks into it for a hint at the processor."""
+def _pinned_if_it_can_be(source: Source) -> Source:
+    """At one commit, so that what is looked at is what is read."""
     try:
-        content = source.json("config.json")
+        return source.pinned()
     except UploadError:
-        return  # there need be none
-    refuse_immense(content)
+        return source  # a later error says what is the matter
+
+
+def inspect_processor(source: Source) -> None:
+    """Before transformers looks into any of its files: see `hf_relreps.inspection`."""
+    contents = {name: content for name in PROCESSOR_FILES if (content := _json_if_there(source, name)) is not None}
+    refuse_immense(contents.get("config.json"))
+    refuse_unknown_processor(
+        {name: content for name, content in contents.items() if name != TOKENIZER_FILE}, str(source)
+    )
+    if TOKENIZER_FILE in contents:
+        refuse_unknown_tokenizer(contents[TOKENIZER_FILE], f"{TOKENIZER_FILE} of {source}")
+
+
+def _json_if_there(source: Source, name: str) -> dict[str, Any] | None:
+    try:
+        found = source.file(name)
+    except UploadError:
+        return None  # not to be had, so transformers does not get it either
+    return None if found is None else source.json(name)
+
+
+def _inspect_made_tokenizer(processor: Any, source: Source) -> None:
+    """One that transformers made of other files (SentencePiece, words) is looked at before it reads a text."""
+    backend = getattr(getattr(processor, "tokenizer", processor), "backend_tokenizer", None)
+    if backend is not None and source.file(TOKENIZER_FILE) is None:
+        refuse_unknown_tokenizer(json.loads(backend.to_str()), f"The tokenizer of {source}")
 
 
 def load_anchors(source: Source, space: RelativeSpace, view: str | None, digest: str | None) -> AnchorSet:
@@ -215,16 +284,22 @@ def load_anchors(source: Source, space: RelativeSpace, view: str | None, digest:
         AnchorIntegrityError: If they are not those that its configuration names.
         UploadError: If it holds none.
     """
-    anchors = AnchorSet.load(source)
+    return refuse_other_anchors(AnchorSet.load(source), str(source), space, view, digest)
+
+
+def refuse_other_anchors(
+    anchors: AnchorSet, source: str, space: RelativeSpace, view: str | None, digest: str | None
+) -> AnchorSet:
+    """The same anchors; raises `AnchorIntegrityError` unless they are those that a configuration names."""
     if anchors.fingerprint != space.fingerprint:
         raise AnchorIntegrityError(
-            f"The anchors of {source} have fingerprint {anchors.fingerprint}, its configuration names "
-            f"{space.fingerprint}: the folder is stale or was changed. Pull it again, or save the model anew."
+            f"The anchors of {source} have fingerprint {anchors.fingerprint}, but its configuration says "
+            f"{space.fingerprint}: the folder is outdated or has been changed. Pull it again, or save the model again."
         )
     if view in anchors.views and digest not in (None, anchors.view(view).digest):
         raise AnchorIntegrityError(
-            f"View {view!r} of {source} has digest {anchors.view(view).digest}, its configuration names "
-            f"{digest}: the encoder was built on other samples. Pull it again, or save the model anew."
+            f"View {view!r} of {source} has digest {anchors.view(view).digest}, but its configuration says {digest}: "
+            "the encoder was built on other samples. Pull it again, or save the model again."
         )
     return anchors
 
@@ -236,10 +311,11 @@ def refuse_not_finite(model: PreTrainedModel, name: str) -> None:
     for key, tensor in model.state_dict().items():
         if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
             continue
+        tensor = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch finds no bounds of float8
         if not all(not bound.isnan() if key in bounds else bound.isfinite() for bound in torch.aminmax(tensor)):
             raise UploadIntegrityError(
-                f"{name} holds weights that are infinite or not a number; the first is in {key}. Its training "
-                "diverged, or the file was damaged before it was pushed: take an earlier revision."
+                f"{name} contains infinite or NaN weights; the first is in {key}. Its training diverged, or the file "
+                "was damaged before the push: use an earlier revision."
             )
 
 
@@ -248,9 +324,9 @@ def refuse_missing(missing_keys: Iterable[str], part: str, name: str) -> None:
     missing = sorted(key for key in missing_keys if not key.endswith(EXTRA_STATE))
     if missing:
         raise UploadError(
-            f"{name} lacks {len(missing)} weights, the first is {missing[0]}: it holds no complete {part}. They would "
-            "have been random. For a whole model combine parts: stitch(encoder, decoder); for a new decoder "
-            "fine-tune: RelativeModelForSequenceClassification.from_encoder(encoder, ...)."
+            f"{name} lacks {len(missing)} weights, the first is {missing[0]}: it has no complete {part}, and the "
+            "missing weights would be random. For a whole model, combine parts: stitch(encoder, decoder); for a new "
+            "decoder, fine-tune: RelativeModelForSequenceClassification.from_encoder(encoder, ...)."
         )
 
 
@@ -271,27 +347,23 @@ def split_save_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], 
         if name not in SAVE_ARGUMENTS:
             known = ", ".join(sorted({*SAVE_ARGUMENTS, *PUSH_ARGUMENTS, "max_shard_size", "push_to_hub"}))
             raise ConfigurationError(
-                f"save_pretrained got {name}={value!r:.60}, which it does not know; it takes {known}."
+                f"save_pretrained got {name}={value!r:.60}, which is not an argument; it takes {known}."
             )
         if value not in SAVE_ARGUMENTS[name]:
             raise ConfigurationError(
-                f"save_pretrained got {name}={value!r:.60}: an upload of this library could not be loaded by its "
-                "parts from such files. Nothing was written. Leave it out."
+                f"save_pretrained got {name}={value!r:.60}: the parts of such an upload could not be loaded on their "
+                "own. Nothing was written. Leave it out."
             )
     return push, {name: rest[name] for name in ("max_shard_size", "save_original_format") if name in rest}
 
 
-def withdraw(root: Path, parts: Iterable[str]) -> None:
-    """Take back what makes an earlier save in this folder loadable: a save that is cut off leaves no mixture of two.
+def obsolete_files(root: Path, parts: Iterable[str]) -> list[str]:
+    """Patterns of what an earlier save in a folder leaves, and what a new one takes back.
 
-    The index is written last. Of a checkpoint the Trainer writes its state last, and cannot resume without it.
+    Of a checkpoint also the Trainer's state: it belongs to other weights, and nothing resumes without it.
     """
-    (root / SAFE_WEIGHTS_INDEX_NAME).unlink(missing_ok=True)
-    if CHECKPOINT.fullmatch(root.name):
-        (root / TRAINER_STATE_FILE).unlink(missing_ok=True)
-    for part in parts:
-        for name in (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME):
-            (root / part / name).unlink(missing_ok=True)
+    weights = [f"{part}/{name}" for part in parts for name in ("model*.safetensors", SAFE_WEIGHTS_INDEX_NAME)]
+    return [*weights, *([TRAINER_STATE_FILE] if CHECKPOINT.fullmatch(root.name) else [])]
 
 
 def write_config(config: AnyRelativeConfig, folder: Path) -> None:

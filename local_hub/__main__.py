@@ -73,7 +73,10 @@ def _remedy(error: Exception, options: argparse.Namespace) -> str:
     if isinstance(error, ImportError):
         return str(error)
     reason = str(error).rstrip(".")
-    return f"Cannot listen on port {options.port}: {reason}. Choose another: --port N; a free one is taken without it."
+    return (
+        f"Cannot listen on port {options.port}: {reason}. Choose another with --port N, or leave --port out for a "
+        "free one."
+    )
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:

@@ -44,7 +44,7 @@ def _refuse(request: Request, error: Exception) -> Response:
 
 
 def _not_found(request: Request, error: Exception) -> Response:
-    return error_response(404, f"Sorry, this Hub knows no {request.method} {request.url.path}")
+    return error_response(404, f"The local Hub does not support {request.method} {request.url.path}")
 
 
 def _routes() -> list[Route]:

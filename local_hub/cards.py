@@ -23,10 +23,23 @@ def read_card(readme: str) -> dict[str, Any]:
     if match is None:
         return {}
     try:
-        card = yaml.safe_load(match.group(1))
-    except yaml.YAMLError:
+        card = _load(match.group(1))
+    except (yaml.YAMLError, RecursionError):  # thousands of brackets
         return {}
     return card if isinstance(card, dict) else {}
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases, by which a few lines stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not supported")
+        return super().compose_node(parent, index)
+
+
+def _load(text: str) -> Any:
+    return yaml.load(text, _Plain)  # noqa: S506  a safe loader
 
 
 def check_card(readme: str) -> tuple[list[str], list[str]]:
@@ -35,8 +48,8 @@ def check_card(readme: str) -> tuple[list[str], list[str]]:
     if match is None:
         return [], ["empty or missing yaml metadata in repo card"]
     try:
-        card = yaml.safe_load(match.group(1))
-    except yaml.YAMLError as error:
+        card = _load(match.group(1))
+    except (yaml.YAMLError, RecursionError) as error:
         return [f"the YAML metadata cannot be read: {error}"], []
     if not isinstance(card, dict):
         return [f"the YAML metadata must be key: value pairs, found {type(card).__name__}"], []
@@ -113,11 +126,13 @@ def read_config(text: str) -> dict[str, Any]:
     """What the Hub keeps of a config.json; empty where it cannot be read."""
     try:
         config = json.loads(text)
-    except ValueError:
+        if not isinstance(config, dict):
+            return {}
+        kept = {key: config[key] for key in ("architectures", "model_type", "auto_map") if key in config}
+        json.dumps(kept)  # some versions of Python read what they cannot write
+    except (ValueError, RecursionError):  # thousands of brackets
         return {}
-    if not isinstance(config, dict):
-        return {}
-    return {key: config[key] for key in ("architectures", "model_type", "auto_map") if key in config}
+    return kept
 
 
 def as_list(value: Any) -> list[Any]:

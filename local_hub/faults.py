@@ -144,7 +144,7 @@ class Faults:
 def alteration(data: bytes | None, truncate: int | None) -> Callable[[bytes], bytes]:
     """How to alter a content: replace it, keep only its beginning, or else flip the bits of its middle byte."""
     if data is not None and truncate is not None:
-        raise ValueError("Say either what to send (data) or how many bytes to keep (truncate), not both.")
+        raise ValueError("Pass either data (what to send) or truncate (how many bytes to keep), not both.")
     if data is not None:
         return lambda content: data
     if truncate is not None:
@@ -154,6 +154,6 @@ def alteration(data: bytes | None, truncate: int | None) -> Callable[[bytes], by
 
 def _flip_middle_byte(content: bytes) -> bytes:
     if not content:
-        raise ValueError("An empty file has no byte to flip: give the bytes to send instead (data=b...).")
+        raise ValueError("An empty file has no byte to flip. Pass the bytes to send instead: data=b'...'.")
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]

@@ -186,9 +186,11 @@ class LocalHub:
     def start(self) -> Self:
         """Answer requests from a thread until `stop`."""
         if self._thread is not None:
-            raise RuntimeError(f"The local Hub at {self.url} is running already.")
+            raise RuntimeError(f"The local Hub is already running at {self.url}.")
         if not self.root.exists() and self._temporary is not None:
-            raise RuntimeError("The local Hub was stopped and its temporary folder removed; give root= to keep one.")
+            raise RuntimeError(
+                "The local Hub was stopped and its temporary folder removed. Pass root= to keep the folder."
+            )
         if self._socket is None:
             self._socket = _bound_socket(self.port)
         app = Wire(build_app(self._state), self.faults, self.requests)

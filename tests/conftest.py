@@ -202,6 +202,13 @@ def make_model(
     return make
 
 
+@pytest.fixture
+def upload(tmp_path: Path, make_model: Callable[..., RelativeModelForSequenceClassification]) -> Path:
+    """A folder with a saved whole model."""
+    make_model(0).save_pretrained(tmp_path / "upload")
+    return tmp_path / "upload"
+
+
 @pytest.fixture(scope="session")
 def make_dataset(
     texts: dict[str, list[str]], labels: list[int], tokenizer: PreTrainedTokenizerFast

@@ -16,9 +16,14 @@ def blocks(kind: str) -> list[str]:
     return [code for name, code in BLOCK.findall(README.read_text("utf-8")) if name == kind]
 
 
-def first_example() -> tuple[str, str]:
-    """The first block of Python, and the text that the README says it prints."""
+def quick_start() -> tuple[str, str]:
+    """The block with two pretrained encoders of the Hub, and what the README says it prints."""
     return blocks("python")[0], blocks("text")[0]
+
+
+def offline_example() -> tuple[str, str]:
+    """The block that trains two models offline, and what the README says it prints."""
+    return blocks("python")[1], blocks("text")[1]
 
 
 def made_small(code: str, replacements: Mapping[str, str]) -> str:

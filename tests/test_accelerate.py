@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_together
 from transformers import AutoModelForSequenceClassification
 
 from hf_relreps import AnchorCallback, AnchorSet
@@ -17,7 +16,7 @@ from hf_relreps.errors import AnchorError
 
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "train_with_accelerate.py"
-TIMEOUT = 300  # seconds; a collective that one process never reaches would hang for ever
+TIMEOUT = 3600  # seconds; a collective that one process never reaches would hang for ever
 FEW = ["--epochs", "1", "--rows", "96", "--anchors", "21"]  # 21: no multiple of two processes or four parts
 
 
@@ -100,18 +99,8 @@ def launched(processes: int, folder: Path) -> str:
     several = ["--multi_gpu"] if processes > 1 else []
     settings = ["--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", *several, *settings, "--dynamo_backend", "no"]
-    paths = [str(EXAMPLE.parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "1",
-    }
     command = [*launch, str(EXAMPLE), *FEW, "--output", str(folder)]
-    done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+    return run_together(command, TIMEOUT, ACCELERATE_USE_CPU="1")
 
 
 @pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])

@@ -1,4 +1,4 @@
-"""`AnchorSet`: chosen from a data set, identified, saved, loaded, and refused when it is not what it says."""
+"""`AnchorSet`: chosen from a dataset, identified, saved, loaded, and refused when it is not what it says."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def noise(mode="RGB", seed=0, size=(7, 5)):
     return Image.fromarray(values.squeeze(-1) if bands == 1 else values, mode=None)
 
 
-# -- chosen from a data set
+# -- chosen from a dataset
 
 
 def test_rows_stay_together_over_the_views(dataset):
@@ -137,13 +137,13 @@ def test_images_are_decoded_for_the_chosen_rows_only():
     ("arguments", "message"),
     [
         ({"k": 41}, "Cannot choose k=41 anchors from 40 candidates"),
-        ({"views": ["en", "de"]}, r"no column 'de'; it has package, en, fr, label, number\. Name views"),
+        ({"views": ["en", "de"]}, r"no column 'de'; it has package, en, fr, label, number\. Use these names in views"),
         ({"id_column": "uid"}, "no column 'uid'; it has"),
         ({"strategy": "stratified", "label_column": "section"}, "no column 'section'; it has .* label_column"),
         ({"strategy": "best"}, "strategy='best' does not exist"),
-        ({"strategy": "kmeans"}, "strategy='kmeans' needs embeddings=, one for each candidate"),
+        ({"strategy": "kmeans"}, "strategy='kmeans' needs embeddings=, with one row for each candidate"),
         ({"strategy": "kmeans", "embeddings": np.ones((39, 2))}, "embeddings has 39 rows for 40 rows of data"),
-        ({"id_column": "label"}, "anchor ids are there more than once, the first is '[012]'. .* id_column"),
+        ({"id_column": "label"}, "anchor ids are repeated, the first is '[012]'. .* id_column"),
     ],
     ids=str,
 )
@@ -167,13 +167,15 @@ def test_a_column_of_numbers_is_refused_with_its_row(dataset):
 
 def test_repeated_rows_without_ids_are_refused(dataset):
     texts = Dataset.from_dict({"en": ["a cat", "a dog"] * 3})
-    with pytest.raises(AnchorError, match="anchor ids are there more than once.* drop the repeated rows"):
+    with pytest.raises(AnchorError, match="anchor ids are repeated.* drop the repeated rows"):
         AnchorSet.from_dataset(texts, 5, views="en")
 
 
 def test_missing_ids_are_refused():
     texts = Dataset.from_dict(columns(package=[None] * 3 + [f"p{i}" for i in range(3, ROWS)]))
-    with pytest.raises(AnchorError, match=r"3 anchor ids are None, the first is ids\[\d+\]; expected a name"):
+    with pytest.raises(
+        AnchorError, match=r"3 anchor ids are None, the first is ids\[\d+\]; expected an id for each anchor"
+    ):
         AnchorSet.from_dataset(texts, ROWS, views="en", id_column="package")
 
 
@@ -191,11 +193,10 @@ def test_a_data_set_without_a_complete_row_is_refused():
     [
         ([], {"en": []}, "at least one anchor; the list of ids is empty"),
         (["a"], {}, r"at least one view, for example views=\{'en': texts\}"),
-        (["a", "b", "a"], {"en": ["x", "y", "z"]}, "1 anchor ids are there more than once, the first is 'a'"),
-        ([1, "1"], {"en": ["x", "y"]}, "more than once, the first is '1'"),
+        (["a", "b", "a"], {"en": ["x", "y", "z"]}, "1 anchor ids are repeated, the first is 'a'"),
+        ([1, "1"], {"en": ["x", "y"]}, "repeated, the first is '1'"),
         (["a", None], {"en": ["x", "y"]}, r"1 anchor ids are None, the first is ids\[1\]"),
         (["a", "b"], {"en": ["x"]}, "View 'en' has 1 samples for 2 anchors. Give one for each, in their order"),
-        (["a", "b"], {"en": "xy"}, "View 'en' has 1 samples for 2 anchors"),
         (["a", "b"], {"id": ["x", "y"]}, "A view cannot be called 'id'"),
     ],
     ids=str,
@@ -206,6 +207,8 @@ def test_what_cannot_be_an_anchor_set_is_refused(ids, views, message):
 
 
 def test_samples_that_no_encoder_reads_are_refused():
+    with pytest.raises(SampleError, match="view 'en' is the string 'xy', expected a list of samples"):
+        AnchorSet(["a", "b"], {"en": "xy"})
     with pytest.raises(SampleError, match=r"view 'en'\[1\] is 5 \(int\), expected text"):
         AnchorSet(["a", "b"], {"en": ["x", 5]})
     with pytest.raises(SampleError, match=r"view 'photo'\[0\] is an image of mode 'I;16'"):
@@ -222,7 +225,7 @@ def test_a_view_is_asked_for_by_name(pair):
     assert view.samples == ["chat", "chien", "oiseau"] and view.fingerprint == pair.fingerprint
     with pytest.raises(AnchorError, match=r"There is no view 'de'; this anchor set has 'en', 'fr'\. .*add_view"):
         pair.view("de")
-    with pytest.raises(AnchorError, match="Several views and no name given; this anchor set has 'en', 'fr'"):
+    with pytest.raises(AnchorError, match="No view was named; this anchor set has 'en', 'fr'"):
         pair.view()
 
 
@@ -382,31 +385,34 @@ def replaced(table, name, values):
 TABLE_CHANGES = {
     "one text": (
         lambda table: replaced(table, "fr", ["chat", "CHIEN", "oiseau"]),
-        r"was changed: the digest of its view 'fr' is [0-9a-f]{64}, anchor_set.json expects [0-9a-f]{64}\. Pull",
+        r"has been changed: the digest of its view 'fr' is [0-9a-f]{64}, but anchor_set.json says [0-9a-f]{64}\. Pull",
     ),
     "rows in another order": (
         lambda table: table.take([1, 0, 2]),
-        r"was changed: the digest of its ids is [0-9a-f]{64}, anchor_set.json expects [0-9a-f]{64}",
+        r"has been changed: the digest of its ids is [0-9a-f]{64}, but anchor_set.json says [0-9a-f]{64}",
     ),
     "texts in another order": (
         lambda table: replaced(table, "en", ["a dog", "a cat", "a bird"]),
-        "was changed: the digest of its view 'en' is",
+        "has been changed: the digest of its view 'en' is",
     ),
     "one id": (lambda table: replaced(table, "id", ["cat", "dog", "fish"]), "the digest of its ids is"),
-    "a row less": (lambda table: table.slice(0, 2), "the number of anchors is 2, anchor_set.json expects 3"),
-    "no rows": (lambda table: table.slice(0, 0), "the number of anchors is 0, anchor_set.json expects 3"),
+    "a row less": (lambda table: table.slice(0, 2), "the number of anchors is 2, but anchor_set.json says 3"),
+    "no rows": (lambda table: table.slice(0, 0), "the number of anchors is 0, but anchor_set.json says 3"),
     "repeated ids": (
         lambda table: replaced(table, "id", ["cat", "cat", "bird"]),
-        "it holds no anchors. 1 anchor ids are there more than once, the first is 'cat'",
+        "it has no anchors. 1 anchor ids are repeated, the first is 'cat'",
     ),
     "a missing id": (lambda table: replaced(table, "id", ["cat", None, "bird"]), "1 anchor ids are None"),
     "a missing text": (
         lambda table: replaced(table, "fr", ["chat", None, "oiseau"]),
-        r"it holds no anchors. view 'fr'\[1\] is None",
+        r"it has no anchors. view 'fr'\[1\] is None",
     ),
     "numbers": (lambda table: replaced(table, "fr", [1.5, 2.5, 3.5]), r"view 'fr'\[0\] is 1.5 \(float\)"),
-    "no column of a view": (lambda table: table.drop_columns("fr"), "cannot be read as anchors: 'fr'. Pull it again"),
-    "no ids": (lambda table: table.drop_columns("id"), "cannot be read as anchors: 'id'"),
+    "no column of a view": (
+        lambda table: table.drop_columns("fr"),
+        "cannot be read as anchors: columns are missing: fr. Pull it again",
+    ),
+    "no ids": (lambda table: table.drop_columns("id"), "cannot be read as anchors: columns are missing: id"),
 }
 
 
@@ -432,15 +438,15 @@ def test_a_table_in_which_nothing_but_the_compression_changed_is_read(pair, tmp_
 RECORD_CHANGES = {
     "another fingerprint": (
         lambda record: record | {"fingerprint": "0" * 64},
-        r"the digest of its ids is [0-9a-f]{64}, anchor_set.json expects 0{64}",
+        r"the digest of its ids is [0-9a-f]{64}, but anchor_set.json says 0{64}",
     ),
     "another digest": (
         lambda record: record | {"views": record["views"] | {"en": {"modality": "text", "digest": "0" * 64}}},
-        r"the digest of its view 'en' is [0-9a-f]{64}, anchor_set.json expects 0{64}",
+        r"the digest of its view 'en' is [0-9a-f]{64}, but anchor_set.json says 0{64}",
     ),
     "no digest": (
         lambda record: record | {"views": record["views"] | {"en": {"modality": "text"}}},
-        r"the digest of its view 'en' is [0-9a-f]{64}, anchor_set.json expects None",
+        r"the digest of its view 'en' is [0-9a-f]{64}, but anchor_set.json says None",
     ),
     "another modality": (
         lambda record: record | {"views": {"en": record["views"]["en"] | {"modality": "image"}}},
@@ -448,20 +454,26 @@ RECORD_CHANGES = {
     ),
     "another number": (
         lambda record: record | {"num_anchors": 4},
-        "number of anchors is 3, anchor_set.json expects 4",
+        "number of anchors is 3, but anchor_set.json says 4",
     ),
     "a newer format": (
         lambda record: {"format_version": 99, "new": "shape"},
         r"has format version 99; the installed hf_relreps reads up to 1\. Update it: pip install -U hf-relreps",
     ),
-    "a list": (lambda record: [record], "is not a record of anchors"),
-    "a number": (lambda record: 7, "is not a record of anchors"),
-    "nothing": (lambda record: {}, r"is not a record of anchors \(KeyError\('format_version'\)\)"),
-    "a version of another type": (lambda record: record | {"format_version": "1"}, "format_version missing or of an"),
-    "views of another type": (lambda record: record | {"views": ["en"]}, "views missing or of another type"),
-    "a view of another type": (lambda record: record | {"views": {"en": "text"}}, "views missing or of another type"),
-    "no views": (lambda record: record | {"views": {}}, "views missing or of another type"),
-    "an origin of another type": (lambda record: record | {"origin": 5}, "origin missing or of another type"),
+    "a list": (lambda record: [record], "is not a valid anchor record"),
+    "a number": (lambda record: 7, "is not a valid anchor record"),
+    "nothing": (lambda record: {}, r"is not a valid anchor record \(KeyError\('format_version'\)\)"),
+    "a version of the wrong type": (
+        lambda record: record | {"format_version": "1"},
+        "format_version missing or of the",
+    ),
+    "views of the wrong type": (lambda record: record | {"views": ["en"]}, "views missing or of the wrong type"),
+    "a view of the wrong type": (
+        lambda record: record | {"views": {"en": "text"}},
+        "views missing or of the wrong type",
+    ),
+    "no views": (lambda record: record | {"views": {}}, "views missing or of the wrong type"),
+    "an origin of the wrong type": (lambda record: record | {"origin": 5}, "origin missing or of the wrong type"),
 }
 
 
@@ -480,7 +492,7 @@ def test_a_record_that_names_fewer_views_reads_only_those(pair, tmp_path):
 def test_a_record_that_is_no_json_is_refused(pair, tmp_path, content):
     pair.save_pretrained(tmp_path)
     (tmp_path / "anchors" / "anchor_set.json").write_text(content, "utf-8")
-    with pytest.raises(AnchorIntegrityError, match="anchor_set.json of .* is not a record of anchors"):
+    with pytest.raises(AnchorIntegrityError, match="anchor_set.json of .* is not a valid anchor record"):
         AnchorSet.from_pretrained(tmp_path)
 
 
@@ -488,12 +500,12 @@ def test_a_record_that_is_no_json_is_refused(pair, tmp_path, content):
 def test_a_missing_file_is_named(pair, tmp_path, file):
     pair.save_pretrained(tmp_path)
     (tmp_path / "anchors" / file).unlink()
-    with pytest.raises(UploadError, match=rf"holds no anchors: anchors/{file} is not there.*save_pretrained"):
+    with pytest.raises(UploadError, match=rf"has no anchors: anchors/{file} does not exist.*save_pretrained"):
         AnchorSet.from_pretrained(tmp_path)
 
 
 def test_an_empty_folder_holds_no_anchors(tmp_path):
-    with pytest.raises(UploadError, match="holds no anchors: anchors/anchor_set.json is not there"):
+    with pytest.raises(UploadError, match="has no anchors: anchors/anchor_set.json does not exist"):
         AnchorSet.from_pretrained(tmp_path)
 
 

@@ -16,12 +16,14 @@ from training import tiny_trainer
 from hf_relreps import (
     AnchorCallback,
     AnchorSet,
+    RelativeDecoder,
+    RelativeDecoderConfig,
     RelativeModelForImageReconstruction,
     RelativeModelForSequenceClassification,
     app,
     compatibility,
 )
-from hf_relreps.app.pairs import Answer, Pair, load_pair, refuse_folder
+from hf_relreps.app.pairs import Answer, Pair, _read, load_pair, refuse_closed
 from hf_relreps.app.render import answers_html, error_html, report_html
 from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
 from hf_relreps.errors import MissingExtraError, UploadError
@@ -95,13 +97,19 @@ def test_the_decoders_own_pair_reads_its_own_language(uploads: dict[str, str]) -
     assert max(answer.scores, key=answer.scores.__getitem__) == "animal"
 
 
+def test_the_example_is_an_anchor_in_the_language_of_the_encoder(uploads: dict[str, str]) -> None:
+    assert Pair.load(uploads["fr"], uploads["en"]).example == "petit chat ici"
+    assert Pair.load(uploads["en"], uploads["fr"]).example == "small cat here"
+    assert Pair.load(uploads["ordinary"], uploads["fr"], "en").example == "small cat here"
+
+
 def test_an_upload_of_one_part_says_what_it_does_not_hold(uploads: dict[str, str]) -> None:
     pair = Pair.load(uploads["encoder-only"], uploads["decoder-only"])
     own, stitched, absolute = pair.answers("petit chat ici")
-    assert own.why_not == "This upload holds no decoder."
+    assert own.why_not == "This upload has no decoder."
     assert stitched.scores
-    assert "holds no encoder" in absolute.why_not
-    assert pair.answer_of_other("small cat").why_not == "This upload holds no encoder."
+    assert "has no encoder" in absolute.why_not
+    assert pair.answer_of_other("small cat").why_not == "This upload has no encoder."
 
 
 def test_parts_that_do_not_fit_have_no_stitched_answer(uploads: dict[str, str]) -> None:
@@ -142,9 +150,17 @@ def test_pairs_are_loaded_once(uploads: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", [".", "/etc", "./model", "~/model", "a/b/c"])
 def test_where_strangers_type_folders_are_refused(name: str) -> None:
-    with pytest.raises(UploadError, match="no repository of the Hub"):
-        refuse_folder(name)
-    refuse_folder("me/relative-en")
+    with pytest.raises(UploadError, match="not a valid repository name"):
+        refuse_closed(name)
+
+
+def test_where_strangers_type_only_public_uploads_are_opened(hub: Any, new_repo_id: Any, make_model: Any) -> None:
+    public, private = new_repo_id(), new_repo_id()
+    make_model(0).push_to_hub(public)
+    make_model(0).push_to_hub(private, private=True)
+    refuse_closed(public)
+    with pytest.raises(UploadError, match="opens public uploads only"):
+        refuse_closed(private)
 
 
 # -- what is shown
@@ -154,6 +170,15 @@ def test_names_in_uploads_are_text_and_no_markup() -> None:
     answer = Answer("stitched", "<b>x</b>", scores={"<script>alert(1)</script>": 1.0})
     for shown in (answers_html([answer]), error_html("<script>")):
         assert "<script>" not in shown and "<b>x" not in shown
+
+
+def test_labels_of_any_type_are_shown_as_text() -> None:
+    decoder = RelativeDecoder(RelativeDecoderConfig(num_anchors=4, num_labels=3)).eval()
+    decoder.config.id2label = {0: ["<x>"], 1: None, 2: 2.5}
+    answer = _read(decoder, torch.randn(1, decoder.config.space.size), "own", "")
+    assert set(answer.scores) == {"['<x>']", "None", "2.5"}
+    shown = answers_html([answer])
+    assert "None" in shown and "<x>" not in shown
 
 
 def test_the_best_five_classes_are_shown_in_order() -> None:
@@ -202,13 +227,17 @@ def test_it_is_pushed_as_a_space(hub: Any, hub_user: str) -> None:
 # -- in a browser
 
 
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of the running app."""
     pytest.importorskip("gradio", reason="gradio is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         app.launch(server_port=port, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
@@ -258,6 +287,21 @@ def test_in_a_browser_a_stitched_answer_appears_beside_own_and_absolute(page: An
     assert page.locator(".rr-card h4").all_inner_texts() == ["Own", "Stitched", "Absolute"]
     assert page.locator(".rr-card.stitched .rr-bar.first span").first.inner_text() == "animal"
     assert not page.errors
+
+
+def test_in_a_browser_names_that_were_given_are_compared_at_once_with_an_example_to_try(
+    browser: Any, address: str, uploads: dict[str, str]
+) -> None:
+    port = _free_port()
+    app.launch(
+        *(uploads["fr"], uploads["en"]),
+        **{"server_port": port, "server_name": "127.0.0.1", "prevent_thread_lock": True, "quiet": True},
+    )
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{port}")
+    page.locator(".rr-verdict.yes").wait_for()
+    assert page.get_by_label("Text, as the encoder reads it").input_value() == "petit chat ici"
+    page.close()
 
 
 def test_in_a_browser_what_goes_wrong_is_a_sentence(page: Any, uploads: dict[str, str]) -> None:

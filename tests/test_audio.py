@@ -206,12 +206,14 @@ def test_with_a_mask_a_padded_batch_of_a_layer_norm_encoder_gives_the_logits_of_
 
 def test_sounds_of_another_sampling_rate_are_refused_with_both_rates(anchors):
     model = make(anchors)
-    with pytest.raises(SampleError, match="have 8000 samples a second, the encoder reads 16000. Resample them first"):
+    with pytest.raises(
+        SampleError, match="have 8000 samples per second, but the encoder reads 16000. Resample them first"
+    ):
         model.encoder.encode([make_sound("low", 0) | {"sampling_rate": 8000}])
-    with pytest.raises(SampleError, match="have 8000, 16000 samples a second"):
+    with pytest.raises(SampleError, match="have 8000, 16000 samples per second"):
         model.encoder.encode([make_sound("low", 0), make_sound("low", 0) | {"sampling_rate": 8000}])
     telephone = [sound | {"sampling_rate": 8000} for sound in anchors.view().samples]
-    with pytest.raises(SampleError, match="have 8000 samples a second, the encoder reads 16000"):
+    with pytest.raises(SampleError, match="have 8000 samples per second, but the encoder reads 16000"):
         make(AnchorSet(anchors.ids, {"sound": telephone}))
 
 
@@ -229,7 +231,7 @@ def test_a_sound_longer_than_the_encoder_reads_is_truncated_with_a_warning(ancho
     encoder = make(anchors).encoder
     long = make_sound("low", 3, seconds=1.5)
     x_ND = encoder.encode([make_sound("low", 0), long])
-    assert "1 of 2 sounds are longer than 1 s, which is all that the encoder reads" in caplog.text
+    assert "1 of 2 sounds are longer than 1 s, the most that the encoder reads" in caplog.text
     cut = long | {"array": long["array"][:RATE]}
     torch.testing.assert_close(x_ND[1:], encoder.encode([cut]))
 
@@ -237,10 +239,10 @@ def test_a_sound_longer_than_the_encoder_reads_is_truncated_with_a_warning(ancho
 def test_anchors_of_another_modality_are_refused(anchors):
     texts = AnchorSet("ab", {"en": ["a", "b"]})
     with pytest.raises(
-        AnchorError, match="RelativeModelForAudioClassification reads audios, the view 'en' holds texts"
+        AnchorError, match="RelativeModelForAudioClassification reads audios, but the view 'en' contains texts"
     ):
         make(texts)
-    with pytest.raises(AnchorError, match="RelativeModelForImageClassification reads images, the view 'sound'"):
+    with pytest.raises(AnchorError, match="RelativeModelForImageClassification reads images, but the view 'sound'"):
         RelativeModelForImageClassification.from_encoder(whisper(), anchors.view(), READERS["whisper"]())
     with pytest.raises(AnchorError, match="this encoder reads audios"):
         RelativeModelForImageClassification.from_encoder(make(anchors).encoder)

@@ -1,5 +1,6 @@
 """The readers of the benchmarks' offline texts and encoders, on small files of the same format."""
 
+import json
 import struct
 
 import numpy as np
@@ -7,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
+from benchmarks.assets.emoji import load_emoji_pictures
 from benchmarks.assets.features import kept
 from benchmarks.assets.packages import package_folder, unpacked
 from benchmarks.assets.quantized_e5 import EMBEDDINGS, LAYER, read_quantized_e5
@@ -153,6 +156,33 @@ def test_emoji_that_all_languages_name_become_parallel_texts(tmp_path):
     assert load_emoji(tmp_path, ("en", "fr")).to_list() == [
         {"id": "1F600", "en": "grin, face", "fr": "sourire, visage"}
     ]
+
+
+def test_pictures_of_emoji_meet_their_names_whatever_sign_ends_their_codes(tmp_path):
+    names = tmp_path / "emojibase-data" / "package" / "en"
+    pictures = tmp_path / "emoji-datasource-google" / "package"
+    names.mkdir(parents=True)
+    (pictures / "img" / "google" / "64").mkdir(parents=True)
+    told = [
+        ("2600", "sun", ["bright"], 5),
+        ("1F600", "grin", [], 0),
+        ("1F9B0", "red hair", [], 2),
+        ("1F602", "joy", [], 0),
+    ]
+    keys = ("hexcode", "label", "tags", "group")
+    (names / "data.json").write_text(json.dumps([dict(zip(keys, row, strict=True)) for row in told]), "utf-8")
+    drawn = [("2600-FE0F", True), ("1F600", True), ("1F9B0", True), ("1F602", False)]
+    rows = [{"unified": code, "image": f"{code.lower()}.png", "has_img_google": there} for code, there in drawn]
+    (pictures / "emoji.json").write_text(json.dumps(rows), "utf-8")
+    for code, _ in drawn[:3]:
+        Image.new("RGBA", (4, 4), (10, 20, 30, 0)).save(pictures / "img" / "google" / "64" / f"{code.lower()}.png")
+    emoji = load_emoji_pictures(tmp_path)
+    assert emoji["id"][:] == ["2600", "1F600"] and emoji["en"][:] == ["sun, bright", "grin"]
+    assert [emoji.features["label"].int2str(label) for label in emoji["label"]] == [
+        "travel and places",
+        "smileys and emotion",
+    ]
+    assert emoji[0]["image"].getpixel((0, 0)) == (255, 255, 255)  # what is transparent is paper, not night
 
 
 def test_questions_that_are_tested_or_repeated_are_not_trained_on(tmp_path):

@@ -11,7 +11,7 @@ from training import tiny_trainer
 from hf_relreps import RelativeConfig, RelativeDecoder, RelativeDecoderConfig, RelativeModel
 from hf_relreps.caching import encode_dataset
 from hf_relreps.demos.tiny import word_tokenizer
-from hf_relreps.errors import ConfigurationError, SampleError
+from hf_relreps.errors import ConfigurationError, SampleError, UploadError
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def dataset(texts, labels):
 
 @pytest.fixture
 def encode(tmp_path):
-    """``encode(encoder, dataset)``: the encoded data set, and whether the encoder ran for it."""
+    """``encode(encoder, dataset)``: the encoded dataset, and whether the encoder ran for it."""
 
     def run(encoder, dataset, **arguments):
         passes = []
@@ -113,8 +113,8 @@ def a_shorter_text(encoder):
     encoder.config.max_length = 2
 
 
-@pytest.mark.parametrize("change", [other_weights, other_anchors, another_projection, another_pooling, a_shorter_text])
-def test_what_changes_the_representations_is_encoded_again(make_model, dataset, encode, change):
+@pytest.mark.parametrize("change", [other_weights, another_pooling, a_shorter_text])
+def test_what_changes_the_embeddings_is_encoded_again(make_model, dataset, encode, change):
     encoder = make_model(0).encoder
     before, _ = encode(encoder, dataset)
     before_NR = before[:]["relative_embeds"]
@@ -122,6 +122,20 @@ def test_what_changes_the_representations_is_encoded_again(make_model, dataset, 
     after, ran = encode(encoder, dataset)
     assert ran
     assert not torch.equal(after[:]["relative_embeds"], before_NR)
+
+
+@pytest.mark.parametrize("change", [other_anchors, another_projection])
+def test_other_anchors_and_other_projections_need_no_pass_of_the_encoder(make_model, dataset, encode, texts, change):
+    encoder = make_model(0).encoder
+    before, _ = encode(encoder, dataset)
+    before_NR = before[:]["relative_embeds"]
+    change(encoder)
+    after, ran = encode(encoder, dataset)
+    assert not ran
+    assert not torch.equal(after[:]["relative_embeds"], before_NR)
+    with torch.no_grad():
+        expected_NR = encoder.projection(encoder.encode(texts["en"]))
+    torch.testing.assert_close(after[:]["relative_embeds"], expected_NR, rtol=1e-4, atol=1e-5)
 
 
 def test_another_processor_encodes_again(encoder, dataset, encode, texts):
@@ -167,3 +181,58 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(encoder, data
 def test_what_cannot_say_whether_it_is_the_same_is_refused(encoder):
     with pytest.raises(ConfigurationError, match="got a list, expected a datasets.Dataset"):
         encode_dataset(encoder, [{"text": "old horse"}], "text")
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: (
+        content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 255]) + content[len(content) // 2 + 1 :]
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("lies_in", ["relative-*.arrow", "absolute-*/*.parquet"])
+def test_what_lies_damaged_in_the_cache_is_made_again(encoder, dataset, encode, tmp_path, damage, lies_in):
+    first, _ = encode(encoder, dataset)
+    before = first[:]["relative_embeds"].clone()
+    (file,) = tmp_path.glob(lies_in)
+    content = file.read_bytes()
+    for relative in tmp_path.glob("*.arrow"):  # where it is whole, nothing else is read
+        relative.unlink()
+    file.write_bytes(DAMAGES[damage](content))
+    again, ran = encode(encoder, dataset)
+    assert ran == file.match("*.parquet")
+    assert torch.equal(again[:]["relative_embeds"], before)
+
+
+def test_a_full_disk_is_named_with_the_folder_and_leaves_nothing_half_written(
+    encoder, dataset, encode, tmp_path, monkeypatch
+):
+    def full(self, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
+        with pytest.raises(UploadError, match=r"could not be written to .*give another folder"):
+            encode(encoder, dataset)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    with monkeypatch.context() as patch:
+        patch.setattr("datasets.arrow_writer.ArrowWriter.write_batch", full)
+        patch.setattr("datasets.arrow_writer.ArrowWriter.write_table", full)
+        with pytest.raises(UploadError, match=r"could not be written to .*give another cache_dir"):
+            encode(encoder, dataset)
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".parquet"]
+    assert not encode(encoder, dataset)[1]  # the embeddings are there
+
+
+def test_a_dataset_of_several_shards_gives_the_same(encoder, texts, encode, monkeypatch, tmp_path):
+    monkeypatch.setattr("hf_relreps.caching.ROWS_PER_SHARD", 2048)
+    rows = Dataset.from_dict({"text": (texts["en"] * 84)[:5000]})
+    encoded, _ = encode(encoder, rows)
+    assert len(list(tmp_path.glob("absolute-*/*.parquet"))) == 3
+    with torch.no_grad():
+        expected_NR = encoder.projection(encoder.encode(texts["en"]))
+    found_NR = encoded[:]["relative_embeds"]
+    torch.testing.assert_close(found_NR, expected_NR.repeat(84, 1)[:5000], rtol=1e-4, atol=1e-5)

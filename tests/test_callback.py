@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from training import tiny_trainer
 from transformers import BertForSequenceClassification, EarlyStoppingCallback, TrainerCallback
 
@@ -44,6 +46,16 @@ class AnchorsAfterEachStep(TrainerCallback):
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         gap = (model.encoder.projection.anchors_AD - own_encoding(model.encoder)).abs().max()
         self.at_evaluation.append((state.global_step, float(gap)))
+
+
+class StopAt(TrainerCallback):
+    """Ends a training early that was planned to be longer."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
 
 
 # -- the schedule
@@ -139,8 +151,8 @@ def test_each_part_is_refreshed_in_turn_until_all_anchors_have_been(make_model, 
 def test_by_default_a_part_of_the_anchors_is_refreshed_every_five_steps(make_model, dataset, tokenizer, tmp_path):
     after = AnchorsAfterEachStep()
     model = make_model(0)
-    arguments = {"max_steps": 11, "per_device_train_batch_size": 4}
-    tiny_trainer(model, tokenizer, dataset, tmp_path, AnchorCallback(), after, **arguments).train()
+    arguments = {"max_steps": 80, "per_device_train_batch_size": 4}
+    tiny_trainer(model, tokenizer, dataset, tmp_path, AnchorCallback(), after, StopAt(11), **arguments).train()
     changed = [rows_that_changed(*pair) for pair in zip(after.anchors, after.anchors[1:], strict=False)]
     assert [step for step, rows in enumerate(changed, start=2) if rows] == [5, 10]
     assert [len(changed[step - 2]) for step in (5, 10)] == [5, 5]  # a quarter of an anchor for each of 20 samples
@@ -150,8 +162,13 @@ def test_by_default_a_part_of_the_anchors_is_refreshed_every_five_steps(make_mod
 
 @pytest.mark.parametrize(("k", "samples", "parts"), [(768, 32, 20), (300, 32, 8), (20, 4096, 1), (100, 1, 100)])
 def test_the_default_number_of_parts_keeps_to_a_quarter_of_an_anchor_for_each_sample(k, samples, parts):
-    assert parts_within_budget(k, samples) == parts
+    assert parts_within_budget(k, samples, 10_000) == parts
     assert -(-k // parts) <= max(1, 0.25 * 5 * samples)
+
+
+@pytest.mark.parametrize(("steps", "parts"), [(1, 1), (38, 1), (188, 9), (1000, 15)])
+def test_in_a_short_training_each_anchor_is_refreshed_four_times_all_the_same(steps, parts):
+    assert parts_within_budget(300, 16, steps) == parts
 
 
 def test_checkpoints_and_evaluations_find_all_anchors_exact_also_when_parts_are_refreshed(
@@ -347,7 +364,7 @@ def test_a_refresh_draws_no_random_numbers_and_keeps_every_modules_mode(
 
 def test_refreshing_a_frozen_encoder_at_each_step_trains_the_same_decoder(make_model, dataset, tokenizer, tmp_path):
     trained = []
-    for callbacks in ([], [AnchorCallback(refresh_every=1)]):
+    for callbacks in ([], [AnchorCallback(refresh_every=1, fit_samples=0)]):
         model = make_model(0)
         model.encoder.requires_grad_(False)
         tiny_trainer(model, tokenizer, dataset, tmp_path, *callbacks).train()
@@ -391,7 +408,7 @@ def test_the_trainers_restored_callback_state_does_no_harm(make_model, dataset, 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"refresh_every": 0}, "refresh_every=0 must be at least 1 step"),
-    ({"refresh_parts": 0}, "refresh_parts=0 must be at least 1; 1 refreshes all at once"),
+    ({"refresh_parts": 0}, "refresh_parts=0 must be at least 1; 1 refreshes all anchors at once"),
     ({"ema": 1.0}, "ema=1.0 must be at least 0 and below 1; 0 replaces"),
     ({"ema": -0.1}, "ema=-0.1 must be at least 0"),
 ])  # fmt: skip
@@ -407,7 +424,7 @@ def test_anchors_that_the_model_was_not_built_on_are_refused(make_model, dataset
         trainer.train()
     message = str(caught.value)
     assert others.fingerprint[:16] in message and anchors.fingerprint[:16] in message
-    assert "Give both the same view" in message
+    assert "Use the same view for both" in message
 
 
 def test_a_view_that_the_model_does_not_read_is_refused(make_model, dataset, tokenizer, anchors, tmp_path):
@@ -424,3 +441,24 @@ def test_a_model_without_a_relative_part_is_refused(make_bert, dataset, tokenize
     trainer = tiny_trainer(BertForSequenceClassification(config), tokenizer, dataset, tmp_path, AnchorCallback())
     with pytest.raises(ConfigurationError, match="no RelativeModel inside the BertForSequenceClassification"):
         trainer.train()
+
+
+def test_weights_that_zero_3_has_partitioned_are_refused(make_model):
+    model = make_model()
+    model.encoder.backbone.encoder.layer[0].output.dense.weight.ds_id = 7  # as DeepSpeed marks them
+    with pytest.raises(ConfigurationError, match="DeepSpeed ZeRO-3 has partitioned the weights.*Train with FSDP2"):
+        AnchorCallback().refresh(model)
+
+
+def test_weights_of_tensor_parallel_training_are_refused(make_model, tmp_path):
+    model = make_model()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        parallelize_module(model.encoder.backbone.encoder.layer[0].intermediate, mesh, {"dense": ColwiseParallel()})
+        with pytest.raises(ConfigurationError, match="tensor parallelism has sharded the weights.*fsdp_version 2"):
+            AnchorCallback().refresh(model)
+        with pytest.raises(ConfigurationError, match="holds a share of the encoder's weights only, and cannot encode"):
+            model.encoder.encode(["old horse"])
+    finally:
+        torch.distributed.destroy_process_group()

@@ -71,10 +71,12 @@ def cut(file: Path) -> None:
 
 DAMAGES: dict[str, Any] = {
     "optimizer.pt is missing": lambda folder: (folder / "optimizer.pt").unlink(),
-    "optimizer.pt is cut short": lambda folder: cut(folder / "optimizer.pt"),
+    "optimizer.pt is truncated": lambda folder: cut(folder / "optimizer.pt"),
     "rng_state.pth is missing": lambda folder: (folder / "rng_state.pth").unlink(),
-    "trainer_state.json, which is written last, is missing": lambda folder: (folder / "trainer_state.json").unlink(),
-    "trainer_state.json is cut short": lambda folder: cut(folder / "trainer_state.json"),
+    "trainer_state.json, the file that is written last, is missing": lambda folder: (
+        folder / "trainer_state.json"
+    ).unlink(),
+    "trainer_state.json is truncated": lambda folder: cut(folder / "trainer_state.json"),
     "encoder/model.safetensors cannot be read": lambda folder: cut(folder / "encoder" / "model.safetensors"),
 }
 

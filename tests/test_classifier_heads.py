@@ -285,7 +285,14 @@ def test_names_on_the_hub_are_enough_and_the_result_is_an_upload_like_any_other(
 
 def test_the_page_on_translation_runs(texts_world, new_repo_id, capsys):
     page = (Path(__file__).parents[1] / "docs" / "translation.md").read_text("utf-8")
-    names = ("french-encoder", "english-topics-decoder", "english-topics", "anchors", "french-topics")
+    names = (
+        "french-encoder",
+        "english-topics-decoder",
+        "english-topics",
+        "anchors",
+        "french-topics",
+        "relative-topics",
+    )
     repos = {name: new_repo_id() for name in names}
     for part, name in (("french-encoder", "distilbert"), ("english-topics", "bert")):
         texts_world.classifier(name).push_to_hub(repos[part])
@@ -367,6 +374,22 @@ def classifier_of(config):
     return model, modality
 
 
+def poolformer():
+    """Its head normalises the feature map before it takes the mean: more than one vector of each sample."""
+    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_encoder_blocks": 2, "patch_sizes": [3, 3]}
+    return classifier_of(PoolFormerConfig(**sizes, strides=[2, 2], padding=[1, 1], num_labels=3))[0]
+
+
+def bart():
+    """Its head looks for the last token that ends a text, which vectors do not have; with a tokenizer."""
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+    sizes |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "num_labels": 3}
+    model, _ = classifier_of(BartConfig(vocab_size=200, max_position_embeddings=40, eos_token_id=3, **sizes))
+    tokenizer = wordpiece_tokenizer(texts(), longest=20, vocabulary_size=200)
+    tokenizer.eos_token = "[SEP]"
+    return model, tokenizer
+
+
 def samples_of(modality):
     noise = np.random.default_rng(0)
     if modality == "image":
@@ -420,23 +443,18 @@ def test_a_decoder_of_any_kind_of_head_comes_back_from_a_folder(name, tmp_path):
 
 
 def test_a_head_that_reads_a_whole_feature_map_is_refused():
-    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_encoder_blocks": 2, "patch_sizes": [3, 3]}
-    model, _ = classifier_of(PoolFormerConfig(**sizes, strides=[2, 2], padding=[1, 1], num_labels=3))
+    model = poolformer()
     view = AnchorSet(range(6), {"own": samples_of("image")}).view()
-    with pytest.raises(
-        StitchingError, match="PoolFormerForImageClassification reads more than one .* of spatial_mean"
-    ):
+    with pytest.raises(StitchingError, match="PoolFormerForImageClassification does not read one .* of spatial_mean"):
         read_head(model, view, PIXELS)  # it normalises the map before it takes the mean
 
 
 def test_a_head_that_takes_no_vectors_is_refused_with_its_own_words():
-    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
-    sizes |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "num_labels": 3}
-    model, _ = classifier_of(BartConfig(vocab_size=200, max_position_embeddings=40, eos_token_id=3, **sizes))
-    tokenizer = wordpiece_tokenizer(texts(), longest=20, vocabulary_size=200)
-    tokenizer.eos_token = "[SEP]"
+    model, tokenizer = bart()
     view = AnchorSet(range(6), {"own": [f"{text} [SEP]" for text in texts()]}).view()
-    with pytest.raises(StitchingError, match="head of BartForSequenceClassification reads more.*input embeddings"):
+    with pytest.raises(
+        StitchingError, match="head of BartForSequenceClassification does not read one.*input embeddings"
+    ):
         read_head(model, view, tokenizer)
 
 
@@ -444,7 +462,7 @@ def test_what_is_missing_is_named(texts_world):
     encoder, classifier = texts_world.classifier("bert").base_model, texts_world.classifier("roberta")
     tokenizer, anchors = texts_world.processor, texts_world.anchors
     with pytest.raises(
-        StitchingError, match=r"ordinary classifier, and no anchors.*stitch\(encoder, classifier, anch"
+        StitchingError, match=r"ordinary classifier and needs anchors.*stitch\(encoder, classifier, anch"
     ):
         stitch(encoder, classifier)
     with pytest.raises(AnchorError, match=r"BertModel becomes relative.*'en', 'fr'.*view='en'"):
@@ -470,18 +488,18 @@ def test_arguments_for_classifiers_are_refused_beside_a_relative_decoder(texts_w
 def test_other_anchors_than_the_encoders_are_refused(texts_world):
     encoder = translated(texts_world, "distilbert", "bert").encoder
     others = AnchorSet(["a", "b"], {"en": ["a game", "a song"]})
-    with pytest.raises(AnchorError, match=r"encoder is described by 150 anchors .*, the classifier is to read"):
+    with pytest.raises(AnchorError, match=r"encoder uses 150 anchors .*, but the classifier would read"):
         stitch(encoder, texts_world.classifier("bert"), anchors=others, decoder_processor=texts_world.processor)
 
 
 def test_a_decoder_fitted_to_one_encoder_is_refused_for_another(texts_world):
     fitted = translated(texts_world, "distilbert", "bert", "procrustes")
     other = translated(texts_world, "roberta", "bert", "procrustes")
-    with pytest.raises(StitchingError, match=r"decoder was fitted to one other encoder.*stitch\(encoder, classifier"):
+    with pytest.raises(StitchingError, match=r"decoder was fitted to another encoder.*stitch\(encoder, classifier"):
         stitch(other.encoder, fitted.decoder)
     assert compatibility(fitted.encoder, fitted.decoder).fits
     assert compatibility(other.encoder, fitted.decoder).verdict == "does not fit: fitted to"
-    assert "fitted to one encoder, and works with no other" in fitted.decoder.make_card("me/decoder").text
+    assert "It fits one encoder only." in fitted.decoder.make_card("me/decoder").text
 
 
 def test_a_classifier_without_its_head_is_refused(texts_world, tmp_path):
@@ -492,7 +510,9 @@ def test_a_classifier_without_its_head_is_refused(texts_world, tmp_path):
 
 
 def test_a_classifier_of_another_modality_is_refused(texts_world, images_world):
-    with pytest.raises(StitchingError, match=r"ViTForImageClassification, which is neither.*classifier of texts"):
+    with pytest.raises(
+        StitchingError, match=r"ViTForImageClassification as decoder, which is neither.*classifier of texts"
+    ):
         decoder_from_classifier(images_world.classifier("vit"), texts_world.anchors.view("en"), texts_world.processor)
 
 
@@ -500,13 +520,13 @@ def test_a_class_of_ones_own_is_refused_since_nothing_could_load_it(texts_world)
     class Own(BertForSequenceClassification):
         pass
 
-    with pytest.raises(StitchingError, match="holds a Own, which is neither"):
+    with pytest.raises(StitchingError, match="Found a Own as decoder, which is neither"):
         decoder_from_classifier(Own(TEXTS["bert"]), texts_world.anchors.view("en"), texts_world.processor)
 
 
 def test_a_model_whose_encoder_is_no_part_of_its_own_has_no_head():
     model = BertModel(TEXTS["bert"])
-    with pytest.raises(StitchingError, match=r"BertModel has no encoder 'bert' apart from its head"):
+    with pytest.raises(StitchingError, match=r"BertModel has no submodule 'bert' that holds its encoder"):
         ClassifierHead(model, "cls")
 
 
@@ -514,7 +534,7 @@ def test_a_head_is_never_made_anew(texts_world):
     stitched = translated(texts_world, "distilbert", "bert")
     fresh = RelativeClassifier.from_encoder(stitched.encoder, num_labels=4)
     assert fresh.config.decoder.decoder_type == "mlp"
-    with pytest.raises(ConfigurationError, match=r"decoder_type='head' is the head of an ordinary classifier"):
+    with pytest.raises(ConfigurationError, match=r"decoder_type='head' is not trained from scratch"):
         RelativeClassifier.from_encoder(stitched.encoder, decoder_type="head")
     with pytest.raises(ConfigurationError, match=r"needs head_config, head_modality, head_reads and head_size, found"):
         RelativeDecoder(RelativeConfig(decoder_type="head", num_anchors=5))
@@ -523,7 +543,10 @@ def test_a_head_is_never_made_anew(texts_world):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"head_modality": "image"}, r"head_config describes a 'distilbert', of which transformers has no classifier"),
+        (
+            {"head_modality": "image"},
+            r"head_config describes a 'distilbert', for which transformers has no classifier",
+        ),
         ({"head_reads": "everything"}, r"head_reads='everything' does not exist"),
         ({"head_size": 0}, r"head_size=0 must be a whole number"),
     ],
@@ -558,8 +581,12 @@ def test_the_configuration_of_a_head_from_outside_chooses_no_code(saved_decoder)
 @pytest.mark.parametrize(
     ("head", "error", "message"),
     [
-        ({"hidden_size": 64}, UploadIntegrityError, "weights of .* are not those that its configuration describes"),
-        ({"num_hidden_layers": 10**9}, ConfigurationError, "num_hidden_layers=1000000000 is more than any model has"),
+        ({"hidden_size": 64}, UploadIntegrityError, "weights of .* do not match its configuration"),
+        (
+            {"num_hidden_layers": 10**9},
+            ConfigurationError,
+            "num_hidden_layers=1000000000 is larger than in any known model",
+        ),
         ({"model_type": "no-such-type"}, (ConfigurationError, UploadError, ValueError), "no-such-type"),
         ({"model_type": "graph_encoder"}, (ConfigurationError, UploadError, ValueError), "graph_encoder"),
     ],
@@ -576,7 +603,7 @@ def test_points_that_are_not_finite_are_refused(saved_decoder, bad):
     weights = load_file(file)
     weights["placement.points_RE"][3, 4] = bad
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(UploadIntegrityError, match="infinite or not a number; the first is in placement.points_RE"):
+    with pytest.raises(UploadIntegrityError, match="infinite or NaN weights; the first is in placement.points_RE"):
         RelativeDecoder.from_pretrained(saved_decoder)
 
 

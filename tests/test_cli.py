@@ -19,12 +19,12 @@ from PIL import Image
 from transformers import AutoModelForSequenceClassification, ViTConfig, ViTImageProcessorPil, ViTModel
 from transformers.utils import logging as transformers_logging
 
+import hf_relreps_cli
 from hf_relreps import (
     AnchorSet,
     RelativeDecoder,
     RelativeModelForImageClassification,
     RelativeModelForSequenceClassification,
-    cli,
 )
 
 
@@ -36,7 +36,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     def command(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["hf-relreps", *arguments])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            hf_relreps_cli.main()
         printed = capsys.readouterr()
         return int(stop.value.code or 0), printed.out, printed.err
 
@@ -63,9 +63,11 @@ COMMANDS = [
     ("anchors", "show"),
     ("anchors", "choose"),
     ("stitch",),
+    ("encode",),
     ("compare",),
     ("find",),
     ("pull",),
+    ("migrate",),
     ("card",),
     ("app",),
 ]
@@ -75,7 +77,7 @@ def test_help_names_the_commands_and_the_exit_codes(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
     assert all(command[0] in out for command in COMMANDS)
-    assert "Exit codes: 0 done, 1" in out
+    assert "Exit codes: 0 success, 1" in out
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -93,6 +95,27 @@ def test_the_version_is_that_of_the_package(run: Run) -> None:
     from hf_relreps import __version__
 
     assert run("--version")[:2] == (0, f"hf_relreps {__version__}\n")
+
+
+HELP_LOADS = """
+import sys
+import hf_relreps_cli
+for asked in (["--version"], ["--help"], ["stitch", "--help"], ["anchors", "choose", "--help"]):
+    sys.argv = ["hf-relreps", *asked]
+    try:
+        hf_relreps_cli.main()
+    except SystemExit as stop:
+        assert not stop.code
+print([name for name in ("hf_relreps", "huggingface_hub", "numpy", "torch", "transformers") if name in sys.modules])
+"""
+
+
+def test_version_and_help_answer_without_loading_the_library() -> None:
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", HELP_LOADS], cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hf_relreps 0." in done.stdout and done.stdout.count("Usage: ") == 3
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_command_that_does_not_exist_is_a_usage_error(run: Run) -> None:
@@ -145,7 +168,7 @@ def test_anchors_as_json(run: Run, pairs: str, uploads: dict[str, str], anchors:
 
 
 def test_nothing_saved_is_said(run: Run, pairs: str) -> None:
-    assert "nothing saved: --output" in run("anchors", "choose", pairs, *CHOOSE)[1]
+    assert "nothing saved (see --output" in run("anchors", "choose", pairs, *CHOOSE)[1]
 
 
 def test_the_bundled_data_set_has_a_name(run: Run) -> None:
@@ -156,7 +179,7 @@ def test_the_bundled_data_set_has_a_name(run: Run) -> None:
 def test_a_data_set_that_cannot_be_read_is_a_sentence(run: Run, hub: Any) -> None:
     for name in ("no/such/file.csv", "nobody/nothing"):
         code, out, err = run("anchors", "choose", name, "--view", "en")
-        assert code == 2 and out == "" and f"There is no data set '{name}'" in err
+        assert code == 2 and out == "" and f"Cannot load dataset '{name}'" in err
 
 
 def test_anchors_are_pushed_and_shown_from_the_hub(run: Run, pairs: str, hub: Any, repo_id: str) -> None:
@@ -164,15 +187,49 @@ def test_anchors_are_pushed_and_shown_from_the_hub(run: Run, pairs: str, hub: An
     assert "12 anchors" in run("anchors", "show", repo_id)[1]
 
 
+# -- encode
+
+
+def test_a_file_is_encoded_into_shards_once(run: Run, uploads: dict[str, str], pairs: str, tmp_path: Path) -> None:
+    options = ["--column", "english", "--keep", "id", "--rows-per-shard", "25", "--output", str(tmp_path / "shards")]
+    code, out, _ = run("encode", uploads["en"], pairs, *options)
+    assert (code, out) == (0, f"60 rows in 3 shards in {tmp_path / 'shards'}; 60 encoded now\n")
+    told = json.loads(run("encode", uploads["en"], pairs, *options, "--json")[1])
+    assert told == {
+        "folder": str(tmp_path / "shards"),
+        "shards": 3,
+        "rows": 60,
+        "is_complete": True,
+        "rows_encoded": 0,
+    }
+    code, out, err = run("encode", uploads["fr"], pairs, *options)
+    assert (code, out) == (2, "") and "holds shards of other encoder: weights is" in err
+
+
+def test_an_ordinary_encoder_needs_anchors_to_encode(
+    run: Run, make_model: Callable[..., Any], uploads: dict[str, str], pairs: str, tmp_path: Path
+) -> None:
+    model = make_model(0)
+    for part in (model.encoder.backbone, model.processor):
+        part.save_pretrained(tmp_path / "bert")
+    options = ["--column", "english", "--output", str(tmp_path / "shards")]
+    code, _, err = run("encode", str(tmp_path / "bert"), pairs, *options)
+    assert code == 2 and "is an ordinary encoder. Name its anchors with --anchors" in err
+    told = json.loads(
+        run("encode", str(tmp_path / "bert"), pairs, *options, "--anchors", uploads["en"], "--view", "en", "--json")[1]
+    )
+    assert told["is_complete"] and told["rows"] == 60
+
+
 # -- machines
 
 RUN_ALL = """
 import json, sys
-from hf_relreps import cli
+import hf_relreps_cli
 for command in json.loads(sys.argv[1]):
     sys.argv = ["hf-relreps", *command]
     try:
-        cli.main()
+        hf_relreps_cli.main()
     except SystemExit as stop:
         assert not stop.code
 """
@@ -226,6 +283,7 @@ def test_a_command_leaves_loggers_bars_and_environment_as_they_were(
 
 
 def test_without_gradio_the_app_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 'pip install "hf_relreps[app]"' in run("app", "--help")[1]  # as the README says
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "hf_relreps.app.page", raising=False)
     code, _, err = run("app")
@@ -274,7 +332,7 @@ def test_compare_says_what_is_kept_where_there_are_pairs(
     Dataset.from_dict({"english": texts["en"]}).to_csv(file)
     code, _, err = run("compare", uploads["fr"], uploads["en"], "--pairs", str(file))
     assert code == 2
-    assert "has the columns english; the uploads read the views fr, en. Name its columns as the views." in err
+    assert "has the columns english, but the uploads read the views fr, en. Rename its columns to the views." in err
 
 
 def test_stitch_saves_a_model_that_loads(run: Run, uploads: dict[str, str], tmp_path: Path) -> None:
@@ -291,6 +349,12 @@ def test_a_stitch_that_cannot_fit_is_a_sentence_and_exit_code_2(run: Run, upload
     assert "Traceback" not in out + err
 
 
+def test_a_layer_is_for_ordinary_encoders(run, uploads):
+    code, _, err = run("stitch", uploads["fr"], uploads["en"], "--layer", "-2")
+    assert code == 2
+    assert "reads layer=-1, but layer=-2 was given" in " ".join(err.split())
+
+
 def test_a_folder_that_does_not_exist_is_a_sentence_and_exit_code_2(run: Run, uploads: dict[str, str]) -> None:
     code, _, err = run("stitch", "./no/such/folder", uploads["en"])
     assert code == 2
@@ -304,6 +368,27 @@ def test_stitch_prints_answers_as_json(run: Run, uploads: dict[str, str]) -> Non
     assert code == 0 and [answer["sample"] for answer in found["answers"]] == list(texts)
     assert all(answer["label"] in ("animal", "food", "vehicle") for answer in found["answers"])
     assert (found["saved"], found["pushed"]) == (None, None)
+
+
+def test_stitch_with_pairs_calibrates_and_says_how_familiar_a_text_is(run, uploads, texts, tmp_path):
+    from datasets import Dataset
+
+    file = tmp_path / "parallel.csv"
+    Dataset.from_dict({name: (texts[name] * 2)[:110] for name in ("en", "fr")}).to_csv(file)
+    how = ("stitch", uploads["fr"], uploads["en"], "--pairs", str(file), "--text", "petit chat ici")
+    code, out, err = run(*how, "--output", str(tmp_path / "model"))
+    assert code == 0, err
+    assert re.search(r"\w+  \d\.\d\d  familiarity \d\.\d\d  petit chat ici", out)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert loaded.config.decoder.decoder_type == "mean"
+
+
+def test_stitch_prints_the_answers_of_several_decoders(run, uploads, tmp_path):
+    english = RelativeModelForSequenceClassification.from_pretrained(uploads["en"])
+    RelativeDecoder.from_decoders({"kind": english.decoder, "again": english.decoder}).save_pretrained(tmp_path)
+    code, out, err = run("stitch", uploads["fr"], str(tmp_path), "--text", "petit chat ici", "--json")
+    assert code == 0, err
+    assert [answer["decoder"] for answer in json.loads(out)["answers"]] == ["again", "kind"]
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +413,7 @@ def test_stitch_classifies_an_image(run: Run, image_upload: Path) -> None:
 
 def test_what_the_model_does_not_read_is_refused(run: Run, image_upload: Path, uploads: dict[str, str]) -> None:
     code, _, err = run("stitch", str(image_upload), str(image_upload), "--text", "a cat")
-    assert code == 2 and "reads images, --text was given" in err
+    assert code == 2 and "reads images, but --text was given" in err
     code, _, err = run("stitch", str(image_upload), str(image_upload), "--image", "no.png")
     assert code == 2 and "--image cannot be read" in err and "Traceback" not in err
 

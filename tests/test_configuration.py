@@ -86,7 +86,7 @@ def file_with(settings):
             {"transform": "zscore"},
             "transform='zscore' does not exist. Choose one of none, center, standardize, whiten",
         ),
-        ({"modality": "smell"}, "modality='smell' does not exist. Choose one of text, image"),
+        ({"modality": "smell"}, "modality='smell' does not exist. Choose one of text, pair, word, image"),
         ({"tower": "eiffel"}, "tower='eiffel' does not exist. Choose one of encoder, text_model"),
         ({"decoder_type": "tree"}, "decoder_type='tree' does not exist. Choose one of mlp, linear"),
         (
@@ -95,10 +95,10 @@ def file_with(settings):
         ),
         ({"similarity": "cos"}, "similarity='cos' does not exist. Choose one of cosine, angular, rbf, inner, eucl"),
         ({"similarity": ["rbf", "cos"]}, "similarity='cos' does not exist"),
-        ({"similarity": []}, r"similarity=\[\] is no similarity. Give one or a list of cosine, angular"),
-        ({"similarity": ""}, "similarity='' is no similarity"),
-        ({"similarity": 3}, "similarity=3 is no similarity"),
-        ({"similarity": {"rbf": 1}}, r"similarity=\{'rbf': 1\} is no similarity"),
+        ({"similarity": []}, r"similarity=\[\] is not a similarity. Give one or a list of cosine, angular"),
+        ({"similarity": ""}, "similarity='' is not a similarity"),
+        ({"similarity": 3}, "similarity=3 is not a similarity"),
+        ({"similarity": {"rbf": 1}}, r"similarity=\{'rbf': 1\} is not a similarity"),
         ({"similarity": [["rbf"]]}, r"similarity=\['rbf'\] does not exist"),
         ({"num_anchors": -1}, "num_anchors=-1 must be a whole number, 0 or more"),
         ({"num_anchors": 2.5}, "num_anchors=2.5 must be a whole number"),
@@ -127,15 +127,15 @@ def file_with(settings):
         ({"encoder_config": 3}, r"encoder_config is 3 \(int\), expected the configuration of an AutoModel"),
         ({"encoder_config": {"hidden_size": 8}}, "encoder_config has model_type None, expected the name of an archit"),
         ({"encoder_config": {"model_type": ["bert"]}}, r"encoder_config has model_type \['bert'\], expected the name"),
-        ({"id2label": ["no", "yes"]}, "of another type than expected: .* Look at num_labels, id2label"),
-        ({"num_labels": "many"}, "of another type than expected: .* Look at num_labels"),
+        ({"id2label": ["no", "yes"]}, "has the wrong type: .* Check num_labels, id2label"),
+        ({"num_labels": "many"}, "has the wrong type: .* Check num_labels"),
         ({"format_version": "2"}, "format_version='2' must be a whole number, 1 or more"),
-        ({"fingerprint": 3}, "fingerprint=3 must be a text, or None"),
-        ({"stitched_from": "me/english"}, "stitched_from='me/english' must be a list of names, or None"),
+        ({"fingerprint": 3}, "fingerprint=3 must be a string, or None"),
+        ({"stitched_from": "me/english"}, "stitched_from='me/english' must be a list of strings, or None"),
         ({"decoder_type": "image", "image_size": 0}, "image_size=0 must be a whole number, 1 or more"),
         (
             {"decoder_type": "image", "decoder_widths": []},
-            r"decoder_widths=\[\] must hold one positive number for each",
+            r"decoder_widths=\[\] must be a list of positive numbers",
         ),
     ],
     ids=str,
@@ -159,7 +159,7 @@ def test_a_space_is_given_as_one_or_by_its_fields():
         config = RelativeConfig(space=given_space)
         assert config.space == config.encoder.space == config.decoder.space == space
     assert RelativeConfig(space=space, transform="none").space == space.replace(transform="none")
-    with pytest.raises(ConfigurationError, match="space is 3, expected its fields by name"):
+    with pytest.raises(ConfigurationError, match="space is 3, expected a dict of its fields"):
         RelativeConfig(space=3)
 
 
@@ -179,7 +179,7 @@ def test_a_newer_format_is_told_before_what_it_knows_more():
 @pytest.mark.parametrize("config_class", [RelativeConfig, RelativeEncoderConfig, RelativeDecoderConfig])
 @pytest.mark.parametrize("content", [{"format_version": 1}, {}], ids=["of version 1", "without a version"])
 def test_the_format_before_the_first_release_is_refused_with_what_to_do(config_class, content):
-    message = "has format version 1, from before the first release .*; this version reads 2. Make the upload again"
+    message = "has format version 1, from before the first release .*; this version reads 2. Create the upload again"
     with pytest.raises(UploadError, match=message):
         config_class.from_dict({"model_type": config_class.model_type, "similarity": "rbf"} | content)
 
@@ -438,11 +438,31 @@ def test_the_format_is_version_two():
 
 @pytest.mark.parametrize("of", [RelativeModel, RelativeModelForSequenceClassification])
 def test_a_misspelt_setting_is_refused_with_those_that_exist(of, make_bert, anchors, tokenizer):
-    message = "has no setting 'similarty'. Did you mean 'similarity'. It has .*similarity.*transform"
+    message = "has no setting 'similarty'. Did you mean 'similarity'.$"
     with pytest.raises(ConfigurationError, match=message):
         of.from_encoder(make_bert(), anchors.view("en"), tokenizer, similarty="cosine")
     with pytest.raises(ConfigurationError, match="similarity='cosin' does not exist. Choose one of cosine"):
         of.from_encoder(make_bert(), anchors.view("en"), tokenizer, similarity="cosin")
+
+
+@pytest.mark.parametrize("of", [RelativeConfig, RelativeConfig.paper, RelativeEncoderConfig, RelativeDecoderConfig])
+def test_a_misspelt_field_of_a_configuration_is_refused_with_the_nearest(of):
+    name = "RelativeConfig" if of == RelativeConfig.paper else of.__name__
+    with pytest.raises(ConfigurationError, match=f"{name} has no setting 'similarty'. Did you mean 'similarity'.$"):
+        of(similarty="cosine")
+    with pytest.raises(ConfigurationError, match=f"{name} has no setting 'num_label'. Did you mean 'num_labels'.$"):
+        of(num_label=3)
+
+
+@pytest.mark.parametrize("config", [RelativeConfig(num_labels=3), RelativeEncoderConfig(), RelativeDecoderConfig()])
+def test_what_a_file_holds_beside_our_fields_is_passed_over_and_what_transformers_knows_is_taken(config, tmp_path):
+    read = type(config).from_dict(config.to_dict() | {"from_a_later_version": 1, "similarty": "cosine"})
+    assert read.to_dict() == config.to_dict() and not hasattr(read, "from_a_later_version")
+    assert type(config)(**config.to_dict()).to_dict() == config.to_dict()
+    config.save_pretrained(tmp_path)
+    told = {"output_attentions": True, "dtype": "float32", "attn_implementation": "eager"}
+    loaded = type(config).from_pretrained(tmp_path, **told)
+    assert loaded.output_attentions and copy.deepcopy(loaded).to_dict() == loaded.to_dict()
 
 
 def test_a_setting_unlike_any_other_is_refused_without_a_guess(make_bert, anchors, tokenizer):

@@ -93,19 +93,21 @@ def test_a_column_of_classes_is_no_view(rows):
 
 @pytest.mark.parametrize("thing", [[{"en": "cat"}], {"en": ["cat"]}])
 def test_what_is_no_data_set_is_told_how_to_become_one(thing):
-    with pytest.raises(SampleError, match=r"expected a datasets\.Dataset\. Make one: Dataset\.from_dict"):
+    with pytest.raises(SampleError, match=r"expected a datasets\.Dataset\. Build one: Dataset\.from_dict"):
         anchors_of(thing)
 
 
 # -- splits and streams, everywhere
 
-SPLITS = r"holds splits \(DatasetDict: 'train', 'test'\), expected one data set. Choose one: dataset\['train'\]"
+SPLITS = (
+    r"has several splits \(DatasetDict: 'train', 'test'\), expected one dataset. Choose a split: dataset\['train'\]"
+)
 STREAM = r"dataset is streamed \(IterableDataset\).*without streaming=True, or keep its first rows: Dataset\.from_list"
 
 
 @pytest.fixture(params=["splits", "stream"])
 def unfit(request, rows):
-    """What is not one data set with numbered rows, and what the error says of it."""
+    """What is not one dataset with numbered rows, and what the error says of it."""
     if request.param == "stream":
         return rows.to_iterable_dataset(), STREAM
     return DatasetDict({"train": rows, "test": rows}), SPLITS

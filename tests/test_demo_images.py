@@ -99,9 +99,12 @@ def test_an_unknown_split_names_the_known_ones(load):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\0\0\x0d\x03", "expected 00 00 08: no idx file of bytes"),
-        (b"", "expected 00 00 08: no idx file of bytes"),
-        (struct.pack(">HBBIII", 0, 8, 3, 40, 8, 8) + bytes(100), r"holds 100 values, its head says \(40, 8, 8\)"),
+        (b"\0\0\x0d\x03", "expected 00 00 08, an idx file of bytes"),
+        (b"", "expected 00 00 08, an idx file of bytes"),
+        (
+            struct.pack(">HBBIII", 0, 8, 3, 40, 8, 8) + bytes(100),
+            r"holds 100 values, but its header says \(40, 8, 8\)",
+        ),
         (struct.pack(">HBBIII", 0, 8, 3, 39, 8, 8) + bytes(39 * 64), r"shape \(39, 8, 8\) and .* \(40,\), expected"),
         (struct.pack(">HBBI", 0, 8, 1, 40) + bytes(40), r"expected \(images, rows, columns\)"),
     ],

@@ -1,32 +1,22 @@
 """Two processes under `torchrun`: the same anchors and weights on both, whatever the number of anchors."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from processes import HERE, TWO, run_together
 
 from hf_relreps import RelativeModelForSequenceClassification
 
 
-HERE = Path(__file__).parent
-TIMEOUT = 240  # seconds; a collective that one process never reaches would hang for ever
+TIMEOUT = 3600  # seconds; a collective that one process never reaches would hang for ever
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folder of a run of two processes, with 7 anchors (not a multiple of two) and 1 (fewer than processes)."""
     out = tmp_path_factory.mktemp("torchrun")
-    paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-    # --standalone lets the processes meet at a free port.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, str(HERE / "scripts" / "train_tiny.py"), str(out), "7", "1", "7:3"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_together([*TWO, str(HERE / "scripts" / "train_tiny.py"), str(out), "7", "1", "7:3"], TIMEOUT)
     return out
 
 

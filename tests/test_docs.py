@@ -23,12 +23,29 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
 import errors_page  # noqa: E402
+import notebook_pages  # noqa: E402
 
 import examples  # noqa: E402
 import hf_relreps  # noqa: E402
+from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor  # noqa: E402
 
 
 API_PAGES = examples.pages()[:-1]
+GUIDES = (
+    "frozen_encoder",
+    "encode",
+    "stitch",
+    "trust",
+    "share",
+    "choosing_anchors",
+    "tokens",
+    "pairs",
+    "probes",
+    "cross_modal",
+    "troubleshooting",
+)
+# Encoders that a guide takes from the Hub -> the small one of the examples that stands there in their place.
+ON_THE_HUB = {"sentence-transformers/all-MiniLM-L6-v2": "english", "intfloat/multilingual-e5-small": "french"}
 USES_FORWARD = r"\.(forward|logits|loss|relative_embeds|reconstruction|last_hidden_state)\b"
 
 
@@ -59,7 +76,7 @@ def told_to_users() -> set[str]:
 
 def public_names() -> set[str]:
     """Those of the package, of modules with `__all__`, errors, similarities, and what users are told to import."""
-    modules = ("evaluation", "translation")
+    modules = ("evaluation", "migration", "translation")
     names = {name for name in hf_relreps.__all__ if name != "errors"}
     names |= {f"{module}.{name}" for module in modules for name in examples.resolved(module).__all__}
     names |= {f"errors.{name}" for name, value in vars(hf_relreps.errors).items() if inspect.isclass(value)}
@@ -110,8 +127,20 @@ def test_what_is_on_a_page_has_a_docstring():
 def test_every_page_is_in_the_table_of_contents_once():
     parts = yaml.safe_load((ROOT / "docs" / "_toctree.yml").read_text("utf-8"))
     listed = [page["local"] for part in parts for page in part["sections"]]
-    pages = [file.relative_to(ROOT / "docs").with_suffix("").as_posix() for file in (ROOT / "docs").rglob("*.md")]
-    assert sorted(listed) == sorted(pages)
+    files = [file for folder in (ROOT / "docs", ROOT / "docs" / "api") for file in folder.glob("*.md")]
+    assert sorted(listed) == sorted(file.relative_to(ROOT / "docs").with_suffix("").as_posix() for file in files)
+
+
+def test_each_notebook_is_a_page_with_its_outputs_and_its_links_lead_to_pages(tmp_path):
+    notebook_pages.write(tmp_path / "notebooks")
+    pages = {file.name: file.read_text("utf-8") for file in (tmp_path / "notebooks").glob("*.md")}
+    assert set(pages) == {"index.md", *(f"{file.stem}.md" for file in notebook_pages.notebooks())}
+    first = pages["01_relative_in_ten_lines.md"]
+    assert "```python\n" in first and "mean reciprocal rank" in first and "](02_fine_tune.md)" in first
+    assert all((tmp_path / "notebooks" / name).is_file() for name in re.findall(r"\]\((\w+\.png)\)", first))
+    for name, text in pages.items():
+        linked = re.findall(r"\]\((\w+\.(?:md|png))\)", text)
+        assert all((tmp_path / "notebooks" / target).is_file() for target in linked), name
 
 
 # -- examples
@@ -123,6 +152,28 @@ def test_examples_run(page, beginning):
         f"{where}: {type(error).__name__}: {error}" for where, error in examples.run_page(page, beginning) if error
     ]
     assert not failures, "\n\n".join(failures)
+
+
+IMAGE_ENCODER = "google/vit-base-patch16-224-in21k"
+
+
+@pytest.fixture(scope="module")
+def encoders_on_the_hub(hub, beginning):
+    net = ConvEncoder(ConvEncoderConfig(image_size=16, widths=[8, 16]))
+    for part in (net, image_processor(16)):
+        part.push_to_hub(IMAGE_ENCODER, token=hub.add_user(IMAGE_ENCODER.split("/")[0]))
+    for repo_id, name in ON_THE_HUB.items():
+        token = hub.add_user(repo_id.split("/")[0])
+        for part in (beginning[name].encoder.backbone, beginning[name].processor):
+            part.push_to_hub(repo_id, token=token)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.usefixtures("encoders_on_the_hub")
+def test_guides_run(guide, beginning):
+    blocks = examples.blocks((ROOT / "docs" / f"{guide}.md").read_text("utf-8"))
+    assert blocks
+    examples.run(examples.Story(f"docs/{guide}.md", blocks), dict(beginning))
 
 
 def names_from_outside(block: str) -> set[str]:

@@ -16,7 +16,7 @@ from training import tiny_trainer
 from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForImageReconstruction, stitch
 from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
 from hf_relreps.errors import ConfigurationError
-from hf_relreps.exporting import export_onnx, export_program, output_name
+from hf_relreps.exporting import export_onnx, export_program, output_names
 
 
 LONGER = ["petit chat ici", "rouge", "vieux pain la petit chat ici", "bon bus la", "velo"]
@@ -46,7 +46,7 @@ def drawing() -> Any:
 
 def expected_of(model: Any, inputs: Any) -> torch.Tensor:
     with torch.no_grad():
-        return model(**inputs)[output_name(model)]
+        return model(**inputs)[output_names(model)[0]]
 
 
 def test_an_exported_program_gives_the_same_for_any_batch_and_length(stitched):
@@ -79,7 +79,7 @@ def test_a_model_that_draws_is_exported_too(drawing):
     program = export_program(drawing)
     pixels = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
     found = program.module()(pixel_values=pixels)
-    assert output_name(drawing) == "reconstruction"
+    assert output_names(drawing) == ["reconstruction"]
     torch.testing.assert_close(found, expected_of(drawing, {"pixel_values": pixels}), atol=1e-5, rtol=1e-4)
 
 
@@ -142,7 +142,7 @@ def test_nodes_are_refused(stitched):
     class OfNodes:
         config = type("Config", (), {"modality": "node"})()
 
-    with pytest.raises(ConfigurationError, match="nodes of a graph"):
+    with pytest.raises(ConfigurationError, match="nodes of one graph"):
         export_program(OfNodes())
 
 

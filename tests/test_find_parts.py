@@ -60,7 +60,7 @@ def test_other_anchors_find_nothing_and_say_so(world, texts):
     others = AnchorSet(["x", "y"], {"en": texts["en"][:2]})
 
     assert len(find_parts(others)) == 0
-    assert str(find_parts(others)) == f"No upload on the Hub with anchors {others.fingerprint[:16]}."
+    assert str(find_parts(others)) == f"The Hub has no upload with anchors {others.fingerprint[:16]}."
 
 
 def test_the_same_anchors_in_another_order_are_others(world, anchors):
@@ -87,12 +87,14 @@ def test_a_tag_without_an_upload_behind_it_is_a_row_that_does_not_fit(hub, world
 
 
 def test_what_names_no_anchors_is_refused(hub, repo_id):
-    with pytest.raises(AnchorError, match="names no anchors: it is no fingerprint of 16 to 64 hex digits"):
+    with pytest.raises(
+        AnchorError, match="does not identify anchors: it is neither a fingerprint of 16 to 64 hex digits"
+    ):
         find_parts(repo_id)
 
 
 def test_a_hub_that_does_not_search_says_so(hub, anchors):
     hub.fail(403, match="GET /api/models$", times=None)
 
-    with pytest.raises(UploadError, match="did not search"):
+    with pytest.raises(UploadError, match="search on the Hub failed"):
         find_parts(anchors)

@@ -209,7 +209,10 @@ def test_a_configuration_keeps_every_field(tmp_path):
         ({"input_activation": "rely"}, "input_activation='rely' does not exist"),
         ({"num_layers": 0}, "num_layers=0 must be at least 1"),
         ({"dropout": 1.5}, "dropout=1.5 must be at least 0 and at most 1"),
-        ({"convolution": "gat", "hidden_size": 10, "heads": 4}, "heads=4 share hidden_size=10 .* hidden_size=12"),
+        (
+            {"convolution": "gat", "hidden_size": 10, "heads": 4},
+            "heads=4 do not divide hidden_size=10.* hidden_size=12",
+        ),
     ],
 )
 def test_a_configuration_without_meaning_is_refused(settings, message):
@@ -224,8 +227,8 @@ def test_a_configuration_without_meaning_is_refused(settings, message):
         (torch.ones(3, 5), torch.zeros(2, 1, dtype=torch.long), r"shape \(3, 5\), expected \(nodes, 34\)"),
         (torch.ones(3, 34), torch.zeros(1, 2, dtype=torch.long), r"torch.int64 of shape \(1, 2\), expected"),
         (torch.ones(3, 34), torch.zeros(2, 1), r"torch.float32 of shape \(2, 1\), expected torch.int64"),
-        (torch.ones(3, 34), torch.tensor([[0], [3]]), "names nodes from 0 to 3, x has 3 rows"),
-        (torch.ones(3, 34), torch.tensor([[-1], [2]]), "names nodes from -1 to 2"),
+        (torch.ones(3, 34), torch.tensor([[0], [3]]), "has nodes from 0 to 3, but x has 3 rows"),
+        (torch.ones(3, 34), torch.tensor([[-1], [2]]), "has nodes from -1 to 2"),
     ],
 )
 def test_features_and_edges_that_make_no_graph_are_refused(x, edge_index, message):

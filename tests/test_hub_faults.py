@@ -25,13 +25,6 @@ def pushed(hub, repo_id, make_model):
     return repo_id
 
 
-@pytest.fixture
-def upload(tmp_path, make_model):
-    """A folder with a saved whole model."""
-    make_model(0).save_pretrained(tmp_path / "upload")
-    return tmp_path / "upload"
-
-
 def sha256_of(repo_id, path):
     return HfApi().get_paths_info(repo_id, path)[0].lfs.sha256
 
@@ -47,7 +40,7 @@ def test_an_altered_file_is_refused_with_both_digests_and_is_gone_from_the_cache
         AutoModelForSequenceClassification.from_pretrained(pushed)
 
     named = sha256_of(pushed, path)
-    assert f"the repository names {named}" in str(caught.value)
+    assert f"the repository says {named}" in str(caught.value)
     assert len([word for word in str(caught.value).replace(",", " ").split() if len(word.rstrip(".")) == 64]) == 2
     hub.faults.clear()
     AutoModelForSequenceClassification.from_pretrained(pushed)
@@ -57,7 +50,7 @@ def test_an_altered_config_is_refused_though_it_is_no_large_file(hub, pushed):
     config = hub.store.read_text(hub.store.file(hub.repo(pushed), "main", "decoder/config.json"))
     hub.corrupt(pushed, "decoder/config.json", data=config.replace('"center"', '"whiten"').encode())
 
-    with pytest.raises(UploadIntegrityError, match="git digest is [0-9a-f]{40}, the repository names [0-9a-f]{40}"):
+    with pytest.raises(UploadIntegrityError, match="git digest is [0-9a-f]{40}, but the repository says [0-9a-f]{40}"):
         RelativeDecoder.from_pretrained(pushed)
 
 
@@ -65,7 +58,7 @@ def test_a_file_that_was_cut_short_on_its_way_leaves_nothing_that_loads_later(hu
     hub.corrupt(pushed, DECODER_FILE, truncate=1000)
 
     for _ in range(2):
-        with pytest.raises(UploadError, match=r"did not arrive|was altered"):
+        with pytest.raises(UploadError, match=r"could not be downloaded|was changed"):
             RelativeDecoder.from_pretrained(pushed)
 
     hub.faults.clear()
@@ -101,7 +94,7 @@ def test_an_altered_file_is_refused_in_a_cache_without_symbolic_links_too(hub, p
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_SYMLINKS", True)
     hub.corrupt(pushed, DECODER_FILE)
 
-    with pytest.raises(UploadIntegrityError, match=f"the repository names {sha256_of(pushed, DECODER_FILE)}"):
+    with pytest.raises(UploadIntegrityError, match=f"the repository says {sha256_of(pushed, DECODER_FILE)}"):
         RelativeDecoder.from_pretrained(pushed, cache_dir=tmp_path)
 
     hub.faults.clear()
@@ -116,7 +109,7 @@ def test_a_cached_file_that_was_changed_on_disk_is_refused(hub, pushed):
     content[-1] ^= 0xFF
     file.write_bytes(content)
 
-    with pytest.raises(UploadIntegrityError, match="altered"):
+    with pytest.raises(UploadIntegrityError, match="changed during the download"):
         RelativeDecoder.from_pretrained(pushed)
     assert RelativeDecoder.from_pretrained(pushed)  # it was removed, so it is fetched anew
 
@@ -128,7 +121,7 @@ def test_tampered_anchors_are_refused_with_both_digests(hub, pushed, anchors, tm
     hub.corrupt(pushed, "anchors/anchors.parquet", data=table, consistent=True)
 
     decoder = RelativeDecoder.from_pretrained(pushed)
-    with pytest.raises(AnchorIntegrityError, match=f"expects {anchors.view('en').digest}"):
+    with pytest.raises(AnchorIntegrityError, match=f"says {anchors.view('en').digest}"):
         _ = decoder.anchors
 
 
@@ -142,9 +135,9 @@ def test_a_repository_that_is_not_there_says_where_was_looked(hub, hub_user):
 
 @pytest.mark.parametrize("door", [RelativeDecoder, RelativeModel, RelativeModelForSequenceClassification])
 def test_a_folder_that_is_not_there_says_where_was_looked(hub, tmp_path, door):
-    with pytest.raises(UploadError, match=r"is no folder on this machine \(looked in .*Check the path"):
+    with pytest.raises(UploadError, match=r"is not a folder on this machine \(looked in .*Check the path"):
         door.from_pretrained(tmp_path / "nothing")
-    with pytest.raises(UploadError, match="is no folder on this machine"):
+    with pytest.raises(UploadError, match="is not a folder on this machine"):
         stitch(str(tmp_path / "nothing"), str(tmp_path / "nothing"))
 
 
@@ -180,7 +173,7 @@ def test_an_empty_repository_says_that_it_is_empty(hub, repo_id):
     HfApi().create_repo(repo_id)
 
     for door in (RelativeDecoder, RelativeModel, RelativeModelForSequenceClassification):
-        with pytest.raises(UploadError, match="holds no config.json: it is empty"):
+        with pytest.raises(UploadError, match="has no config.json: it is empty"):
             door.from_pretrained(repo_id)
 
 
@@ -200,9 +193,9 @@ def test_a_revision_that_is_not_there_says_so(hub, pushed):
 def test_a_part_that_is_not_there_says_which_is(hub, repo_id, make_model):
     make_model(0).encoder.push_to_hub(repo_id)
 
-    with pytest.raises(UploadError, match="holds no decoder, only its encoder"):
+    with pytest.raises(UploadError, match="has no decoder, only its encoder"):
         RelativeDecoder.from_pretrained(repo_id)
-    with pytest.raises(UploadError, match="holds no decoder, only its encoder"):
+    with pytest.raises(UploadError, match="has no decoder, only its encoder"):
         RelativeModelForSequenceClassification.from_pretrained(repo_id)
 
 
@@ -250,14 +243,14 @@ def test_a_pickle_in_place_of_safetensors_is_not_read(upload):
     (upload / DECODER_FILE).unlink()
     torch.save(weights, upload / "decoder" / "pytorch_model.bin")
 
-    with pytest.raises(UploadError, match="holds no weights: neither decoder/model.safetensors"):
+    with pytest.raises(UploadError, match="has no weights: expected decoder/model.safetensors"):
         RelativeDecoder.from_pretrained(upload)
 
 
 def test_a_missing_file_of_weights_is_named(upload):
     (upload / "encoder" / "model.safetensors").unlink()
 
-    with pytest.raises(UploadError, match="holds no weights: neither encoder/model.safetensors"):
+    with pytest.raises(UploadError, match="has no weights: expected encoder/model.safetensors"):
         RelativeModelForSequenceClassification.from_pretrained(upload)
 
 
@@ -266,7 +259,7 @@ def test_weights_that_are_cut_short_in_a_folder_are_refused(upload):
     file.write_bytes(file.read_bytes()[:-10])
 
     for door in (RelativeDecoder, RelativeModelForSequenceClassification):
-        with pytest.raises(UploadIntegrityError, match="are not those that its configuration describes"):
+        with pytest.raises(UploadIntegrityError, match="do not match its configuration"):
             door.from_pretrained(upload)
 
 
@@ -285,7 +278,7 @@ def test_weights_of_another_shape_than_the_configuration_says_are_refused(upload
     save_file(weights, upload / DECODER_FILE, metadata={"format": "pt"})
 
     for door in (RelativeDecoder, RelativeModelForSequenceClassification):
-        with pytest.raises(UploadIntegrityError, match="are not those that its configuration describes"):
+        with pytest.raises(UploadIntegrityError, match="do not match its configuration"):
             door.from_pretrained(upload)
 
 
@@ -306,5 +299,5 @@ def test_weights_that_are_not_finite_are_refused(upload, value):
     weights["decoder.output.weight"][0, 0] = value
     save_file(weights, upload / DECODER_FILE, metadata={"format": "pt"})
 
-    with pytest.raises(UploadIntegrityError, match=r"not a number; the first is in (decoder\.)?output\.weight"):
+    with pytest.raises(UploadIntegrityError, match=r"NaN weights; the first is in (decoder\.)?output\.weight"):
         RelativeModelForSequenceClassification.from_pretrained(upload)

@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, snapshot_download
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
 from hf_relreps import AnchorSet, RelativeDecoder, RelativeModel, compatibility, stitch
+from hf_relreps.errors import UploadError
 from hf_relreps.hub import pull
 
 
@@ -242,6 +243,15 @@ def test_loading_never_runs_code_of_an_upload_or_lets_its_config_choose_what_is_
 
 
 # -- pull
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_hub_that_fails_while_it_lists_files_is_an_upload_error(hub, pushed, tmp_path, status, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits before it asks again
+    hub.fail(status, match="GET .*/tree/", times=None)
+    with pytest.raises(UploadError, match=r"(?s)The Hub refused the list of files of .*(Try again later|rate limit)"):
+        pull(pushed, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 @pytest.mark.parametrize(

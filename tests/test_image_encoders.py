@@ -123,8 +123,8 @@ def test_a_fresh_encoder_of_four_layers_tells_images_apart():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"widths": []}, r"widths=\[\] must hold one positive number for each convolution"),
-        ({"widths": [8, 0]}, r"widths=\[8, 0\] must hold"),
+        ({"widths": []}, r"widths=\[\] must be a list of positive numbers"),
+        ({"widths": [8, 0]}, r"widths=\[8, 0\] must be a list"),
         ({"num_channels": 0}, "num_channels=0 must be at least 1: 3 for RGB, 1 for grey"),
         ({"hidden_act": "gellu"}, "hidden_act='gellu' does not exist. Choose one of .*gelu"),
     ],

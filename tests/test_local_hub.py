@@ -40,6 +40,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import _http
 
 from local_hub import HubError, LocalHub
+from local_hub.cards import check_card, read_card, read_config
 
 
 CARD = """---
@@ -486,6 +487,21 @@ def test_paths_that_leave_the_repository_are_refused(hub, repo, path):
 # -- what is told about repositories
 
 
+def test_a_config_of_thousands_of_brackets_is_no_config():
+    assert read_config("[" * 50_000 + "]" * 50_000) == {}
+    assert read_config('{"a":' * 50_000 + "1" + "}" * 50_000) == {}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["license: " + "[" * 20_000, "a: &a [x, x]\nb: &b [*a, *a]\ntags: [*b, *b]", "license: !!python/name:os.system"],
+    ids=["thousands of brackets", "aliases", "code"],
+)
+def test_a_card_that_cannot_be_read_is_no_card_and_searches_go_on(hub, api, repo, metadata):
+    assert read_card(f"---\n{metadata}\n---\n") == {}
+    assert check_card(f"---\n{metadata}\n---\n")[0]
+
+
 def test_tags_come_from_the_card_the_files_and_the_config(api, repo, upload):
     api.upload_folder(repo_id=repo, folder_path=upload)
     info = api.model_info(repo)
@@ -754,7 +770,7 @@ def test_the_port_is_known_before_the_start_and_free_after_the_stop():
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", hub.port))
-    with pytest.raises(RuntimeError, match="give root= to keep one"):
+    with pytest.raises(RuntimeError, match="Pass root= to keep the folder"):
         hub.start()
 
 

@@ -51,6 +51,7 @@ def trainer(model: Any, rows: Any, tokenizer: Any, folder: Path, **arguments: An
 
 CHANGES: dict[str, dict[str, Any]] = {
     "pooling": {"pooling": "cls"},
+    "layer": {"layer": -2},
     "space.similarity": {"similarity": "cosine", "basis_ridge": None},
     "space.transform": {"transform": "none"},
     "space.rbf_gamma": {"rbf_gamma": 2.0},
@@ -120,7 +121,7 @@ def test_the_same_settings_go_on_without_a_word(make_model, make_dataset, tokeni
 def test_another_number_of_classes_is_refused_with_the_way_to_a_new_decoder(make_model, tmp_path):
     make_model().save_pretrained(tmp_path)
     for auto_class in (AutoModelForSequenceClassification, RelativeModelForSequenceClassification):
-        with pytest.raises(ConfigurationError, match="has 3 classes, num_labels=11") as caught:
+        with pytest.raises(ConfigurationError, match="has 3 classes, but num_labels=11") as caught:
             auto_class.from_pretrained(tmp_path, num_labels=11)
         assert "from_encoder(RelativeModel.from_pretrained(" in str(caught.value)
     encoder = RelativeModel.from_pretrained(tmp_path)
@@ -131,7 +132,7 @@ def test_another_number_of_classes_is_refused_with_the_way_to_a_new_decoder(make
 @pytest.mark.parametrize("other", [RelativeModelForImageClassification, RelativeModelForAudioClassification])
 def test_an_upload_of_texts_is_refused_by_classes_of_other_modalities(other, make_model, tmp_path):
     make_model().save_pretrained(tmp_path)
-    with pytest.raises(ConfigurationError, match=f"{other.__name__} reads .*, this encoder reads texts"):
+    with pytest.raises(ConfigurationError, match=f"{other.__name__} reads .*, but this encoder reads texts"):
         other.from_pretrained(tmp_path)
 
 
@@ -140,7 +141,7 @@ def test_an_upload_of_images_is_refused_by_the_class_for_texts(images, tmp_path)
     conv = ConvEncoder(ConvEncoderConfig(image_size=16, widths=[8, 16]))
     model = RelativeModelForImageClassification.from_encoder(conv, view, image_processor(16), num_labels=2)
     model.save_pretrained(tmp_path)
-    with pytest.raises(ConfigurationError, match="reads texts, this encoder reads images"):
+    with pytest.raises(ConfigurationError, match="reads texts, but this encoder reads images"):
         RelativeModelForSequenceClassification.from_pretrained(tmp_path)
 
 
@@ -154,7 +155,7 @@ def test_an_encoder_whose_code_came_with_it_is_refused_at_once(make_bert, anchor
     module.OwnModel.__module__ = module.__name__  # where transformers puts code that came with a model
     own = module.OwnModel(make_bert().config)
     assert isinstance(own, BertModel)
-    with pytest.raises(ConfigurationError, match="trust_remote_code=True.* could not be loaded again"):
+    with pytest.raises(ConfigurationError, match="trust_remote_code=True.* could not be loaded"):
         RelativeModel.from_encoder(own, anchors.view("en"), tokenizer)
 
 

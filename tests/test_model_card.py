@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, hf_hub_download
 from hf_relreps import AnchorSet, RelativeConfig, stitch
 from hf_relreps.evaluation.stitching_matrix import StitchingMatrix
 from hf_relreps.hub import write_card
-from hf_relreps.model_card import CardFacts, merged, model_card
+from hf_relreps.model_card import CardFacts, anchors_card, merged, model_card
 
 
 MATRIX = StitchingMatrix(
@@ -57,7 +58,7 @@ def test_the_code_in_a_card_runs(repo_id, make_model, anchors, capsys, kind):
     for block in blocks:
         assert repo_id in block
         exec(compile(block, f"card of {kind}", "exec"), {})
-    expected = {"whole": "score", "encoder": "torch.Size([2, 20])", "decoder": repo_id, "anchors": "20 anchors"}
+    expected = {"whole": "score", "encoder": "torch.Size([1, 20])", "decoder": repo_id, "anchors": "20 anchors"}
     assert expected[kind] in capsys.readouterr().out
 
 
@@ -113,6 +114,61 @@ def test_a_model_that_no_pipeline_runs_is_loaded_by_its_class(settings, task, na
     assert f'model = {name}.from_pretrained("me/x")' in code_blocks(card.text)[0]
 
 
+@pytest.mark.parametrize(
+    ("origin", "line"),
+    [
+        (None, "pip install hf_relreps"),
+        ({"url": "file:///home/me/hf_relreps", "dir_info": {"editable": True}}, "pip install hf_relreps"),
+        ({"url": "https://git.example/me/relreps.git"}, "pip install hf_relreps"),
+        (
+            {"url": "https://git.example/me/relreps.git"},
+            'pip install "hf_relreps @ git+https://git.example/me/relreps.git@a1b2c3"',
+        ),
+        ({"url": "https://me:secret@git.example/me/relreps.git"}, "pip install hf_relreps"),
+        ({"url": "ssh://git@git.example/me/relreps.git"}, "pip install hf_relreps"),
+        (
+            {"url": "file:///home/me/hf_relreps", "dir_info": {}},
+            'pip install "hf_relreps @ git+https://git.example/our/hf_relreps"',
+        ),
+        (None, "pip install hf_relreps"),
+    ],
+    ids=[
+        *("an index", "a checkout", "an archive", "git", "git with a token", "git over ssh"),
+        *("a checkout with a repository", "an index with a repository"),
+    ],
+)
+def test_a_card_installs_the_library_from_where_its_author_did_if_others_can(
+    tmp_path, monkeypatch, request, origin, line
+):
+    folder = tmp_path / "hf_relreps-0.1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.4\nName: hf_relreps\nVersion: 0.1.0\n")
+    if "repository" in request.node.callspec.id:
+        with (folder / "METADATA").open("a") as file:
+            file.write("Project-URL: Repository, https://git.example/our/hf_relreps\n")
+    elif "git" in request.node.callspec.id:
+        origin = origin | {"vcs_info": {"vcs": "git", "commit_id": "a1b2c3"}}
+    if origin is not None:
+        (folder / "direct_url.json").write_text(json.dumps(origin))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    summary = {"num_anchors": 1, "fingerprint": "a"}
+
+    card = model_card("me/x", RelativeConfig().to_dict(), summary, CardFacts())
+    assert f"```bash\n{line}\n```" in card.text
+    assert f"```bash\n{line}\n```" in anchors_card("me/x", summary | {"views": {"en": "text"}}).text
+
+
+def test_a_card_installs_what_its_encoder_needs_beside_the_library():
+    def installs(config):
+        text = model_card("me/x", config.to_dict(), {"num_anchors": 1, "fingerprint": "a"}, CardFacts()).text
+        return re.search(r"```bash\n(.*)\n```", text)[1]
+
+    nodes = RelativeConfig(modality="node")
+    assert "hf_relreps[graphs]" in installs(nodes) and "hf_relreps[graphs]" in installs(nodes.encoder)
+    assert "graphs" not in installs(nodes.decoder)
+    assert "hf_relreps[peft]" in installs(RelativeConfig(encoder_adapters={"default": {"peft_type": "LORA"}}))
+
+
 def test_a_card_says_what_was_expected_of_a_stitch_and_from_how_many_pairs():
     anchors = {"num_anchors": 1, "fingerprint": "a"}
     report = {"expected_ratio": 0.962, "num_pairs": 1300}
@@ -120,7 +176,7 @@ def test_a_card_says_what_was_expected_of_a_stitch_and_from_how_many_pairs():
     def text(facts):
         return model_card("me/x", RelativeConfig().to_dict(), anchors, facts).text
 
-    told = "it keeps 96 % of the macro-F1 that its decoder has behind its own encoder, told from 1,300 unlabelled"
+    told = "keeps 96 % of the macro-F1 that its decoder has with its own encoder, estimated from 1,300 unlabelled"
     assert told in text(CardFacts(expected=report))
     both = text(CardFacts(expected=report, stitching=MATRIX.to_dict()))
     assert both.index(told) < both.index("Every encoder (row)")
@@ -229,6 +285,21 @@ def test_metadata_of_a_person_stays_and_stale_anchors_go(card):
     assert [tag for tag in second["tags"] if "anchors" in tag] == ["relreps-anchors:abababababababab"]
     results = second["model-index"][0]["results"]
     assert [metric["value"] for result in results for metric in result["metrics"]] == [0.9]
+
+
+def test_a_metric_stands_once_in_a_card_however_often_and_wherever_it_was_told(card):
+    first = merged(card(metrics={"accuracy": 0.8}), None)  # as a training pushes it that does not know its data's name
+    named = EvalResult("text-classification", "me/animals", "Animals", "accuracy", 0.9, metric_name="Accuracy")
+
+    second = merged(card(metrics={"accuracy": 0.9, "f1": 0.7}, results=[named]), first)
+
+    results = facts_of(second)["model-index"][0]["results"]
+    told = [(result["dataset"]["type"], *metric.values()) for result in results for metric in result["metrics"]]
+    assert told == [("me/animals", "accuracy", 0.9, "Accuracy"), ("unknown", "f1", 0.7, "f1")]
+    assert second.count("| 0.9 |") == 1 and "| 0.8 |" not in second
+    elsewhere = merged(card(metrics={"accuracy": 0.6}, evaluated_on="me/plants"), second)
+    kept = [result["dataset"]["type"] for result in facts_of(elsewhere)["model-index"][0]["results"]]
+    assert kept == ["me/plants", "me/animals", "unknown"]
 
 
 def test_metadata_that_cannot_be_read_is_written_anew_and_the_text_stays(card):

@@ -166,7 +166,7 @@ def test_a_relative_model_refuses_a_view_that_it_does_not_read(make_model, ancho
     encoder = make_model(0, view="en").encoder
     RelativeModelForSequenceClassification.from_encoder(encoder, anchors.view("en"))
     with pytest.raises(
-        AnchorError, match=r"described by view 'en' .* given is 'fr' .* first call encode_anchors\(view\)"
+        AnchorError, match=r"uses view 'en' .* but view 'fr' .* was given.* first call encode_anchors\(view\)"
     ):
         RelativeModelForSequenceClassification.from_encoder(encoder, anchors.view("fr"))
 
@@ -175,19 +175,17 @@ def test_wrapping_twice_is_refused(make_model, anchors, tokenizer, tmp_path):
     model = make_model(0)
     model.save_pretrained(tmp_path)
     for already in (model, model.encoder, str(tmp_path)):
-        with pytest.raises(ConfigurationError, match=r"RelativeModel is relative already.*encode_anchors\(view\)"):
+        with pytest.raises(ConfigurationError, match=r"RelativeModel is already relative.*encode_anchors\(view\)"):
             RelativeModel.from_encoder(already, anchors.view("en"), tokenizer)
 
 
 def test_unknown_settings_are_refused_by_name(make_bert, anchors, tokenizer):
-    with pytest.raises(
-        ConfigurationError, match=r"no setting 'similarty'\. Did you mean 'similarity'\? It has .*simil"
-    ):
+    with pytest.raises(ConfigurationError, match=r"no setting 'similarty'\. Did you mean 'similarity'\?$"):
         RelativeModel.from_encoder(make_bert(0), anchors.view("en"), tokenizer, similarty="cosine")
 
 
 def test_settings_that_follow_from_encoder_and_anchors_are_refused(make_bert, anchors, tokenizer):
-    with pytest.raises(ConfigurationError, match="embedding_size, num_anchors follow from the encoder"):
+    with pytest.raises(ConfigurationError, match="embedding_size, num_anchors are determined by the encoder"):
         RelativeModel.from_encoder(make_bert(0), anchors.view("en"), tokenizer, num_anchors=5, embedding_size=3)
 
 
@@ -216,7 +214,7 @@ def test_a_folder_without_a_processor_says_so(make_bert, anchors, tmp_path):
     make_bert(0).save_pretrained(tmp_path)
     with pytest.raises(
         UploadError,
-        match=r"holds no tokenizer: .* 5 special tokens and no words.*from_encoder\(model, view, tokenizer\)",
+        match=r"has no tokenizer: .* 5 special tokens and no words.*from_encoder\(model, view, tokenizer\)",
     ):
         RelativeModel.from_encoder(str(tmp_path), anchors.view("en"))
 
@@ -229,19 +227,19 @@ def test_a_whole_model_asks_for_a_view(make_bert, tokenizer):
 def test_classes_refuse_views_of_another_modality(
     make_bert, anchors, tokenizer, images, image_anchors, image_processor
 ):
-    with pytest.raises(AnchorError, match="ForSequenceClassification reads texts, the view 'photo' holds images"):
+    with pytest.raises(
+        AnchorError, match="ForSequenceClassification reads texts, but the view 'photo' contains images"
+    ):
         RelativeModelForSequenceClassification.from_encoder(make_bert(0), image_anchors.view(), tokenizer)
-    with pytest.raises(AnchorError, match="ForImageClassification reads images, the view 'en' holds texts"):
+    with pytest.raises(AnchorError, match="ForImageClassification reads images, but the view 'en' contains texts"):
         RelativeModelForImageClassification.from_encoder(tiny_vit(), anchors.view("en"), image_processor)
     encoder = RelativeModel.from_encoder(make_bert(0), anchors.view("en"), tokenizer)
-    with pytest.raises(AnchorError, match="reads images, this encoder reads texts. Use the class of that"):
+    with pytest.raises(AnchorError, match="reads images, but this encoder reads texts. Use the class of that"):
         RelativeModelForImageClassification.from_encoder(encoder)
 
 
 def test_a_configuration_without_an_encoder_builds_none():
-    with pytest.raises(
-        ConfigurationError, match="encoder_config, which is None: this configuration wraps no model. Build an encoder"
-    ):
+    with pytest.raises(ConfigurationError, match="encoder_config, but it is None. Build an encoder"):
         RelativeModel(RelativeConfig(num_anchors=4))
 
 
@@ -440,9 +438,9 @@ def test_anchors_that_cannot_be_used_leave_the_encoder_as_it_was(make_model, anc
     model = make_model(0)
     config, before = model.config.to_dict(), model.encoder.projection.anchors_AD.clone()
     few = AnchorSet(["a", "b"], {"en": texts["en"][:2]})
-    with pytest.raises(AnchorError, match="has 2 anchors, the configuration names 20"):
+    with pytest.raises(AnchorError, match="has 2 anchors, but the configuration says 20"):
         model.encoder.encode_anchors(few.view("en"))
-    with pytest.raises(AnchorError, match=r"This encoder reads texts, the view 'photo' holds images"):
+    with pytest.raises(AnchorError, match=r"This encoder reads texts, but the view 'photo' contains images"):
         model.encoder.encode_anchors(image_anchors.view("photo"))
     others = AnchorSet([str(i) for i in range(20)], {"en": texts["en"][1:60:3]})
     sound = model.encoder.backbone.embeddings.LayerNorm.weight.detach().clone()
@@ -475,13 +473,15 @@ def test_a_whole_model_refuses_to_predict_once_its_parts_no_longer_share_a_space
     inputs = tokenizer(["small cat"], return_tensors="pt")
     model = make_model(0)
     model.encoder.use_projection(RelativeConfig.paper())
-    with pytest.raises(StitchingError, match=r"projection differs .*similarity 'cosine' and 'rbf'.*use_projection"):
+    with pytest.raises(
+        StitchingError, match=r"projection differs .*similarity 'cosine' instead of 'rbf'.*use_projection"
+    ):
         model(**inputs)
     model.encoder.use_projection(model.decoder.config)
     assert torch.equal(model(**inputs).logits, make_model(0)(**inputs).logits)
     others = AnchorSet([str(i) for i in range(20)], {"en": texts["en"][1:60:3]})
     model.encoder.encode_anchors(others.view("en"))
-    with pytest.raises(StitchingError, match=f"{others.fingerprint[:16]}, the decoder was trained on .*same"):
+    with pytest.raises(StitchingError, match=f"{others.fingerprint[:16]}, but the decoder was trained on .*same"):
         model(**inputs)
 
 

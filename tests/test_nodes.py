@@ -273,7 +273,7 @@ def test_numbers_of_numpy_are_nodes(make):
 
 @pytest.mark.parametrize("nodes", [[0, NODES], [-1, 5]])
 def test_nodes_outside_the_graph_are_refused(nodes, make, reader):
-    asked = f"Nodes {min(nodes)} to {max(nodes)} were asked for, the graph has nodes 0 to {NODES - 1}"
+    asked = f"Nodes {min(nodes)} to {max(nodes)} were requested, but the graph has nodes 0 to {NODES - 1}"
     with pytest.raises(SampleError, match=asked):
         reader(nodes)
     with pytest.raises(SampleError, match=asked):
@@ -281,26 +281,28 @@ def test_nodes_outside_the_graph_are_refused(nodes, make, reader):
 
 
 def test_anchors_outside_the_graph_are_refused(make, reader):
-    with pytest.raises(SampleError, match="Nodes 5 to 500 were asked for"):
+    with pytest.raises(SampleError, match="Nodes 5 to 500 were requested"):
         RelativeModelForNodeClassification.from_encoder(
             GraphEncoder(GraphEncoderConfig(in_channels=16)), AnchorSet("ab", {"node": [5, 500]}).view(), reader
         )
 
 
 def test_labels_of_another_number_than_nodes_are_refused(make, reader, labels):
-    with pytest.raises(SampleError, match="There are 120 labels for 2 nodes. Give one for each"):
+    with pytest.raises(SampleError, match="Found 120 labels for 2 nodes. Give one label for each"):
         make()(reader.x, reader.edge_index, nodes=torch.tensor([1, 2]), labels=labels)
-    with pytest.raises(SampleError, match="There are 3 labels for 120 nodes"):
+    with pytest.raises(SampleError, match="Found 3 labels for 120 nodes"):
         reader.item(labels[:3])
 
 
 def test_a_batch_of_two_graphs_is_refused(reader, labels):
-    with pytest.raises(SampleError, match="holds 2 graphs, expected one. Set per_device_train_batch_size=1"):
+    with pytest.raises(SampleError, match="has 2 graphs, expected one. Set per_device_train_batch_size=1"):
         one_graph([reader.item(labels)] * 2)
 
 
 def test_anchors_of_another_modality_are_refused(anchors, reader, make, make_bert, tokenizer):
-    with pytest.raises(AnchorError, match="RelativeModelForNodeClassification reads nodes, the view 'en' holds texts"):
+    with pytest.raises(
+        AnchorError, match="RelativeModelForNodeClassification reads nodes, but the view 'en' contains texts"
+    ):
         RelativeModelForNodeClassification.from_encoder(
             GraphEncoder(GraphEncoderConfig(in_channels=16)), AnchorSet("ab", {"en": ["a", "b"]}).view(), reader
         )
@@ -327,7 +329,7 @@ def test_saved_and_loaded_it_gives_the_same_and_asks_for_its_graph(make, make_tr
     torch.testing.assert_close(decoder(relative).logits, expected.logits)
     assert whole.anchors.view().samples == ANCHORS
     with pytest.raises(
-        UploadError, match=r"no upload holds their graph.*model.processor = GraphReader\(x, edge_index\)"
+        UploadError, match=r"uploads do not contain the graph.*model.processor = GraphReader\(x, edge_index\)"
     ):
         whole.encoder.encode([1, 2])
     whole.processor = reader

@@ -51,12 +51,15 @@ SMALL: dict[str, dict[str, str]] = {
     | TESTED
     | {"VALIDATION_ROWS = 623": "VALIDATION_ROWS = 60", "SIZES = (50, 300)": "SIZES = (10, 40)"},
     "08_upgrade_without_reindexing": {
-        "ROWS = 6245": "ROWS = 400",
-        "NUM_ANCHORS = 1000": "NUM_ANCHORS = 60",
-        "EPOCHS = 5": "EPOCHS = 1",
+        "ROWS = 6245": "ROWS = 900",
+        "EPOCHS = 5": "EPOCHS = 2",
+        "PAIRS = (100, 300, 1000, 3000)": "PAIRS = (100, 110, 120)",
+        "CANDIDATES = 50": "CANDIDATES = 20",
     },
+    # Fewer texts or narrower encoders give word pairs that are refused.
+    "09_tag_another_language": {"NUM_ANCHORS = 1000": "NUM_ANCHORS = 300"},
 }
-FAST = ("01", "02", "03")
+FAST = ("01", "03", "09")  # each costs a kernel that imports everything; docs/fine_tuning.md has the example of 02
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +94,13 @@ def marked(path: Path) -> Any:
 
 @pytest.mark.parametrize("path", [marked(path) for path in FILES])
 def test_a_notebook_runs_from_top_to_bottom_on_little_data(path, runner):
-    before, notebook = read(path), runner.execute(made_small(path), timeout=300)
+    before, notebook = read(path), runner.execute(made_small(path), timeout=3600)
     kinds = [[sorted(output.get("data", {"text": 0})) for output in cell.outputs] for cell in code_cells(before)]
     found = [[sorted(output.get("data", {"text": 0})) for output in cell.outputs] for cell in code_cells(notebook)]
     assert found == kinds  # every cell shows what the committed one shows: text, a table, a picture
 
 
-def test_there_are_eight_numbered_notebooks_and_the_index_names_each():
+def test_there_are_nine_numbered_notebooks_and_the_index_names_each():
     assert [path.stem for path in FILES] == list(SMALL)
     index = (FOLDER / "README.md").read_text("utf-8")
     for path in FILES:
@@ -121,6 +124,11 @@ def test_a_committed_notebook_holds_the_outputs_of_one_run_and_fits_a_page(path,
             readable = [data for kind, data in output.get("data", {}).items() if kind in TEXT]
             place = PLACE.search("\n".join([output.get("text", ""), *readable]))
             assert not place, f"{path.name} shows {place}, a place on the machine that it ran on"
+
+
+def test_the_picture_that_the_readme_shows_is_that_of_its_notebook(runner):
+    for name, file in runner.PICTURES.items():
+        assert file.read_bytes() == runner.picture(read(FOLDER / f"{name}.ipynb")), "run make notebooks"
 
 
 PLACES = {"home": Path.home(), "temporary": tempfile.gettempdir(), "python": sys.prefix, "checkout": FOLDER.parent}

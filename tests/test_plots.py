@@ -136,7 +136,7 @@ def test_many_classes_each_have_a_colour():
     ("spaces", "says"),
     [
         (({"a": clouds()}, {"b": clouds()}), r"absolute spaces are \['a'\], the relative ones \['b'\]"),
-        (({"a": clouds(), "b": clouds()[:5]},), r"Rows do not pair: Absolute 'a' 60, Absolute 'b' 5"),
+        (({"a": clouds(), "b": clouds()[:5]},), r"The numbers of rows differ: Absolute 'a' 60, Absolute 'b' 5"),
         (({"a": torch.full((3, 2), torch.nan)},), r"Absolute 'a' holds 6 values that are not finite"),
         (({"a": torch.zeros(3)},), r"Absolute 'a' has shape \(3,\), expected 2 dimensions"),
         (({},), r"absolute spaces are \[\]"),
@@ -150,7 +150,7 @@ def test_spaces_that_do_not_pair_are_refused(spaces, says):
 def test_labels_that_do_not_fit_are_refused():
     with pytest.raises(EvaluationError, match="labels 3"):
         plot_latent_spaces({"a": clouds()}, labels=[0, 1, 2])
-    with pytest.raises(EvaluationError, match="labels hold 2, class_names names 2 classes"):
+    with pytest.raises(EvaluationError, match="labels contain 2, but class_names names only classes 0 to 1"):
         plot_latent_spaces({"a": clouds()}, labels=LABELS, class_names=NAMES[:2])
 
 
@@ -194,7 +194,7 @@ def test_drift_is_drawn_from_a_callback_or_its_pairs():
 
 
 def test_a_drift_before_any_training_is_refused():
-    with pytest.raises(EvaluationError, match="drift of 'en' is empty: no anchors were encoded again yet"):
+    with pytest.raises(EvaluationError, match="drift of 'en' is empty: no anchors have been refreshed yet"):
         plot_anchor_drift({"en": AnchorCallback()})
 
 

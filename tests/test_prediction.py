@@ -147,13 +147,13 @@ def test_several_labels_for_each_sample_are_not_predicted(make_model, texts):
     pairs = (many(texts, "en"), many(texts, "en"))
     report = compatibility(model, model, own_encoder=model, pairs=pairs)
     assert report.expected_agreement == 1 and report.expected_ratio is None
-    assert "measured only where each sample has one class" in str(report)
+    assert "calibrated only on tasks with one class" in str(report)
 
 
 def test_the_own_accuracy_is_a_share_and_goes_with_pairs(english, texts):
-    with pytest.raises(EvaluationError, match="own_accuracy= is for a prediction, which needs pairs="):
+    with pytest.raises(EvaluationError, match="own_accuracy= needs pairs="):
         compatibility(english, english, own_accuracy=0.9)
-    with pytest.raises(EvaluationError, match=r"own_accuracy is 91, expected a share above 0 .* 91 % is 0.91"):
+    with pytest.raises(EvaluationError, match=r"own_accuracy is 91, expected a number above 0 .* 0.91 for 91 %"):
         compatibility(english, english, own_encoder=english, pairs=(texts["en"], texts["en"]), own_accuracy=91)
 
 

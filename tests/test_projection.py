@@ -515,6 +515,22 @@ def test_embeddings_without_direction_are_refused_with_their_position(value, fou
         refuse_directionless(anchors_AD, "sample")
 
 
+@pytest.mark.parametrize("transform", ["none", "center", "whiten", "standardize"])
+def test_anchors_whose_numbers_have_lost_their_digits_are_refused(transform):
+    with pytest.raises(EmbeddingError, match=r"Anchor [0-9] has no number above .*e-4"):
+        made(gaussian(8, 4).float() * 1e-40, transform=transform)
+
+
+def test_anchors_that_vary_too_little_for_float32_are_refused_in_place_of_nan():
+    module, x_BD = made(gaussian(8, 4).float(), transform="standardize"), torch.randn(2, 4)
+    before_BR = module(x_BD)
+    anchors_AD = gaussian(8, 4, 1).float()
+    anchors_AD[:, 0] = torch.linspace(1e-39, 2e-39, 8)  # its deviation has no inverse in float32
+    with pytest.raises(EmbeddingError, match=r"vary so little that .* cannot be computed in float32"):
+        module.set_anchors(anchors_AD)
+    assert torch.equal(module(x_BD), before_BR)
+
+
 def test_refused_anchors_leave_those_before_in_place():
     module, x_BD = made(gaussian(5, 3).float()), torch.randn(2, 3)
     before_BR = module(x_BD)
@@ -563,7 +579,7 @@ def test_anchors_of_which_a_transform_leaves_nothing_are_refused(transform, simi
             made(anchors_AD, **settings)
     noise_AD = torch.tensor([[3.0, 4.0]]).repeat(4, 1)
     noise_AD[0] += 5e-7  # as a batch of another size would give
-    with pytest.raises(EmbeddingError, match="lie at the mean of all.*gives every sample the same embedding"):
+    with pytest.raises(EmbeddingError, match="lie at the mean of all.*does not give every sample the same embedding"):
         made(noise_AD, **settings)
 
 

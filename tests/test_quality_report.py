@@ -11,9 +11,15 @@ from benchmarks.quality import report
 def test_the_page_is_made_of_the_recorded_figures(tmp_path, monkeypatch):
     committed = report.DOCUMENT.read_text("utf-8")
     monkeypatch.setattr(report, "DOCUMENT", tmp_path / "quality.md")
+    monkeypatch.setattr(report, "PICTURE", tmp_path / "at_a_glance.png")
     quality.main(["--report"])
     assert (tmp_path / "quality.md").read_text("utf-8") == committed
     assert "{{" not in committed
+    assert (tmp_path / "at_a_glance.png").stat().st_size > 10_000
+
+
+def test_a_pair_is_compared_with_what_its_encoder_can_reach():
+    assert report.of_bound({"pairs": [[0.8, 0.4], [0.45, 0.5]]}) == 0.5  # encoder by decoder; own on the diagonal
 
 
 def test_the_default_keeps_more_of_own_than_the_papers_cosine_in_every_setting():

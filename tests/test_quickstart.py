@@ -17,9 +17,9 @@ from hf_relreps import AnchorSet
 
 
 def run_quickstart(output: Path, *arguments: str) -> str:
-    command = [sys.executable, "-c", "from hf_relreps.cli import main; main()", "quickstart", "--quick", "--output"]
+    command = [sys.executable, "-m", "hf_relreps_cli", "quickstart", "--quick", "--output"]
     command += [str(output), *arguments]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
     assert finished.returncode == 0, finished.stderr[-3000:]
     return finished.stdout
 

@@ -1,12 +1,11 @@
-"""Four gloo processes under `torchrun`: equal anchors, the end of one process, and an end when one of them dies.
+"""Four gloo processes, as `torchrun` starts them: equal anchors, the end of one process, and an end if one dies.
 
-Two processes with gradient checkpointing and checkpoints are in `test_distributed.py`.
+Two processes of `torchrun` itself, with gradient checkpointing and checkpoints, are in `test_distributed.py`.
 """
 
 from __future__ import annotations
 
 import json
-import signal
 
 import pytest
 
@@ -46,5 +45,4 @@ def test_a_rank_that_dies_inside_a_refresh_ends_the_run_with_an_error(run):
     assert finished == [{"stages": len(ranks.STAGES)}] * PROCESSES  # it died after them, not because of them
     assert (folder / "death").is_file()
     assert done.returncode != 0
-    assert seconds < 60
-    assert f"exitcode  : -{signal.SIGKILL.value}" in done.stderr or "Signal 9" in done.stderr
+    assert seconds < 900  # it would wait for ever

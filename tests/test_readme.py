@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 from huggingface_hub import HfApi
-from readme import README, blocks, first_example, made_small, shape
+from readme import README, blocks, made_small, offline_example, quick_start, shape
 
-from hf_relreps import cli
+import hf_relreps_cli
 from hf_relreps.demos.debian import load_debian_descriptions
+from hf_relreps.demos.tiny import small_bert, wordpiece_tokenizer
 
 
 FEW_ROWS = {
@@ -42,8 +44,8 @@ def scores(printed: str) -> list[float]:
     return [float(number) for number in re.findall(r"\d\.\d{3}\b", printed)]
 
 
-def test_the_first_example_prints_what_the_readme_shows_if_on_few_rows(run, capsys):
-    code, shown = first_example()
+def test_the_offline_example_prints_what_the_readme_shows_if_on_few_rows(run, capsys):
+    code, shown = offline_example()
     run(made_small(code, FEW_ROWS))
     printed = capsys.readouterr().out
     printed = printed[printed.index("[{'label'") :]  # the Trainer's own log comes before
@@ -55,8 +57,8 @@ def test_the_first_example_prints_what_the_readme_shows_if_on_few_rows(run, caps
 
 
 @pytest.mark.slow
-def test_the_first_example_reaches_the_scores_that_the_readme_shows(run, capsys):
-    code, shown = first_example()
+def test_the_offline_example_reaches_the_scores_that_the_readme_shows(run, capsys):
+    code, shown = offline_example()
     run(code)
     printed = capsys.readouterr().out
     printed = printed[printed.index("[{'label'") :]
@@ -65,10 +67,32 @@ def test_the_first_example_reaches_the_scores_that_the_readme_shows(run, capsys)
     assert scores(printed) == pytest.approx(scores(shown), abs=0.08)  # other hardware rounds otherwise
 
 
-def test_install_stands_by_line_25_and_an_example_by_line_30():
+def test_an_example_stands_by_line_40_and_install_by_line_75():
     lines = README.read_text("utf-8").splitlines()
-    assert lines.index("pip install hf_relreps") < 25
-    assert lines.index("```python") < 30
+    assert lines.index("```python") < 40
+    assert lines.index("pip install hf_relreps") < 75
+
+
+def test_what_the_readme_links_to_is_there():
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README.read_text("utf-8"))
+    assert "docs/images/stitching_matrix.png" in links
+    assert all((README.parent / link).exists() for link in links), links
+
+
+def test_the_quick_start_reads_french_with_a_decoder_fitted_on_english(run, hub, new_repo_id, capsys):
+    code, shown = quick_start()
+    rows = load_debian_descriptions("train").select(range(300))
+    names = {"sentence-transformers/all-MiniLM-L6-v2": "en", "intfloat/multilingual-e5-small": "fr"}
+    for seed, (name, language) in enumerate(names.items()):
+        tokenizer = wordpiece_tokenizer(rows[language], 64, 2000)
+        torch.manual_seed(seed)
+        repository = new_repo_id()
+        small_bert(len(tokenizer), 64, width=64, layers=1).push_to_hub(repository)
+        tokenizer.push_to_hub(repository)
+        code = code.replace(name, repository)
+    names = run(made_small(code, {"range(1000)": "range(300)", "k=300": "k=100"}))
+    assert shape(capsys.readouterr().out) == shape(shown)
+    assert names["french"].config.anchor_view == "fr"
 
 
 @pytest.fixture
@@ -91,7 +115,7 @@ def on_the_hub(hub, hub_user, new_repo_id, make_bert, tokenizer, texts, labels) 
 
 
 def test_the_hub_section_trains_finds_pulls_stitches_and_pushes(run, on_the_hub, capsys, monkeypatch):
-    train, stitch, use = blocks("python")[1:]
+    train, stitch, use = blocks("python")[2:]
     prefix = on_the_hub["me/relative-en"] + "-"
     names = {name: repo for name, repo in on_the_hub.items() if not name.startswith("me/relative-")}
     relative = {f"me/relative-{language}": prefix + language for language in ("en", "fr")}
@@ -110,7 +134,7 @@ def test_the_hub_section_trains_finds_pulls_stitches_and_pushes(run, on_the_hub,
             arguments = made_small(command, {"me/relative-en": prefix + "en"}).split()
             monkeypatch.setattr(sys, "argv", ["hf-relreps", *arguments])
             with pytest.raises(SystemExit) as stop:
-                cli.main()
+                hf_relreps_cli.main()
             assert not stop.value.code, capsys.readouterr().err
         assert [path.name for path in Path("decoder").rglob("*.safetensors")] == ["model.safetensors"]
     finally:
@@ -119,4 +143,4 @@ def test_the_hub_section_trains_finds_pulls_stitches_and_pushes(run, on_the_hub,
 
 
 def test_every_block_of_python_is_run_by_a_test():
-    assert len(blocks("python")) == 4  # the first example, and three of the Hub's section
+    assert len(blocks("python")) == 5  # the quick start, the offline example, and three of the Hub's section

@@ -222,7 +222,8 @@ def test_pixels_outside_zero_and_one_are_refused_with_their_range(shift, found, 
 def test_images_of_another_side_than_the_decoder_draws_are_refused(anchors):
     model = make_model(anchors, image_size=16)
     with pytest.raises(
-        SampleError, match=r"draws images \(3, 16, 16\), those to draw have shape \(3, 8, 8\)\..*image_"
+        SampleError,
+        match=r"reconstructs images of shape \(3, 16, 16\), but the targets have shape \(3, 8, 8\)\..*image_",
     ):
         model(pixel_values=torch.rand(2, 3, SIZE, SIZE))
 
@@ -240,13 +241,13 @@ def test_an_unknown_input_is_refused_and_classes_beside_the_images_are_not_used(
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
 def test_a_decoder_of_classes_is_refused_where_images_are_drawn(kind, anchors):
-    with pytest.raises(ConfigurationError, match=f"{kind}.* it takes image, variational"):
+    with pytest.raises(ConfigurationError, match=f"{kind}.* Choose one of image, variational"):
         make_model(anchors, decoder_type=kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_decoder_of_images_is_refused_where_classes_are_told(kind, anchors):
-    with pytest.raises(ConfigurationError, match=f"{kind}.* it takes mlp, linear"):
+    with pytest.raises(ConfigurationError, match=f"{kind}.* Choose one of mlp, linear"):
         RelativeModelForImageClassification.from_encoder(
             make_encoder(), anchors.view("image"), image_processor(SIZE), decoder_type=kind, num_labels=10
         )
@@ -255,7 +256,7 @@ def test_a_decoder_of_images_is_refused_where_classes_are_told(kind, anchors):
 def test_a_processor_of_images_that_are_not_square_is_refused(anchors):
     wide = image_processor(SIZE)
     wide.size = {"height": 8, "width": 16}
-    with pytest.raises(ConfigurationError, match="images of 8 x 16 pixels, a decoder draws square ones"):
+    with pytest.raises(ConfigurationError, match="images of 8 x 16 pixels, but the decoder needs square ones"):
         RelativeModelForImageReconstruction.from_encoder(make_encoder(), anchors.view("image"), wide)
 
 
@@ -264,8 +265,8 @@ def test_a_processor_of_images_that_are_not_square_is_refused(anchors):
     [
         ({"image_size": 0}, "image_size=0 must be a whole number, 1 or more"),
         ({"num_channels": 0}, "num_channels=0 must be a whole number"),
-        ({"decoder_widths": []}, r"decoder_widths=\[\] must hold one positive number for each step"),
-        ({"decoder_widths": [8, 0]}, r"decoder_widths=\[8, 0\] must hold one positive number for each step"),
+        ({"decoder_widths": []}, r"decoder_widths=\[\] must be a list of positive numbers, one for each step"),
+        ({"decoder_widths": [8, 0]}, r"decoder_widths=\[8, 0\] must be a list of positive numbers, one for each step"),
     ],
 )
 def test_settings_without_meaning_are_refused(settings, message):
@@ -363,13 +364,15 @@ def test_looking_before_stitching_names_what_is_drawn_and_asks_for_no_classes(tr
     report = compatibility(other, one)
     assert report.fits
     assert "images of 8 x 8 pixels" in str(report)
-    with pytest.raises(EvaluationError, match="draws images, which have no classes to agree on"):
+    with pytest.raises(EvaluationError, match="reconstructs images and has no classes to agree on"):
         compatibility(other, one, own_encoder=one, pairs=(digits[200:210], digits[200:210]))
 
 
 def test_a_matrix_of_labels_refuses_decoders_that_draw(trained, digits):
     models = {"one": trained["image"][0]}
-    with pytest.raises(EvaluationError, match="Decoder 'one' draws images, which labels cannot score.*square"):
+    with pytest.raises(
+        EvaluationError, match="Decoder 'one' reconstructs images, which cannot be scored with labels.*square"
+    ):
         stitching_matrix(models, models, {"image": digits[:10], "label": [0, 1] * 5}, progress=False)
 
 

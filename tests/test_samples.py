@@ -109,7 +109,9 @@ def test_images_of_every_mode_of_eight_bits_are_read(mode):
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_images_of_more_than_eight_bits_are_refused(mode):
-    with pytest.raises(SampleError, match=rf"samples\[1\] is an image of mode '{mode}', expected 8 bits a channel"):
+    with pytest.raises(
+        SampleError, match=rf"samples\[1\] is an image of mode '{mode}', expected 8 bits for each channel"
+    ):
         list(batches([picture(1), Image.new(mode, (4, 4))], ViTImageProcessor(size=SIZE), 2))
 
 
@@ -122,7 +124,9 @@ def test_sounds_are_padded_to_the_longest_of_a_batch():
 
 
 def test_sounds_of_another_rate_are_refused():
-    with pytest.raises(SampleError, match=r"have 8000, 16000 samples a second, the encoder reads 16000\. Resample"):
+    with pytest.raises(
+        SampleError, match=r"have 8000, 16000 samples per second, but the encoder reads 16000\. Resample"
+    ):
         list(batches([sound(0.1), sound(0.2, rate=8_000)], Wav2Vec2FeatureExtractor(), 2))
 
 
@@ -149,7 +153,21 @@ def test_texts_that_lose_tokens_are_counted_and_those_that_just_fit_are_not(warn
     parts = list(batches(texts, tokenizer, 2, max_length=limit if of == "max_length" else None))
     assert max(inputs["input_ids"].shape[1] for _, inputs in parts) == limit
     assert warned() == [
-        "2 of 4 texts are longer than 8 tokens: they were truncated, and what follows is not seen by the encoder."
+        "2 of the first 4 texts are longer than 8 tokens and were truncated: the encoder does not see the rest."
+    ]
+
+
+def test_a_tokenizer_that_truncates_again_and_again_is_warned_of_once_for_each_limit(warned):
+    tokenizer = word_tokenizer()
+    for long in ([9], [9, 9], [9, 1, 9]):
+        list(batches(texts_of(long), tokenizer, 2, max_length=8))
+    assert len(warned()) == 1 and warned()[0].startswith("1 of the first 1 texts are longer than 8 tokens")
+    list(batches(texts_of([9, 9]), tokenizer, 2, max_length=7))
+    list(batches(texts_of([9, 9, 9]), word_tokenizer(), 2, max_length=8))
+    assert [told.split(" texts")[0] for told in warned()] == [
+        "1 of the first 1",
+        "2 of the first 2",
+        "3 of the first 3",
     ]
 
 
@@ -163,7 +181,7 @@ def test_a_slow_tokenizer_is_believed_as_far_as_it_tells(warned):
     from transformers import CanineTokenizer
 
     list(batches(["abc", "abcdefgh"], CanineTokenizer(), 2, max_length=6))
-    assert warned() == ["1 of 2 texts fill all 6 tokens: those that are longer were truncated."]
+    assert warned() == ["1 of the first 2 texts fill all 6 tokens: those that are longer were truncated."]
 
 
 # -- what is refused
@@ -178,7 +196,7 @@ def test_a_slow_tokenizer_is_believed_as_far_as_it_tells(warned):
         (picture(1), r"is <PIL.* \(Image\), expected text"),
         ("", "is an empty text, expected at least one character"),
         (" \n\t ", "is an empty text"),
-        ("a\ud800b", r"is 'a\\ud800b', which holds half of a surrogate pair.*'utf-8', 'replace'"),
+        ("a\ud800b", r"is 'a\\ud800b', which contains half of a surrogate pair.*'utf-8', 'replace'"),
     ],
     ids=["None", "number", "list", "image", "empty", "spaces", "surrogate"],
 )
@@ -206,10 +224,10 @@ def test_texts_among_images_are_refused():
 
 
 def test_no_samples_and_one_text_in_place_of_a_list_are_refused():
-    with pytest.raises(SampleError, match="samples holds no samples. Expected a list of texts, images or sounds"):
+    with pytest.raises(SampleError, match="samples is empty. Expected a list of texts, images or sounds"):
         check_samples([], "samples")
     with pytest.raises(
-        SampleError, match=r"samples is the text 'a cat', expected a list of samples. .* give \[text\]"
+        SampleError, match=r"samples is the string 'a cat', expected a list of samples. .* pass \[text\]"
     ):
         check_samples("a cat", "samples")
 
@@ -220,7 +238,7 @@ def test_no_samples_and_one_text_in_place_of_a_list_are_refused():
         ({"path": "a.wav"}, r"is a mapping with path, expected a sound: \{\"array\""),
         ({}, "is a mapping with nothing, expected a sound"),
         ({"array": np.zeros((2, 5)), "sampling_rate": 8}, r"has shape \(2, 5\), expected one channel"),
-        ({"array": [], "sampling_rate": 8}, r"has shape \(0,\), expected one channel with one value or more"),
+        ({"array": [], "sampling_rate": 8}, r"has shape \(0,\), expected one channel with at least one value"),
     ],
     ids=["path", "nothing", "stereo", "silent"],
 )

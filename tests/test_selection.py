@@ -218,7 +218,7 @@ def test_an_unknown_strategy_is_refused():
     ("strategy", "argument"), [("stratified", "label_column="), ("kmeans", "embeddings="), ("fps", "embeddings=")]
 )
 def test_what_a_strategy_needs_is_named(strategy, argument):
-    with pytest.raises(AnchorError, match=f"strategy='{strategy}' needs {argument}, one for each candidate"):
+    with pytest.raises(AnchorError, match=f"strategy='{strategy}' needs {argument}, with one row for each candidate"):
         select(10, 2, strategy)
     short = {"labels": [0] * 9, "embeddings_ND": gaussian(9, 4)}
     with pytest.raises(AnchorError, match=f"{argument} has 9 rows for 10 candidates"):

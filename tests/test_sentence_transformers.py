@@ -12,13 +12,27 @@ import torch
 
 pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 
+from safetensors.torch import load_file, save_file  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 from sentence_transformers.base.modules import Transformer  # noqa: E402
 from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
 
 from hf_relreps import AnchorSet, RelativeModel  # noqa: E402
-from hf_relreps.errors import AnchorError, AnchorIntegrityError, ConfigurationError, StitchingError  # noqa: E402
-from hf_relreps.sentence_transformers import RelativeEmbedding, check_same_space, relative  # noqa: E402
+from hf_relreps.errors import (  # noqa: E402
+    AnchorError,
+    AnchorIntegrityError,
+    ConfigurationError,
+    StaleAnchorsError,
+    StitchingError,
+    UploadError,
+    UploadIntegrityError,
+)
+from hf_relreps.sentence_transformers import (  # noqa: E402
+    RelativeEmbedding,
+    check_same_space,
+    load_relative,
+    relative,
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +80,17 @@ def test_settings_are_those_of_the_projection(absolute, anchors, texts):
         relative(absolute, anchors.view("en"), similarity="cosinus")
 
 
+def test_a_model_that_cuts_its_embeddings_is_refused_before_anything_is_encoded(absolute, anchors):
+    short = SentenceTransformer(modules=list(absolute), device="cpu", truncate_dim=16)
+    with pytest.raises(
+        ConfigurationError, match="truncate_dim=16, which would truncate .* Set model.truncate_dim = None"
+    ):
+        relative(short, anchors.view("en"))
+
+
 def test_saved_and_loaded_it_gives_the_same(model, texts, anchors, tmp_path):
     model.save(str(tmp_path))
-    loaded = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
+    loaded = load_relative(tmp_path, device="cpu")
     np.testing.assert_array_equal(loaded.encode(texts["fr"]), model.encode(texts["fr"]))
     assert loaded[-1].anchors.fingerprint == anchors.fingerprint
     check_same_space(model, loaded)
@@ -76,8 +98,24 @@ def test_saved_and_loaded_it_gives_the_same(model, texts, anchors, tmp_path):
 
 def test_pushed_and_pulled_it_gives_the_same(model, texts, hub, repo_id):
     model.push_to_hub(repo_id)
-    loaded = SentenceTransformer(repo_id, trust_remote_code=True, device="cpu")
+    loaded = load_relative(repo_id, device="cpu")
     np.testing.assert_array_equal(loaded.encode(texts["en"][:5]), model.encode(texts["en"][:5]))
+
+
+def test_a_pickle_in_the_place_of_its_weights_is_not_opened(model, tmp_path):
+    model.save(str(tmp_path))
+    folder = next(tmp_path.glob("*_RelativeEmbedding"))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UploadError, match="pickle files are not opened"):
+        RelativeEmbedding.load(str(folder))
+
+
+def test_weights_without_the_anchors_embeddings_are_refused(model, tmp_path):
+    model.save(str(tmp_path))
+    folder = next(tmp_path.glob("*_RelativeEmbedding"))
+    save_file({"else": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(UploadIntegrityError, match="does not contain the anchor embeddings"):
+        RelativeEmbedding.load(str(folder))
 
 
 def test_anchors_that_were_exchanged_are_refused_at_load(model, anchors, tmp_path):
@@ -85,7 +123,7 @@ def test_anchors_that_were_exchanged_are_refused_at_load(model, anchors, tmp_pat
     folder = next(tmp_path.glob("*_RelativeEmbedding"))
     other = AnchorSet(list(reversed(anchors.ids)), {"en": anchors.view("en").samples})
     other.save_pretrained(folder)
-    with pytest.raises(AnchorIntegrityError, match="beside it lie"):
+    with pytest.raises(AnchorIntegrityError, match="but its folder has"):
         RelativeEmbedding.load(str(folder))
 
 
@@ -107,15 +145,15 @@ def test_models_that_share_no_index_are_told_apart(model, absolute, anchors, tex
         check_same_space(model, relative(absolute, fewer.view("en")))
     with pytest.raises(StitchingError, match="rbf 1.5, ridge 0.1, the other in .*, cosine, .*the same settings"):
         check_same_space(model, relative(absolute, anchors.view("en"), similarity="cosine"))
-    with pytest.raises(StitchingError, match="gives absolute embeddings"):
+    with pytest.raises(StitchingError, match="returns absolute embeddings"):
         check_same_space(model, absolute)
 
 
 def test_what_cannot_become_relative_is_refused(model, absolute, anchors):
-    with pytest.raises(AnchorError, match="relative representations already"):
+    with pytest.raises(AnchorError, match="already returns relative representations"):
         relative(model, anchors.view("en"))
     nodes = AnchorSet(anchors.ids, {"node": list(range(20))})
-    with pytest.raises(AnchorError, match="reads texts, view 'node' holds nodes"):
+    with pytest.raises(AnchorError, match="reads texts, but view 'node' contains nodes"):
         relative(absolute, nodes.view("node"))
 
 
@@ -137,6 +175,8 @@ def test_prompts_stay_and_the_anchors_may_have_one(make_sentence_transformer, an
     assert made.prompts == asked.prompts
     x_AD = torch.tensor(asked.encode([f"red {text}" for text in anchors.view("en").samples]))
     torch.testing.assert_close(made[-1].projection.anchors_AD, x_AD, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(made.encode(texts["en"][:4]), made.encode(texts["en"][:4], prompt="red "), atol=1e-6)
+    assert asked.default_prompt_name is None
 
 
 def test_absence_is_told_with_the_extra(monkeypatch, tmp_path):
@@ -149,3 +189,69 @@ def test_absence_is_told_with_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingExtraError, match=r"hf_relreps\[sentence-transformers\]"):
         runpy.run_path(module.__file__)
+
+
+# -- what a saved model may ask for
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    model.save(str(tmp_path / "saved"))
+    return tmp_path / "saved"
+
+
+def test_anchor_embeddings_that_are_not_the_models_own_are_refused(saved, anchors, absolute):
+    file = saved / "2_RelativeEmbedding" / "model.safetensors"
+    stored = load_file(file)
+    save_file({name: torch.randn_like(tensor) for name, tensor in stored.items()}, file)
+    with pytest.raises(StaleAnchorsError, match=r"do not match this model: .* 8 of 8 differ"):
+        load_relative(saved)
+    changed = relative(absolute, anchors.view("en"))
+    changed[-1].projection.set_anchors(torch.randn(20, 32))
+    with pytest.raises(StaleAnchorsError, match="do not match this model"):
+        check_same_space(relative(absolute, anchors.view("en")), changed)
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "reason"),
+    [
+        (
+            "config.json",
+            {"model_type": "timm_wrapper", "architecture": "resnet18", "model_args": {"checkpoint_path": "/evil"}},
+            "model_args=",
+        ),
+        ("config.json", {"intermediate_size": 99_000_000}, "its weight files contain"),
+        ("tokenizer_config.json", {"vocab_file": "/etc/passwd"}, "vocab_file"),
+        ("processor_config.json", {"processor_class": "BarkProcessor", "x": {"path": "/evil"}}, "path='/evil'"),
+        ("adapter_config.json", {"base_model_name_or_path": "/evil"}, "makes transformers load another model"),
+        ("sentence_bert_config.json", {"model_args": {"use_safetensors": False}}, "use_safetensors=False"),
+        ("sentence_bert_config.json", {"model_kwargs": {"gguf_file": "/evil"}}, "gguf_file='/evil'"),
+        ("sentence_bert_config.json", {"tokenizer_args": {"vocab_file": "/etc/passwd"}}, "vocab_file"),
+        ("sentence_bert_config.json", {"backend": "onnx"}, "backend='onnx'"),
+    ],
+)
+def test_no_file_of_a_saved_model_names_another(saved, file, fields, reason):
+    place = saved / file
+    place.write_text(json.dumps((json.loads(place.read_text()) if place.is_file() else {}) | fields))
+    for load in (load_relative, lambda name: relative(str(name), AnchorSet(["a"], {"en": ["x"]}).view("en"))):
+        with pytest.raises((ConfigurationError, UploadError), match=f"{reason}|module of type 'hf_relreps"):
+            load(saved)
+    with pytest.raises((ConfigurationError, UploadError), match=reason):
+        load_relative(saved)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("evil_module.Evil", "1_Pooling"),
+        ("sentence_transformers.sentence_transformer.modules.WordEmbeddings", "1_Pooling"),
+        ("sentence_transformers.sentence_transformer.modules.Pooling", "../elsewhere"),
+        ("sentence_transformers.sentence_transformer.modules.Pooling", "/etc"),
+    ],
+)
+def test_modules_that_are_not_known_or_lie_elsewhere_are_refused(saved, kind, path):
+    modules = json.loads((saved / "modules.json").read_text())
+    modules[1] |= {"type": kind, "path": path}
+    (saved / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UploadError, match="has a module of type"):
+        load_relative(saved)

@@ -21,7 +21,7 @@ from hf_relreps import (
     stitching_matrix,
 )
 from hf_relreps.errors import AnchorError, ConfigurationError, SampleError, StaleAnchorsError, StitchingError
-from hf_relreps.modeling import CHECKED_ANCHORS, OWN_WITHIN
+from hf_relreps.projection import CHECKED_ANCHORS, OWN_WITHIN
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_permuted_anchors_are_refused(make_bert, make_model, anchors, tokenizer)
     order = np.random.default_rng(0).permutation(len(anchors))
     permuted = AnchorSet([anchors.ids[i] for i in order], {"en": [anchors.view("en").samples[i] for i in order]})
     encoder = RelativeModel.from_encoder(make_bert(1), permuted.view("en"), tokenizer)
-    with pytest.raises(StitchingError, match="Anchors and their order must be the same"):
+    with pytest.raises(StitchingError, match="Both need the same anchors in the same order"):
         stitch(encoder, make_model(0))
 
 
@@ -79,7 +79,7 @@ def test_anchors_of_another_set_of_the_same_size_are_refused(make_bert, make_mod
     assert len(others) == len(anchors)
     encoder = RelativeModel.from_encoder(make_bert(1), others.view("en"), tokenizer)
     with pytest.raises(
-        StitchingError, match=f"described by 20 anchors {others.fingerprint[:16]}, the decoder was trained"
+        StitchingError, match=f"uses 20 anchors {others.fingerprint[:16]}, but the decoder was trained"
     ):
         stitch(encoder, make_model(0))
 
@@ -140,7 +140,7 @@ def test_a_report_says_that_stored_anchors_are_not_the_encoders_own(make_model):
     assert "encoded again, 8 of 8 differ" in str(report)
     for model in (make_model(1), trained_on(make_model(1))):
         report = compatibility(model, make_model(0))
-        assert report.fits and "stored anchors" not in str(report)
+        assert report.fits and "stored anchor embeddings" not in str(report)
 
 
 def test_a_matrix_refuses_anchors_that_are_not_the_encoders_own(make_model, texts, labels):
@@ -157,7 +157,7 @@ def test_a_save_warns_of_stale_anchors_and_of_none_else(make_model, warned, tmp_
     assert not warned()
     assert RelativeModel.from_pretrained(tmp_path / "trained").check_anchors() < OWN_WITHIN / 10
     changed_unseen(make_model(0)).save_pretrained(tmp_path / "stale")
-    assert any("The anchors that are saved may not be the encoder's own" in message for message in warned())
+    assert any("The saved anchor embeddings may not match the encoder" in message for message in warned())
 
 
 def test_a_check_encodes_a_few_anchors_and_changes_nothing(make_model):
@@ -182,7 +182,7 @@ def test_a_part_without_its_samples_is_stitched_with_a_warning(make_model, warne
     encoder = make_model(0).encoder
     encoder._anchors = encoder._source = None
     assert stitch(encoder, make_model(1))
-    assert any("could not be checked" in message for message in warned())
+    assert any("Could not check" in message for message in warned())
 
 
 # -- a view, a tokenizer, a pooling that is not the encoder's
@@ -194,11 +194,11 @@ def test_a_swapped_view_is_refused_by_its_name_and_found_out_without_it(
     model = make_model(0, "en")
     with pytest.raises(AnchorError, match="view 'fr', the model reads view 'en'"):
         tiny_trainer(model, tokenizer, make_dataset(), tmp_path, AnchorCallback(anchors.view("fr"))).train()
-    with pytest.raises(StitchingError, match="reads view 'en' of its anchors, view='fr' was asked for"):
+    with pytest.raises(StitchingError, match="reads view 'en' of its anchors, but view='fr' was given"):
         stitch(model, make_model(1), view="fr")
     french_AD = model.encoder.encode(anchors.view("fr").samples)
     model.encoder.projection.set_anchors(french_AD)  # the French texts through the English encoder
-    with pytest.raises(StaleAnchorsError, match="or its view 'en' is another"):
+    with pytest.raises(StaleAnchorsError, match="pooling or view 'en' has changed"):
         stitch(model, make_model(1))
 
 
@@ -217,7 +217,8 @@ def test_a_tokenizer_of_the_same_size_with_other_tokens_is_found_out(make_model,
 def test_a_tokenizer_with_more_tokens_than_the_encoder_has_is_refused(make_bert, anchors, tokenizer, when):
     words = 10  # of the encoder
     with pytest.raises(
-        SampleError, match=r"gives token \d+, the encoder has embeddings for (10|35)\. Give the encoder's own"
+        SampleError,
+        match=r"returned token id \d+, but the encoder has embeddings for (10|35) tokens\. Use the encoder's own",
     ):
         if when == "wrapped":
             RelativeModel.from_encoder(make_bert(0, vocab_size=words), anchors.view("en"), tokenizer)
@@ -239,7 +240,7 @@ def test_another_pooling_is_found_out(make_model):
 
 
 def test_another_similarity_is_refused(make_model):
-    with pytest.raises(StitchingError, match=r"similarity 'cosine' and 'rbf'.*use_projection"):
+    with pytest.raises(StitchingError, match=r"similarity 'cosine' instead of 'rbf'.*use_projection"):
         stitch(make_model(1, similarity="cosine", basis_ridge=None), make_model(0))
 
 
@@ -319,3 +320,41 @@ def test_encoding_and_checking_turn_dropout_off_by_themselves(make_model, texts)
     model = make_model(0)
     calm_ND = model.encoder.encode(texts["en"][:5])
     assert torch.equal(model.train().encoder.encode(texts["en"][:5]), calm_ND)
+
+
+# -- samples in other containers, labels that do not count, numbers that are too small
+
+
+def test_a_column_of_pandas_is_read_in_its_order_not_by_its_index(make_model, texts):
+    pandas = pytest.importorskip("pandas")
+    encoder = make_model(0).encoder
+    column = pandas.Series(texts["en"][:6], index=[5, 4, 3, 2, 1, 0])  # as after a sort
+    expected_ND = encoder.encode(texts["en"][:6])
+    assert torch.equal(encoder.encode(column), expected_ND)
+    assert torch.equal(encoder.encode(column[column.index > 1]), encoder.encode(texts["en"][:4]))
+    assert torch.equal(encoder.encode(text for text in texts["en"][:6]), expected_ND)
+    anchors = AnchorSet(column.index.map(str), {"en": column})
+    assert anchors.view("en").samples == texts["en"][:6]
+
+
+@pytest.mark.parametrize("samples", [{"text": ["a", "b"]}, None, 7])
+def test_what_holds_no_samples_in_an_order_is_refused(make_model, samples):
+    with pytest.raises(SampleError, match=r"samples is .*, expected a list of samples"):
+        make_model(0).encoder.encode(samples)
+
+
+def test_a_batch_without_labels_that_count_leaves_the_weights_as_they_are(make_model, texts, tokenizer, warned):
+    logging.getLogger("hf_relreps").warning_once.cache_clear()
+    model = make_model(0).train()
+    inputs = tokenizer(texts["en"][:4], return_tensors="pt", padding=True)
+    model(**inputs, labels=torch.tensor([0, -100, -100, 1])).loss.backward()
+    assert not warned()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.zero_grad()
+    before = [weight.detach().clone() for weight in model.parameters()]
+    loss = model(**inputs, labels=torch.full((4,), -100)).loss
+    loss.backward()
+    optimizer.step()
+    assert float(loss.detach()) == 0
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    assert any("No label of a batch counts: all 4 are -100" in message for message in warned())

@@ -112,7 +112,7 @@ def test_another_projection_of_the_encoder_does_not_reach_the_decoder(make_model
     french, english = make_model(1, "fr"), make_model(2)
     for model in (french, english):
         model.encoder.use_projection(RelativeConfig.paper())
-    with pytest.raises(StitchingError, match="'cosine' and 'rbf'"):
+    with pytest.raises(StitchingError, match="'cosine' instead of 'rbf'"):
         stitch(english, french)
 
 

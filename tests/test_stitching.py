@@ -142,7 +142,7 @@ def test_a_stitched_model_whose_encoder_left_the_space_is_not_saved(english, fre
         lambda: stitched.save_pretrained(tmp_path / "out"),
         lambda: logits_of(stitched, tokenizer, texts["en"]),
     ):
-        with pytest.raises(StitchingError, match="projection differs .* similarity 'cosine' and 'rbf'"):
+        with pytest.raises(StitchingError, match="projection differs .* similarity 'cosine' instead of 'rbf'"):
             use()
     assert not (tmp_path / "out").exists()
     stitched.encoder.use_projection(stitched.decoder.config)
@@ -228,7 +228,7 @@ def test_of_one_view_none_need_be_named(make_bert, make_model, texts, tokenizer)
 
 def test_a_relative_encoder_that_reads_another_view_is_refused(french, english):
     assert stitch(french, english, view="fr").config.anchor_view == "fr"
-    with pytest.raises(StitchingError, match=r"reads view 'fr' .* view='en' was asked for.*encoder.encode_anchors"):
+    with pytest.raises(StitchingError, match=r"reads view 'fr' .* but view='en' was given.*encoder.encode_anchors"):
         stitch(french, english, view="en")
 
 
@@ -265,21 +265,21 @@ def test_other_anchors_or_another_order_are_refused_and_mended(make_bert, tokeni
 
 def test_another_number_of_anchors_is_refused(make_bert, tokenizer, english, texts):
     model = anchored(make_bert, tokenizer, 1, other_anchors(texts, range(0, 30, 3)))
-    with pytest.raises(StitchingError, match=r"described by 10 anchors .* trained on 20 anchors"):
+    with pytest.raises(StitchingError, match=r"uses 10 anchors .* trained on 20 anchors"):
         stitch(model, english)
-    with pytest.raises(AnchorError, match="has 20 anchors, the configuration names 10"):
+    with pytest.raises(AnchorError, match="has 20 anchors, but the configuration says 10"):
         model.encoder.encode_anchors(english.anchors.view("fr"))
     backbone = model.encoder.backbone  # what the message of `stitch` leaves: parts that share a set
     stitch(backbone, english, view="fr", processor=tokenizer)
 
 
 DIFFERENT = {
-    "similarity": ({"similarity": "cosine"}, "similarity 'cosine' and 'rbf'"),
-    "several similarities": ({"similarity": ["rbf", "cosine"]}, "similarity ['rbf', 'cosine'] and 'rbf'"),
-    "transform": ({"transform": "none"}, "transform 'none' and 'center'"),
-    "ridge": ({"basis_ridge": 0.01}, "basis_ridge 0.01 and 0.1"),
-    "no ridge": ({"basis_ridge": None}, "basis_ridge None and 0.1"),
-    "gamma": ({"rbf_gamma": 0.5}, "rbf_gamma 0.5 and 1.5"),
+    "similarity": ({"similarity": "cosine"}, "similarity 'cosine' instead of 'rbf'"),
+    "several similarities": ({"similarity": ["rbf", "cosine"]}, "similarity ['rbf', 'cosine'] instead of 'rbf'"),
+    "transform": ({"transform": "none"}, "transform 'none' instead of 'center'"),
+    "ridge": ({"basis_ridge": 0.01}, "basis_ridge 0.01 instead of 0.1"),
+    "no ridge": ({"basis_ridge": None}, "basis_ridge None instead of 0.1"),
+    "gamma": ({"rbf_gamma": 0.5}, "rbf_gamma 0.5 instead of 1.5"),
 }
 
 
@@ -311,13 +311,13 @@ def test_a_setting_that_neither_projection_uses_does_not_matter(make_bert, token
 
 def test_whitening_with_another_shrinkage_is_refused(make_bert, tokenizer, make_model, english):
     encoder = anchored(make_bert, tokenizer, 1, english.anchors, transform="whiten", shrinkage=0.9)
-    with pytest.raises(StitchingError, match=r"shrinkage 0\.9 and 0\.3"):
+    with pytest.raises(StitchingError, match=r"shrinkage 0\.9 instead of 0\.3"):
         stitch(encoder, make_model(0, transform="whiten"))
 
 
 def test_a_decoder_in_the_encoders_place_is_refused(english):
     with pytest.raises(
-        StitchingError, match=r"encoder's place holds a RelativeDecoder. The order is stitch\(encoder, decoder\)"
+        StitchingError, match=r"Found a RelativeDecoder as encoder. The order is stitch\(encoder, decoder\)"
     ):
         stitch(english.decoder, english.encoder)
 
@@ -326,7 +326,7 @@ def test_a_decoder_in_the_encoders_place_is_refused(english):
 def test_a_model_that_reads_no_relative_representations_is_refused_as_decoder(english, make_bert, wrong):
     decoder = english.encoder if wrong == "encoder" else make_bert(0)
     with pytest.raises(
-        StitchingError, match=f"decoder's place holds a {type(decoder).__name__}, which reads no relative"
+        StitchingError, match=f"Found a {type(decoder).__name__} as decoder, which does not read relative"
     ):
         stitch(english.encoder, decoder)
 
@@ -334,9 +334,9 @@ def test_a_model_that_reads_no_relative_representations_is_refused_as_decoder(en
 def test_an_encoders_upload_is_refused_as_decoder_and_the_reverse(english, tmp_path):
     english.encoder.save_pretrained(tmp_path / "encoder-only")
     english.decoder.save_pretrained(tmp_path / "decoder-only")
-    with pytest.raises(UploadError, match=r"encoder-only holds no decoder, only its encoder"):
+    with pytest.raises(UploadError, match=r"encoder-only has no decoder, only its encoder"):
         stitch(english, str(tmp_path / "encoder-only"))
-    with pytest.raises(UploadError, match=r"decoder-only holds no encoder, only its decoder"):
+    with pytest.raises(UploadError, match=r"decoder-only has no encoder, only its decoder"):
         stitch(str(tmp_path / "decoder-only"), english)
 
 
@@ -350,7 +350,7 @@ def test_parts_that_name_no_anchors_are_not_taken_for_equal(make_bert, tokenizer
     nameless = copy.deepcopy(english)
     for part in (nameless.encoder, nameless.decoder):
         part.config.space = part.config.space.replace(fingerprint=None)
-    with pytest.raises(StitchingError, match="described by 20 anchors none"):
+    with pytest.raises(StitchingError, match="uses 20 anchors none"):
         stitch(nameless, nameless)
     assert compatibility(nameless, nameless).verdict == "does not fit: anchors"
 
@@ -424,14 +424,14 @@ def test_agreement_on_several_labels_counts_each_of_them(make_model, tokenizer, 
 
 def test_agreement_asks_for_what_it_needs(english, french, make_bert, anchors, tokenizer, texts):
     pairs = (texts["fr"][:4], texts["en"][:4])
-    with pytest.raises(EvaluationError, match="pairs need own_encoder="):
+    with pytest.raises(EvaluationError, match="pairs= needs own_encoder="):
         compatibility(french, english, pairs=pairs)
-    with pytest.raises(EvaluationError, match="pairs hold 4 and 3 samples"):
+    with pytest.raises(EvaluationError, match="pairs has 4 and 3 samples"):
         compatibility(french, english, own_encoder=english, pairs=(pairs[0], pairs[1][:3]))
     number = RelativeModelForSequenceClassification.from_encoder(
         make_bert(0), anchors.view("en"), tokenizer, num_labels=1
     )
-    with pytest.raises(EvaluationError, match="a regression, which has no classes to agree on"):
+    with pytest.raises(EvaluationError, match="a regression and has no classes to agree on"):
         compatibility(french, number, own_encoder=number, pairs=pairs)
 
 

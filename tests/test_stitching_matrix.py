@@ -38,7 +38,7 @@ def topics(n, seed):
 
 
 def named(columns, names=TOPICS):
-    """The same as a data set whose labels have names, numbered in the order of `names`."""
+    """The same as a dataset whose labels have names, numbered in the order of `names`."""
     labels = [names.index(TOPICS[label]) for label in columns["label"]]
     return Dataset.from_dict(columns | {"label": labels}).cast_column("label", ClassLabel(names=list(names)))
 
@@ -356,10 +356,12 @@ def test_a_regression_is_scored_by_errors_where_less_is_better():
     assert f"({result.ratio:.2f} times own, worst" in str(result)
     # Errors are coloured from 0 to the largest one, dark being good as for scores.
     assert result.plot().axes[0].images[0].get_clim() == (0, np.max([result.scores, result.absolute]))
-    with pytest.raises(EvaluationError, match="'f1' has no meaning for regression.*mae, mse"):
+    with pytest.raises(EvaluationError, match="'f1' does not apply to regression.*mae, mse"):
         stitching_matrix(rows, heads, test)
     pairs = TEST | {"label": [[1.0, 2.0]] * 300}
-    with pytest.raises(EvaluationError, match="2 numbers for each row, expected 1: decoder 'low-1'"):
+    with pytest.raises(
+        EvaluationError, match="2 numbers for each row, expected 1, the output size of decoder 'low-1'"
+    ):
         stitching_matrix(rows, heads, pairs, metric="mae")
 
 
@@ -475,7 +477,7 @@ def test_the_picture_shows_both_matrices_with_their_values_and_frames(tmp_path):
     frames = [patch for patch in relative.patches if isinstance(patch, Rectangle) and not patch.get_fill()]
     assert len(frames) == 4
     assert relative.images[0].get_clim() == absolute.images[0].get_clim() == (0, 1)
-    assert (relative.get_xlabel(), relative.get_ylabel()) == ("decoder (from upload)", "encoder (from upload)")
+    assert (relative.get_xlabel(), relative.get_ylabel()) == ("decoder", "encoder")
     assert colours.get_ylabel() == "macro F1"
     assert (imread(tmp_path / "matrix.png")[..., 3] == 1).all()  # opaque
     assert plt.get_fignums() == open_before  # a notebook shows it once
@@ -506,7 +508,7 @@ def one(**changes):
     ("changes", "parts"),
     [
         (lambda: {"encoders": "me/model"}, ["encoders='me/model'", "a list of repository ids"]),
-        (lambda: {"encoders": [encoders()["up"]]}, ["holds a RelativeModel", "no name", "encoders={'name': model"]),
+        (lambda: {"encoders": [encoders()["up"]]}, ["contains a RelativeModel", "no name", "encoders={'name': model"]),
         (lambda: {"decoders": ["me/a", "me/a"]}, ["'me/a' twice", "Pass a dict"]),
         (lambda: {"encoders": {}}, ["encoders={}", "a dict of names"]),
         (lambda: {"metric": "bleu"}, ["metric='bleu'", "accuracy, f1, f1_weighted, mae, mse"]),

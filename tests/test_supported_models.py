@@ -143,7 +143,7 @@ def test_each_pooling_can_be_set_on_an_encoder_that_it_fits(
     [
         ("bert", "text", "spatial_mean", "Choose cls, mean, last or pooler"),
         ("resnet", "image", "cls", "Choose spatial_mean or pooler"),
-        ("t5", "text", "pooler", "which it does not have. Choose one of cls, mean, last"),
+        ("t5", "text", "pooler", "and this one has none. Choose one of cls, mean, last"),
     ],
 )
 def test_a_pooling_that_does_not_fit_is_refused_and_the_fitting_ones_named(
@@ -256,7 +256,7 @@ def test_of_an_encoder_decoder_only_the_encoder_is_stored(anchors: AnchorSet, tm
 
 
 def test_a_model_without_vectors_is_refused_by_name(anchors: AnchorSet) -> None:
-    with pytest.raises(ConfigurationError, match="The encoder gives .*audio_codes.*: no vectors of a sample"):
+    with pytest.raises(ConfigurationError, match="The encoder returns .*audio_codes.*, expected one of"):
         wrapped("encodec", "audio", anchors)
 
 

@@ -226,13 +226,17 @@ def test_an_unknown_method_is_refused_with_those_there_are():
 @pytest.mark.parametrize(
     ("x_AD", "y_AE", "message"),
     [
-        (gaussian(5, 3), gaussian(4, 3), r"source has 5 anchors, the target 4\. Row i of both must mean the same"),
+        (
+            gaussian(5, 3),
+            gaussian(4, 3),
+            r"source has 5 anchors, but the target has 4\. Row i of both must be the same anchor",
+        ),
         (gaussian(1, 3), gaussian(1, 3), r"source's anchors have shape \(1, 3\), expected \(A, width\) with two"),
         (gaussian(5, 3), gaussian(5, 3)[0], r"target's anchors have shape \(3,\)"),
         (gaussian(5, 3), torch.full((5, 3), torch.nan), r"target anchor 0 has length nan"),
         (torch.zeros(5, 3), gaussian(5, 3), r"source anchor 0 has length 0\.0"),
-        (torch.ones(5, 3), gaussian(5, 3), r"All 5 anchors of the source are alike"),
-        (gaussian(5, 3), torch.ones(5, 3), r"All 5 anchors of the target are alike"),
+        (torch.ones(5, 3), gaussian(5, 3), r"All 5 anchors of the source have the same embedding"),
+        (gaussian(5, 3), torch.ones(5, 3), r"All 5 anchors of the target have the same embedding"),
     ],
 )
 def test_anchors_that_say_nothing_are_refused(x_AD, y_AE, message):
@@ -243,3 +247,37 @@ def test_anchors_that_say_nothing_are_refused(x_AD, y_AE, message):
 def test_the_configuration_knows_what_heads_read():
     assert tuple(READINGS) == HEAD_READS
     assert tuple(AUTO_CLASSIFIERS) == HEAD_MODALITIES
+
+
+# -- settings of `fit`
+
+
+def test_a_ridge_of_ones_own_is_that_of_the_textbook():
+    x_AD, y_AE, x_BD = paired()
+    centred_AD = (x_AD - x_AD.mean(0)).numpy()
+    model = Ridge(alpha=3 * np.mean(np.sum(centred_AD**2, axis=1))).fit(centred_AD, y_AE.numpy())
+    expected_BE = torch.tensor(model.predict((x_BD - x_AD.mean(0)).numpy()))
+    assert_same(fit(x_AD, y_AE, "ridge", ridge=3.0)(x_BD), expected_BE)
+
+
+def test_a_rank_of_ones_own_is_kept_and_a_width_changes_the_kernel():
+    x_AD, y_AE, x_BD = paired(n=30)
+    moved_BE = fit(x_AD, y_AE, "cca", rank=3, ridge=0.01, add_mean=False)(x_BD)
+    assert torch.linalg.matrix_rank(moved_BE, rtol=1e-4) == 3
+    assert fit(x_AD, y_AE, width=0.5).projection.space.rbf_gamma == 0.5
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_without_the_mean_a_translation_is_shifted_and_nothing_else(method):
+    x_AD, y_AE, x_BD = paired()
+    moved_BE = fit(x_AD, y_AE, method, add_mean=False)(x_BD)
+    assert_same(moved_BE.double() + y_AE.mean(0), translated(x_BD, x_AD, y_AE, method))
+
+
+def test_a_setting_that_a_method_does_not_have_is_refused():
+    with pytest.raises(ConfigurationError, match=r"'procrustes' takes no ridge, found ridge=0\.1\. It takes none"):
+        fit(gaussian(5, 3), gaussian(5, 3), "procrustes", ridge=0.1)
+    with pytest.raises(ConfigurationError, match=r"takes no rank, found rank=3\. It takes ridge and width"):
+        fit(gaussian(5, 3), gaussian(5, 3), rank=3)
+    with pytest.raises(ConfigurationError, match=r"ridge=-1 must be a number above 0"):
+        fit(gaussian(5, 3), gaussian(5, 3), ridge=-1)

@@ -35,7 +35,8 @@ launch()
 def launch(encoder: str = "", decoder: str = "", **arguments: Any) -> Any:
     """Start the app; what Gradio's `launch` gives.
 
-    On a Space only uploads of the Hub can be opened; elsewhere also folders of this machine.
+    On a Space, or with `share`, only uploads that anybody may read can be opened, whatever the token here may read;
+    elsewhere also private ones and folders of this machine.
 
     Args:
         encoder: Upload that stands in the encoder's place at the start.

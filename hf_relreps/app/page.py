@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import httpx
 
-from hf_relreps.app.pairs import load_pair, refuse_folder
+from hf_relreps.app.pairs import load_pair, refuse_closed
 from hf_relreps.app.render import CSS, answers_html, error_html, hint_html, report_html
 from hf_relreps.errors import RelrepsError
 from hf_relreps.hub import find_parts
@@ -19,19 +20,26 @@ __all__ = ["CSS", "build", "theme"]
 
 TITLE = "Stitch encoders and decoders"
 INTRODUCTION = f"""# {TITLE}
-An encoder says where a sample lies; anchors turn that into how alike it is to each anchor; a decoder reads only that.
-So the encoder of one upload and the decoder of another fit together without training, if they share anchors.
+Relative representations describe each sample by its similarity to a fixed set of anchors. A decoder reads only these
+similarities. So the encoder of one upload and the decoder of another work together without training, if they share
+anchors.
 """
-PLACES = {True: "Upload of the Hub, or a folder of this machine", False: "Upload of the Hub"}
+PLACES = {True: "Upload on the Hub, or a folder on this machine", False: "Upload on the Hub"}
 FOUND_AT_MOST = 100
-EXPLANATION = """**Own** is what the encoder's upload says with the decoder it was trained with. **Stitched** is what
-you asked for. **Absolute** is the control: the same encoder and decoder, as if their latent spaces were the same; if
-it answers as well as stitched, the two encoders are relatives, and stitching them proves nothing. One sample proves
-nothing either: `stitching_matrix` measures all pairs on a data set, beside chance.
+EXPLANATION = """**Own** is the answer of the encoder with the decoder it was trained with. **Stitched** is the pair
+that you chose. **Absolute** is the control: the same pair without relative representations. If it answers as well as
+stitched, the two encoders already share a latent space, and stitching them proves nothing. One sample proves nothing
+either: `stitching_matrix` measures all pairs on a dataset, with the chance level.
 """
+BEGINNING = (
+    "Nothing to compare yet? hf-relreps quickstart makes uploads in folders, for example "
+    "quickstart_output/uploads/relative-debian-fr and quickstart_output/uploads/relative-debian-en-1."
+)
 READS = {
+    "pair": "This encoder reads pairs of texts. Stitch it in Python: hf_relreps.stitch(encoder, decoder).",
+    "word": "This encoder reads words. Tag in Python: hf_relreps.stitch(encoder, decoder).tag(sentences).",
     "audio": "This encoder reads sounds. Stitch it in Python: hf_relreps.stitch(encoder, decoder).",
-    "node": "This encoder reads nodes of a graph, which no upload holds. Stitch it in Python, with a GraphReader.",
+    "node": "This encoder reads a graph, which is not part of an upload. Stitch it in Python, with a GraphReader.",
 }
 
 
@@ -52,20 +60,26 @@ def build(encoder: str = "", decoder: str = "", *, folders: bool = True) -> Any:
         folders: Whether folders of this machine may be opened.
     """
 
-    def compare(encoder: str, decoder: str, view: str) -> list[Any]:
+    def compare(encoder: str, decoder: str, view: str, text: str, image: Any) -> list[Any]:
         try:
             pair = _pair(encoder, decoder, view, folders)
         except RelrepsError as error:
             return [error_html(str(error)), *_inputs(None), ""]
         hint = hint_html(READS[pair.modality]) if pair.modality in READS else ""
-        return [report_html(pair.report) + hint, *_inputs(pair.modality), ""]
+        given = image if pair.modality == "image" else text
+        return [report_html(pair.report) + hint, *_inputs(pair.modality, given or pair.example), ""]
+
+    def begin(*given: Any) -> list[Any]:
+        if encoder and decoder:
+            return compare(*given)
+        return [hint_html(BEGINNING if folders else ""), *_inputs(None), ""]
 
     def answer(encoder: str, decoder: str, view: str, text: str, image: Any, other: str) -> str:
         try:
             pair = _pair(encoder, decoder, view, folders)
             sample = image if pair.modality == "image" else (text or "").strip()
             if sample is None or isinstance(sample, str) and not sample:
-                return hint_html("Type a text, or drop an image, first.")
+                return hint_html("First type a text or drop an image.")
             answers = pair.answers(sample)
             if other and other.strip() and pair.modality == "text":
                 answers.append(pair.answer_of_other(other.strip()))
@@ -82,9 +96,9 @@ def build(encoder: str = "", decoder: str = "", *, folders: bool = True) -> Any:
             with gr.Column():
                 decoder_box = _upload_box("Decoder", decoder, folders)
                 find_decoders = gr.Button("Find decoders that share its anchors", size="sm", variant="secondary")
-        with gr.Accordion("The encoder is no relative model", open=False):
+        with gr.Accordion("The encoder is not relative", open=False):
             view_box = gr.Textbox(
-                label="View of the anchors that it reads",
+                label="View of the anchors that the encoder reads",
                 info="Any pretrained model becomes relative with the decoder's own anchors, for example: fr",
             )
         compare_button = gr.Button("Compare", variant="primary")
@@ -103,11 +117,13 @@ def build(encoder: str = "", decoder: str = "", *, folders: bool = True) -> Any:
 
         inputs = [encoder_box, decoder_box, view_box]
         samples = [sample_column, text_box, other_box, image_box]
-        compare_button.click(compare, inputs, [report, *samples, answers])
+        compared = [*inputs, text_box, image_box]
+        page.load(begin, compared, [report, *samples, answers])
+        compare_button.click(compare, compared, [report, *samples, answers])
         for event in (try_button.click, text_box.submit, other_box.submit):
             event(answer, [*inputs, text_box, image_box, other_box], answers)
-        find_encoders.click(_encoders_on_hub, None, [encoder_box, report])
-        find_decoders.click(_decoders_for, encoder_box, [decoder_box, report])
+        find_encoders.click(lambda: _encoders_on_hub(folders), None, [encoder_box, report])
+        find_decoders.click(lambda name: _decoders_for(name, folders), encoder_box, [decoder_box, report])
     return page
 
 
@@ -124,30 +140,40 @@ def _pair(encoder: str | None, decoder: str | None, view: str | None, folders: b
         if not name:
             raise RelrepsError(f"Name {place} first: an upload such as me/relative-en.")
         if not folders:
-            refuse_folder(name)
+            refuse_closed(name)
     return load_pair(*names, (view or "").strip() or None)
 
 
-def _inputs(modality: str | None) -> list[Any]:
-    """Which of the inputs are there: the column, text, the other text, image."""
-    there = [modality in ("text", "image"), modality == "text", modality == "text", modality == "image"]
-    return [gr.Column(visible=there[0]), *(gr.update(visible=one) for one in there[1:])]
+def _inputs(modality: str | None, sample: Any = None) -> list[Any]:
+    """Which of the inputs are there: the column, text, the other text, image; what is read holds a sample."""
+    reads_text, reads_images = modality == "text", modality == "image"
+    return [
+        gr.Column(visible=reads_text or reads_images),
+        gr.update(visible=True, value=sample) if reads_text else gr.update(visible=False),
+        gr.update(visible=reads_text),
+        gr.update(visible=True, value=sample) if reads_images else gr.update(visible=False),
+    ]
 
 
-def _encoders_on_hub() -> list[Any]:
+def _encoders_on_hub(folders: bool) -> list[Any]:
     try:
-        infos = HfApi(library_name="hf_relreps").list_models(filter=[TAG, f"{PART_TAG}encoder"], limit=FOUND_AT_MOST)
+        infos = HfApi(library_name="hf_relreps", token=None if folders else False).list_models(
+            filter=[TAG, f"{PART_TAG}encoder"], limit=FOUND_AT_MOST
+        )
         names = sorted(info.id for info in infos)
-    except (HfHubHTTPError, OSError) as error:
-        return [gr.update(), error_html(f"The Hub did not search: {error}")]
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        return [gr.update(), error_html(f"The search on the Hub failed: {error}")]
     return _choices(names, "uploads with an encoder")
 
 
-def _decoders_for(encoder: str | None) -> list[Any]:
+def _decoders_for(encoder: str | None, folders: bool) -> list[Any]:
     if not (encoder or "").strip():
-        return [gr.update(), error_html("Name an encoder first: decoders are found by the anchors that they share.")]
+        return [gr.update(), error_html("Name an encoder first: decoders are found by its anchors.")]
     try:
-        rows = find_parts(str(encoder).strip(), part="decoder", limit=FOUND_AT_MOST)
+        name = str(encoder).strip()
+        if not folders:
+            refuse_closed(name)
+        rows = find_parts(name, part="decoder", limit=FOUND_AT_MOST, token=None if folders else False)
     except RelrepsError as error:
         return [gr.update(), error_html(str(error))]
     names = [row.repo_id for row in rows if row.fits is not False]

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from hf_relreps.configuration import IMAGE_DECODERS, is_ours
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import RelrepsError, UploadError
 from hf_relreps.modeling import RelativeModel
+from hf_relreps.printing import one_line
 from hf_relreps.sources import Source
 from hf_relreps.stitching import CompatibilityReport, compatibility, resolve_encoder
 
@@ -98,6 +101,12 @@ class Pair:
         """What the encoder reads."""
         return self.encoder.config.modality
 
+    @property
+    def example(self) -> Any:
+        """A sample to begin with: the first anchor as the encoder reads it, if that is a text or an image."""
+        view = self.encoder.anchors.view(self.encoder.config.anchor_view)
+        return view.samples[0] if view.modality in ("text", "image") else None
+
     def answers(self, sample: Any) -> list[Answer]:
         """Own, stitched and absolute, in this order; each says why if it has nothing to say."""
         with torch.no_grad(), evaluating(self.encoder):
@@ -108,7 +117,7 @@ class Pair:
         """The decoder with the encoder that it was trained on, which may read another language."""
         title, parts = "own of the decoder", f"{_short(self.decoder_name)}: its own encoder and decoder"
         if self.own_encoder is None:
-            return Answer(title, parts, why_not="This upload holds no encoder.")
+            return Answer(title, parts, why_not="This upload has no encoder.")
         with torch.no_grad(), evaluating(self.own_encoder):
             r_1R = self.own_encoder.projection(self.own_encoder.encode([sample]).to(self.own_encoder.device))
             return _read(self.decoder, r_1R, title, parts)
@@ -116,7 +125,7 @@ class Pair:
     def _own(self, x_1D: Tensor) -> Answer:
         title, parts = "own", f"{_short(self.encoder_name)}: its own encoder and decoder"
         if self.own_decoder is None:
-            return Answer(title, parts, why_not="This upload holds no decoder.")
+            return Answer(title, parts, why_not="This upload has no decoder.")
         return _read(self.own_decoder, self._relative(x_1D), title, parts)
 
     def _stitched(self, x_1D: Tensor) -> Answer:
@@ -136,7 +145,7 @@ class Pair:
         if not self.report.fits:
             return Answer(title, parts, why_not="The parts do not fit.")
         if self.own_encoder is None:
-            return Answer(title, parts, why_not="The decoder's upload holds no encoder, whose space it could read.")
+            return Answer(title, parts, why_not="The decoder's upload has no encoder to compare with.")
         widths = x_1D.shape[1], self.own_encoder.config.embedding_size
         if widths[0] != widths[1]:
             return Answer(title, parts, why_not=f"No control: the spaces are {widths[0]} and {widths[1]} wide.")
@@ -152,10 +161,19 @@ def load_pair(encoder_name: str, decoder_name: str, view: str | None = None) -> 
     return Pair.load(encoder_name, decoder_name, view)
 
 
-def refuse_folder(name: str) -> None:
-    """Raise `UploadError` for a name that is no repository: where strangers may type it."""
+def refuse_closed(name: str) -> None:
+    """Raise `UploadError` for a name that is no repository which anybody may read: where strangers may type it.
+
+    The page runs with its owner's token, which may read more.
+    """
     if Path(name).exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise UploadError(f"{name!r} is no repository of the Hub: expected a name such as me/relative-en.")
+        raise UploadError(f"{name!r} is not a valid repository name: expected a name such as me/relative-en.")
+    try:
+        info = HfApi(library_name="hf_relreps", token=False).model_info(name.partition("@")[0])
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise UploadError(f"{name} is not public, or does not exist: this page opens public uploads only.") from error
+    if info.private or info.gated:
+        raise UploadError(f"{name} is private or gated: this page opens public uploads only.")
 
 
 def _held(part: Any, name: str) -> Any:
@@ -175,6 +193,8 @@ def _held(part: Any, name: str) -> Any:
 def _read(decoder: RelativeDecoder, r_1R: Tensor, title: str, parts: str) -> Answer:
     """What a decoder makes of a relative representation."""
     config = decoder.config
+    if config.questions:
+        return Answer(title, parts, why_not=f"It is several decoders: {', '.join(config.questions)}. Give one alone.")
     with torch.no_grad(), evaluating(decoder):
         output = decoder(r_1R.to(decoder.device))
     if config.decoder_type in IMAGE_DECODERS:
@@ -185,7 +205,7 @@ def _read(decoder: RelativeDecoder, r_1R: Tensor, title: str, parts: str) -> Ans
     several = config.problem_type == "multi_label_classification"
     probabilities_C = logits_C.sigmoid() if several else logits_C.softmax(-1)
     names: dict[Any, str] = config.id2label or {}
-    return Answer(title, parts, scores={names.get(i, str(i)): float(p) for i, p in enumerate(probabilities_C)})
+    return Answer(title, parts, scores={one_line(names.get(i, i)): float(p) for i, p in enumerate(probabilities_C)})
 
 
 def _drawn(image_CHW: Tensor) -> Image.Image:

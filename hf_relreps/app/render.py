@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from html import escape
+from html import escape as escape_html
 
 from PIL import Image
 
 from hf_relreps.app.pairs import Answer
+from hf_relreps.printing import one_line
 from hf_relreps.stitching import CompatibilityReport
 
 
@@ -47,6 +48,11 @@ CSS = """
 .rr-error { padding: 10px 14px; border-radius: 8px; border: 1px solid #d9822b; color: var(--body-text-color); }
 .rr-hint { color: var(--body-text-color-subdued); font-size: var(--text-sm); }
 """
+
+
+def escape(text: str) -> str:
+    """A stranger's text for a page: neither markup nor characters that turn or hide what is written."""
+    return escape_html(one_line(text))
 
 
 def report_html(report: CompatibilityReport) -> str:

@@ -46,7 +46,7 @@ def load_planetoid(name: str, root: str | Path, *, normalize: bool = False, down
     missing = [part for part in PARTS if not (raw / f"ind.{name.lower()}.{part}").is_file()]
     if missing and not download:
         raise FileNotFoundError(
-            f"Found no ind.{name.lower()}.{missing[0]} in {raw}. Name another root, or fetch it: download=True."
+            f"There is no ind.{name.lower()}.{missing[0]} in {raw}. Name another root, or fetch it: download=True."
         )
     data = Planetoid(str(root), name)[0] if missing else read_planetoid_data(str(raw), name)
     return NormalizeFeatures()(data) if normalize else data

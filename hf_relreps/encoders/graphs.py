@@ -33,18 +33,18 @@ class GraphEncoderConfig(PreTrainedConfig):
         convolution: ``gcn``, ``gat``, ``gin`` or ``gcn2`` (GCNII: every layer also sees the first).
         in_channels: F, the features of a node.
         hidden_size: D, the width of every layer and of the output.
-        num_layers: How many convolutions; only ``gcn2`` bears many.
+        num_layers: How many convolutions; only ``gcn2`` works with many.
         dropout: Share of the features that training drops before each layer.
         input_activation: Between the linear layer that reads the features and the first convolution.
         convolution_activation: After each convolution.
         heads: Attention heads of ``gat``, which share `hidden_size`.
         self_loops: Whether a node is its own neighbour in ``gcn``, ``gat`` and ``gcn2``.
         alpha: Share of the first layer in each layer of ``gcn2``.
-        theta: How much the weights of ``gcn2`` act; layer l by log(theta / l + 1).
+        theta: Strength of the weights of ``gcn2``: log(theta / l + 1) in layer l.
         shared_weights: Whether ``gcn2`` uses the same weights for the first layer's share.
 
     Raises:
-        ConfigurationError: If a field names something that does not exist, or a number lies outside its range.
+        ConfigurationError: If a field has an unknown value, or a number is outside its range.
 
     Example:
         ```python
@@ -83,13 +83,13 @@ class GraphEncoderConfig(PreTrainedConfig):
                 raise ConfigurationError(f"{name}={getattr(self, name)} must be at least {low} and at most {high}.")
         if self.convolution == "gat" and self.hidden_size % self.heads:
             raise ConfigurationError(
-                f"heads={self.heads} share hidden_size={self.hidden_size} equally, which does not come out even. "
-                f"Set hidden_size={self.hidden_size - self.hidden_size % self.heads + self.heads}, or other heads."
+                f"heads={self.heads} do not divide hidden_size={self.hidden_size}. Set "
+                f"hidden_size={self.hidden_size - self.hidden_size % self.heads + self.heads}, or other heads."
             )
 
     @classmethod
     def paper(cls, **kwargs: Any) -> Self:
-        """The graph net of Moschella et al. (ICLR 2023): GCNII of 32 layers and 300 channels, without self-loops."""
+        """The graph network of Moschella et al. (ICLR 2023): GCNII, 32 layers and 300 channels, without self-loops."""
         return cls(**{"convolution": "gcn2", "num_layers": 32, "hidden_size": 300, "self_loops": False, **kwargs})
 
 
@@ -131,8 +131,8 @@ class GraphEncoder(PreTrainedModel):
 
         Args:
             x: Features of the nodes (N, F).
-            edge_index: Edges (2, E) as pairs of nodes, from and to; an undirected edge is there both ways.
-            output_hidden_states: Whether to give the nodes after every layer as well.
+            edge_index: Edges (2, E) as pairs of nodes, from and to; an undirected edge is listed in both directions.
+            output_hidden_states: Whether to also return the nodes after every layer.
             return_dict: False gives a tuple.
 
         Raises:
@@ -174,13 +174,13 @@ class GraphEncoder(PreTrainedModel):
         if edge_index.dtype != torch.int64 or edge_index.ndim != 2 or edge_index.shape[0] != 2:
             raise SampleError(
                 f"edge_index is {edge_index.dtype} of shape {tuple(edge_index.shape)}, expected torch.int64 of shape "
-                "(2, edges): the nodes that edges come from, and those that they go to."
+                "(2, edges): the source and target node of each edge."
             )
         low, high = (int(edge_index.min()), int(edge_index.max())) if edge_index.numel() else (0, -1)
         if low < 0 or high >= len(x):
             raise SampleError(
-                f"edge_index names nodes from {low} to {high}, x has {len(x)} rows. "
-                "Number the nodes from 0 in the order of x."
+                f"edge_index has nodes from {low} to {high}, but x has {len(x)} rows. Number the nodes from 0 in the "
+                "order of x."
             )
 
     @torch.no_grad()
@@ -215,7 +215,7 @@ def _layers() -> Any:
         import torch_geometric.nn
     except ImportError as error:
         raise MissingExtraError(
-            "Graph encoders are built on torch_geometric, which is not installed: pip install hf_relreps[graphs]"
+            "Graph encoders need torch_geometric, which is not installed: pip install hf_relreps[graphs]"
         ) from error
     return torch_geometric.nn
 

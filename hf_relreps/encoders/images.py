@@ -32,7 +32,7 @@ class ConvEncoderConfig(PreTrainedConfig):
         image_size: Height and width of the images; 28 in MNIST, 32 in CIFAR-10.
         hidden_act: Activation between the convolutions.
         last_activation: Whether the last convolution has one as well. The paper's relative nets do without: cosines
-            of vectors that are all positive tell little apart.
+            of vectors that are all positive hardly differ.
 
     Example:
         ```python
@@ -54,7 +54,9 @@ class ConvEncoderConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if not self.widths or min(self.widths) < 1:
-            raise ConfigurationError(f"widths={self.widths} must hold one positive number for each convolution.")
+            raise ConfigurationError(
+                f"widths={self.widths} must be a list of positive numbers, one for each convolution."
+            )
         if self.num_channels < 1:
             raise ConfigurationError(f"num_channels={self.num_channels} must be at least 1: 3 for RGB, 1 for grey.")
         if self.hidden_act not in ACT2FN:

@@ -13,12 +13,14 @@ from hf_relreps.evaluation.plots import (
     plot_reconstructions,
 )
 from hf_relreps.evaluation.stitching_matrix import StitchingMatrix, stitching_matrix
+from hf_relreps.evaluation.tokens import entity_f1
 
 
 __all__ = [
     "LatentSimilarity",
     "StitchingMatrix",
     "anchor_coverage",
+    "entity_f1",
     "latent_similarity",
     "plot_anchor_coverage",
     "plot_anchor_drift",

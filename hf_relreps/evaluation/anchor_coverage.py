@@ -1,4 +1,4 @@
-"""How near samples lie to the anchors that describe them.
+"""How near samples are to their anchors.
 
 Shapes: N samples, A anchors, D absolute size, B rows of a chunk.
 """
@@ -23,16 +23,16 @@ SAMPLES_AT_ONCE = 4096
 def anchor_coverage(x_ND: torch.Tensor | np.ndarray, anchors_AD: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Cosine of each sample to the anchor nearest to it (N,), both seen from the mean of the samples.
 
-    A sample far from every anchor is described by similarities that hardly differ. From the mean, since embeddings
-    that share a large common part are all alike otherwise. The mean is that of the samples, so sets of anchors
-    compare on the same samples.
+    The similarities of a sample that is far from every anchor hardly differ from each other. The mean is subtracted
+    because embeddings with a large common part are all similar otherwise. It is that of the samples, so anchor sets
+    can be compared on the same samples.
 
     Args:
         x_ND: Absolute embeddings of samples that are no anchors: ``encoder.encode(samples)``.
         anchors_AD: Absolute embeddings of the anchors: ``encoder.projection.anchors_AD``.
 
     Raises:
-        EvaluationError: If the two have another width or are no tables.
+        EvaluationError: If their widths differ, or they are not matrices.
 
     Example:
         ```python
@@ -48,7 +48,7 @@ def anchor_coverage(x_ND: torch.Tensor | np.ndarray, anchors_AD: torch.Tensor | 
     if x_ND.ndim != 2 or anchors_AD.ndim != 2 or x_ND.shape[1] != anchors_AD.shape[1] or not len(anchors_AD):
         raise EvaluationError(
             f"Samples have shape {tuple(x_ND.shape)}, anchors {tuple(anchors_AD.shape)}, expected (N, D) and (A, D). "
-            "Give encoder.encode(samples) and encoder.projection.anchors_AD of the same encoder."
+            "Pass encoder.encode(samples) and encoder.projection.anchors_AD of the same encoder."
         )
     mean_D = x_ND.mean(0)
     anchors_AD = unit(anchors_AD.to(x_ND.device) - mean_D)

@@ -1,4 +1,4 @@
-"""Labels of a data set and answers of decoders, in one form and one order of classes.
+"""Labels of a dataset and answers of decoders, in one form and one order of classes.
 
 Shape suffixes: N samples, C classes.
 """
@@ -15,6 +15,7 @@ import torch
 from hf_relreps.configuration import IMAGE_DECODERS
 from hf_relreps.errors import EvaluationError, SampleError
 from hf_relreps.evaluation.scores import MULTI, REGRESSION, SINGLE
+from hf_relreps.pairs import columns_in, samples_in
 from hf_relreps.samples import unformatted
 
 
@@ -36,8 +37,15 @@ class Task:
         drawing = [name for name, decoder in decoders.items() if decoder.config.decoder_type in IMAGE_DECODERS]
         if drawing:
             raise EvaluationError(
-                f"Decoder {drawing[0]!r} draws images, which labels cannot score. Compare what it draws with the "
-                "originals: (stitch(encoder, decoder)(pixel_values).reconstruction - pixel_values).square().mean()."
+                f"Decoder {drawing[0]!r} reconstructs images, which cannot be scored with labels. Compare the "
+                "reconstructions with the originals: (stitch(encoder, decoder)(pixel_values).reconstruction - "
+                "pixel_values).square().mean()."
+            )
+        several = [name for name, decoder in decoders.items() if decoder.config.questions]
+        if several:
+            raise EvaluationError(
+                f"Decoder {several[0]!r} is several: {', '.join(decoders[several[0]].named)}; one column of labels "
+                "scores one of them. Give it: decoder.select(name)."
             )
         values = column_of(dataset, label_column, "dataset", "label_column")
         problem_type = _problem_type(decoders, values)
@@ -54,7 +62,7 @@ class Task:
         return min(map(len, self.orders.values()))
 
     def labels(self, dataset: Any, label_column: str, role: str) -> np.ndarray:
-        """Labels of a data set: class numbers (N,), 0/1 rows (N, C), or values (N,)."""
+        """Labels of a dataset: class numbers (N,), 0/1 rows (N, C), or values (N,)."""
         values = column_of(dataset, label_column, role, "label_column")
         where = f"column {label_column!r} of {role}"
         if not values:
@@ -84,8 +92,8 @@ class Task:
         return predictions
 
 
-def column_of(dataset: Any, column: str, role: str, argument: str) -> list[Any]:
-    """A column as a list; the error names the data set by its role, and the argument that chooses the column."""
+def column_of(dataset: Any, column: str | Sequence[str], role: str, argument: str) -> list[Any]:
+    """A column as a list, two as pairs of texts; errors name the dataset by its role and the argument to change."""
     try:
         dataset = unformatted(dataset, role)
     except SampleError as error:
@@ -93,11 +101,12 @@ def column_of(dataset: Any, column: str, role: str, argument: str) -> list[Any]:
     names = getattr(dataset, "column_names", None)
     if names is None:
         names = list(dataset)
-    if column not in names:
+    missing = [name for name in columns_in(column) if name not in names]
+    if missing:
         raise EvaluationError(
-            f"{role} has no column {column!r} (found: {', '.join(map(str, names))}). Choose one with {argument}=..."
+            f"{role} has no column {missing[0]!r} (found: {', '.join(map(str, names))}). Choose with {argument}=..."
         )
-    return list(dataset[column][:])
+    return samples_in(dataset, column)
 
 
 def _problem_type(decoders: Mapping[str, RelativeDecoder], labels: Sequence[Any]) -> str:
@@ -108,7 +117,7 @@ def _problem_type(decoders: Mapping[str, RelativeDecoder], labels: Sequence[Any]
         found.setdefault(decoder.config.problem_type or guessed, name)
     if len(found) > 1:
         sides = " and ".join(f"{name!r} {problem_type}" for problem_type, name in found.items())
-        raise EvaluationError(f"The decoders solve different problems: {sides}. Give each problem its own matrix.")
+        raise EvaluationError(f"The decoders solve different problems: {sides}. Make one matrix for each problem.")
     return next(iter(found))
 
 
@@ -162,13 +171,13 @@ def _order(owner: str, own_names: tuple[str, ...], names: tuple[str, ...] | None
 def _numbers_of(values: list[Any], names: tuple[str, ...] | None, where: str) -> list[Any]:
     if names is None:
         raise EvaluationError(
-            f"{_capital(where)} holds text ({values[0]!r}), but no decoder names its classes. Set "
+            f"{_capital(where)} contains text ({values[0]!r}), but no decoder names its classes. Set "
             "decoder.config.id2label, or turn the labels into numbers."
         )
     unknown = [value for value in dict.fromkeys(values) if value not in names]
     if unknown:
         raise EvaluationError(
-            f"{_capital(where)} holds {unknown[0]!r}, which is no class of the decoders: {_short(names)}. Rename "
+            f"{_capital(where)} holds {unknown[0]!r}, which is not a class of the decoders: {_short(names)}. Rename "
             "or drop those rows."
         )
     return [names.index(value) for value in values]
@@ -180,7 +189,7 @@ def _class_numbers(values: list[Any], where: str, num_classes: int) -> np.ndarra
     if len(wrong):
         raise EvaluationError(
             f"{_capital(where)} holds the label {wrong[0]:g} ({len(wrong)} such rows), expected class numbers 0 to "
-            f"{num_classes - 1}. Unlabelled rows (-1) must be dropped; numbers above belong to other decoders."
+            f"{num_classes - 1}. Unlabelled rows (-1) must be dropped; higher numbers belong to other decoders."
         )
     return labels.astype(np.int64)
 
@@ -201,8 +210,8 @@ def _targets(values: list[Any], where: str, widths: Mapping[str, int]) -> np.nda
     for name, width in widths.items():
         if rows.shape[1] != width:
             raise EvaluationError(
-                f"{_capital(where)} holds {rows.shape[1]} numbers for each row, expected {width}: decoder {name!r} "
-                "gives as many. Choose the column that it was trained on."
+                f"{_capital(where)} holds {rows.shape[1]} numbers for each row, expected {width}, the "
+                f"output size of decoder {name!r}. Choose the column that it was trained on."
             )
     return rows[:, 0] if rows.shape[1] == 1 else rows
 

@@ -27,9 +27,9 @@ COMPARED_AT_ONCE = 4096
 
 MEANINGS = {
     "jaccard": "share of the {k} nearest neighbours that both spaces agree on",
-    "mrr": "reciprocal rank of a sample when its twin searches for it",
+    "mrr": "mean reciprocal rank of the paired sample",
     "cosine": "mean cosine of the paired vectors",
-    "cka": "linear CKA: alike up to rotation and scale, also across widths",
+    "cka": "linear CKA: ignores rotation and scale, takes any widths",
 }
 
 
@@ -45,7 +45,7 @@ class LatentSimilarity:
         k: Number of neighbours.
         n: Number of paired samples.
 
-    A metric that was not asked for is ``None``.
+    A metric that was not requested is ``None``.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -99,8 +99,8 @@ def latent_similarity(
     - ``mrr``: 1 / rank of row i of y in what row i of x found, 0 when it is not among the k; the first rank is 1,
       rows at exactly the same similarity share the better rank.
     - ``cosine``: cosine of row i of x and row i of y, averaged.
-    - ``cka``: linear centred kernel alignment (Kornblith et al., 2019), the only one that may compare two widths and
-      the only one that a rotation of one space leaves unchanged.
+    - ``cka``: linear centred kernel alignment (Kornblith et al., 2019), the only one that can compare two widths and
+      the only one that is invariant to a rotation of one space.
 
     The search runs from x to y: swapping them changes ``jaccard`` and ``mrr``. Memory grows with N, not with its
     square.
@@ -116,7 +116,7 @@ def latent_similarity(
     Raises:
         EvaluationError: If the spaces cannot be compared: rows that do not pair, k too large, widths that differ for a
             metric of shared coordinates, a constant space for CKA.
-        EmbeddingError: If a vector is not finite, or is zero where a cosine is asked for.
+        EmbeddingError: If a vector is not finite, or is zero and a cosine is needed.
 
     Example:
         ```python
@@ -126,9 +126,9 @@ def latent_similarity(
         >>> print(latent_similarity(x_ND, 3 * x_ND))
         Latent similarity of 100 paired samples
           jaccard   1.000   share of the 10 nearest neighbours that both spaces agree on
-          mrr       1.000   reciprocal rank of a sample when its twin searches for it
+          mrr       1.000   mean reciprocal rank of the paired sample
           cosine    1.000   mean cosine of the paired vectors
-          cka       1.000   linear CKA: alike up to rotation and scale, also across widths
+          cka       1.000   linear CKA: ignores rotation and scale, takes any widths
 
         ```
     """
@@ -194,8 +194,8 @@ def _centre_and_scale(side: str, x_ND: torch.Tensor) -> tuple[torch.Tensor, torc
     """Mean and largest deviation; dividing by the latter keeps squares inside float32 and leaves CKA as it is."""
     if bool((x_ND == x_ND[0]).all()):
         raise EvaluationError(
-            f"CKA has no answer: all {len(x_ND)} rows of {side} are the same vector. Expected rows that differ: "
-            f"is {side} the output of a collapsed encoder?"
+            f"CKA is undefined: all {len(x_ND)} rows of {side} are the same vector. Expected rows that differ. Check "
+            f"that {side} does not come from a collapsed encoder."
         )
     mean_D = x_ND.mean(dim=0)
     return mean_D, torch.maximum(x_ND.amax(dim=0) - mean_D, mean_D - x_ND.amin(dim=0)).max()
@@ -230,7 +230,7 @@ def _check_metrics(metrics: Sequence[str]) -> None:
         raise EvaluationError(f"metrics={metrics!r} is a string, expected a sequence: metrics=({metrics!r},).")
     unknown = [name for name in metrics if name not in METRICS]
     if unknown or not metrics:
-        found = ", ".join(map(repr, unknown)) or "no metric at all"
+        found = ", ".join(map(repr, unknown)) or "no metric"
         raise EvaluationError(f"Found {found}, expected one or more of {', '.join(METRICS)}.")
 
 
@@ -242,13 +242,13 @@ def _check_pair(x_ND: torch.Tensor, y_NE: torch.Tensor, k: int, metrics: Sequenc
             )
     if len(x_ND) != len(y_NE):
         raise EvaluationError(
-            f"x has {len(x_ND)} rows and y has {len(y_NE)}, expected as many: row i of both must be the same sample. "
-            "Encode the same samples, in the same order, with both models."
+            f"x has {len(x_ND)} rows and y has {len(y_NE)}, expected equal numbers: row i of both must be the same "
+            "sample. Encode the same samples, in the same order, with both models."
         )
     neighbours = [name for name in metrics if name in ("jaccard", "mrr")]
     if neighbours and not 1 <= k < len(x_ND):
         raise EvaluationError(
-            f"k={k} neighbours among {len(x_ND)} samples say nothing, expected 1 <= k < {len(x_ND)} for "
+            f"k={k} neighbours among {len(x_ND)} samples: expected 1 <= k < {len(x_ND)} for "
             f"{' and '.join(neighbours)}. Lower k or encode more samples."
         )
     if len(x_ND) < 2:

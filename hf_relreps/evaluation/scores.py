@@ -42,8 +42,8 @@ class Score:
         value = float(self.function(labels, predictions))
         if not np.isfinite(value):
             raise EvaluationError(
-                f"{self.name} gave {value} for {len(labels)} samples, expected a finite number. Look at the "
-                "predictions: a decoder that diverged, or labels of one class only?"
+                f"{self.name} gave {value} for {len(labels)} samples, expected a finite number. Check the predictions "
+                "(the decoder may have diverged) and the labels (there may be only one class)."
             )
         return value
 
@@ -111,7 +111,7 @@ def check_problem(score: Score, problem_type: str) -> None:
         return
     fitting = ", ".join(name for name, other in SCORES.items() if problem_type in other.problem_types)
     raise EvaluationError(
-        f"metric={score.name!r} has no meaning for {problem_type}, which is what the decoders solve. Choose one of "
+        f"metric={score.name!r} does not apply to {problem_type}, the problem of these decoders. Choose one of "
         f"{fitting}."
     )
 
@@ -128,7 +128,7 @@ def chance(labels: np.ndarray, score: Score, problem_type: str, *, seed: int = 0
     constant, drawn = score.best(constants), float(np.mean(draws))
     if score.best([constant, drawn]) == constant:
         return constant, "always the same answer"
-    return drawn, "random answers with the labels' frequencies"
+    return drawn, "random answers with the frequencies of the labels"
 
 
 def _constant_guesses(labels: np.ndarray, problem_type: str) -> Iterator[np.ndarray]:

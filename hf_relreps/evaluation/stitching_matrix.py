@@ -21,7 +21,9 @@ from hf_relreps.backbones import evaluating
 from hf_relreps.errors import EvaluationError
 from hf_relreps.evaluation.labels import Task, column_of
 from hf_relreps.evaluation.scores import MULTI, REGRESSION, SINGLE, Metric, chance, check_problem, resolve_score
-from hf_relreps.modeling import RelativeModel
+from hf_relreps.evaluation.tokens import by_words
+from hf_relreps.modeling import RelativeModel, decode
+from hf_relreps.pairs import columns_in
 from hf_relreps.space import require_fit
 from hf_relreps.stitching import refuse_stale, resolve_decoder, resolve_encoder
 
@@ -31,12 +33,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import PreTrainedModel
 
-    from hf_relreps.decoders import RelativeDecoder
 
 Part = TypeVar("Part")
 
 # Relative representations held at a time: rows, whatever the number of samples.
-DECODED_AT_ONCE = 4096
 # Column heads longer than this become numbers, so that a table of repository ids still fits a terminal.
 LONGEST_HEAD = 10
 CONTROL = "logistic regression on absolute embeddings"
@@ -132,17 +132,17 @@ class StitchingMatrix:
 
     @property
     def summary(self) -> dict[str, float | None]:
-        """The figures that a comparison needs, by name."""
+        """The main figures, by name."""
         names = ("own", "stitched", "worst", "ratio", "absolute_own", "absolute_stitched", "chance")
         return {name: getattr(self, name) for name in names}
 
     def to_pandas(self, *, absolute: bool = False) -> pd.DataFrame:
-        """Scores as a frame with encoders as rows; those of the absolute control if asked for."""
+        """Scores as a `DataFrame` with encoders as rows; optionally those of the absolute control."""
         import pandas as pd
 
         if absolute and self.absolute is None:
             raise EvaluationError(
-                "This matrix holds no absolute control. Pass train_dataset=... to stitching_matrix to fit one."
+                "This matrix has no absolute control. Pass train_dataset=... to stitching_matrix to fit one."
             )
         values = self.absolute if absolute else self.scores
         rows, columns = pd.Index(self.encoders, name="encoder"), pd.Index(self.decoders, name="decoder")
@@ -165,7 +165,7 @@ class StitchingMatrix:
         }
 
     def to_json(self, path: str | Path) -> Path:
-        """Write `to_dict` as JSON and give back the path."""
+        """Write `to_dict` as JSON and return the path."""
         path = Path(path)
         path.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
@@ -188,8 +188,8 @@ class StitchingMatrix:
             rows=self.encoders,
             columns=self.decoders,
             framed=self.is_own,
-            row_label="encoder (from upload)",
-            column_label="decoder (from upload)",
+            row_label="encoder",
+            column_label="decoder",
             colour_label=self.title,
             notes=[*notes, *self._summary_parts()],
             greater_is_better=self.greater_is_better,
@@ -261,7 +261,7 @@ def stitching_matrix(
     *,
     metric: str | Metric = "f1",
     greater_is_better: bool = True,
-    inputs: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str | Sequence[str]] | None = None,
     label_column: str = "label",
     own: Mapping[str, str] | None = None,
     train_dataset: Any = None,
@@ -271,36 +271,37 @@ def stitching_matrix(
 ) -> StitchingMatrix:
     """Score every pair of encoder and decoder on the same samples; each encoder reads them once.
 
-    Beside the scores stands what gives them a meaning: chance, and with `train_dataset` the absolute control. For that
-    each encoder gets a decoder of its own (logistic regression, for regression ridge, on its standardised absolute
-    embeddings of the train samples), which is then applied to the absolute embeddings of every other encoder of equal
-    width.
+    The result also contains chance and, with `train_dataset`, the absolute control. For the control each encoder gets
+    its own decoder (logistic regression, or ridge for regression, on its standardised absolute embeddings of the train
+    samples), which is then applied to the absolute embeddings of every other encoder of equal width.
 
-    The control is honest only if the encoders come from different seeds. Two encoders that start from the same
-    initialisation, or from one pretrained model, may share their absolute space; then the control stitches as well,
-    and a relative score proves nothing. The control's decoders cannot bring such a tie in: their fit is convex and
-    starts from no random weights.
+    The control is meaningful only if the encoders come from different seeds. Two encoders that start from the same
+    initialisation, or from one pretrained model, may share their absolute space. Then the control works when stitched
+    too, and a relative score proves nothing. The control's decoders share nothing by themselves: their fit is convex
+    and does not start from random weights.
 
     Args:
         encoders: Name -> `RelativeModel`, full relative model or repository id; a list of ids is named by its ids.
-        decoders: Name -> `RelativeDecoder`, full relative model or repository id; likewise.
+        decoders: Name -> `RelativeDecoder`, full relative model or repository id; a list of ids as above.
         dataset: Samples, a `datasets.Dataset` or a dict of columns. Columns that encoders read are parallel: one row
-            is one meaning, with one label.
+            is one meaning, with one label. For encoders of words also sentences, as lists of words, with lists of as
+            many labels.
         metric: ``f1`` (macro), ``f1_weighted``, ``accuracy``, ``mae``, ``mse`` or a function of (labels, predictions).
         greater_is_better: Whether a larger value of a function passed as `metric` is the better one.
-        inputs: Encoder name -> column that it reads; default is the encoder's own `anchor_view`.
+        inputs: Encoder name -> column that it reads, or the two columns of pairs of texts; default is the encoder's
+            own `anchor_view`.
         label_column: Column of the labels: classes (names or numbers; aligned by name with each decoder's `id2label`
             where both have names), 0/1 rows for multi label, numbers for regression.
         own: Encoder name -> name of the decoder trained on it; default is the decoder of the same name.
         train_dataset: Samples to fit the absolute control on, with the same columns.
         batch_size: Samples that an encoder reads at a time.
-        device: Where each part is moved for its run, and back after it; ``None`` runs each where it is.
+        device: Device to which each part is moved for its run, and back after it; ``None`` runs each where it is.
         progress: Whether to show a progress bar; never shown when output is piped.
 
     Raises:
         StaleAnchorsError: If an encoder's stored anchors are not its own.
         StitchingError: If a decoder does not fit an encoder.
-        EvaluationError: If columns, labels or names leave the question without an answer.
+        EvaluationError: If columns, labels or names do not allow a score.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -324,6 +325,11 @@ def stitching_matrix(
         refuse_stale(encoder)
     own_pairs = _own_pairs(own, tuple(encoder_parts), tuple(decoder_parts))
     columns = _columns_read(encoder_parts, inputs)
+    if all(encoder.config.modality == "word" for encoder in encoder_parts.values()):
+        dataset = by_words(dataset, "dataset", set(columns.values()), label_column)
+        if train_dataset is not None:
+            own_read = {columns[name] for name in own_pairs}
+            train_dataset = by_words(train_dataset, "train_dataset", own_read, label_column)
     task = Task.of(decoder_parts, dataset, label_column)
     check_problem(score, task.problem_type)
     data = _Data.of(dataset, "dataset", columns, task, label_column)
@@ -342,7 +348,7 @@ def stitching_matrix(
         controls = {} if train_data is None else _fit_controls(run, encoder_parts, own_pairs, train_data, task)
         encoded = stack.enter_context(closing(run.encode(encoder_parts, data, "encoders")))
         for row, (encoder, x_ND) in enumerate(encoded):
-            for column, (name, logits_NC) in enumerate(_decode(encoder, decoder_parts, x_ND).items()):
+            for column, (name, logits_NC) in enumerate(decode(encoder, decoder_parts, x_ND).items()):
                 scores[row, column] = score(data.labels, task.predictions(name, logits_NC))
                 if name in controls and controls[name].n_features_in_ == x_ND.shape[1]:
                     absolute[row, column] = score(data.labels, controls[name].predict(x_ND.numpy()))
@@ -364,7 +370,7 @@ def stitching_matrix(
 
 @dataclass(frozen=True)
 class _Data:
-    """Samples and labels of a data set, columns checked."""
+    """Samples and labels of a dataset, columns checked."""
 
     samples: Mapping[str, list[Any]]  # encoder name -> what it reads; names of one column share the list
     labels: np.ndarray
@@ -416,24 +422,12 @@ def _fit_control(x_ND: np.ndarray, labels: np.ndarray, task: Task) -> Any:
 
     if task.problem_type == SINGLE and len(np.unique(labels)) < 2:
         raise EvaluationError(
-            f"train_dataset holds only class {labels[0]}, expected two or more to fit the absolute control. Shuffle "
-            "before you select rows, or leave train_dataset out."
+            f"train_dataset contains only class {labels[0]}, expected two or more to fit the absolute control. "
+            "Shuffle before you select rows, or leave train_dataset out."
         )
     classifier = LogisticRegression(max_iter=2000)
     models = {SINGLE: classifier, MULTI: OneVsRestClassifier(classifier), REGRESSION: Ridge()}
     return make_pipeline(StandardScaler(), models[task.problem_type]).fit(x_ND, labels)
-
-
-def _decode(
-    encoder: RelativeModel, decoders: Mapping[str, RelativeDecoder], x_ND: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """Decoder name -> logits (N, C) on the CPU; each chunk is projected once."""
-    logits: dict[str, list[torch.Tensor]] = {name: [] for name in decoders}
-    for x_BD in x_ND.split(DECODED_AT_ONCE):
-        r_BA = encoder.projection(x_BD.to(encoder.device))
-        for name, decoder in decoders.items():
-            logits[name].append(decoder(relative_embeds=r_BA.to(decoder.device)).logits.float().cpu())
-    return {name: torch.cat(chunks) for name, chunks in logits.items()}
 
 
 @contextmanager
@@ -462,7 +456,7 @@ def _resolve(role: str, things: Mapping[str, Any] | Sequence[str], resolve: Call
     nameless = [type(thing).__name__ for thing in things if not isinstance(thing, str | Path)]
     if nameless:
         raise EvaluationError(
-            f"{role} is a list that holds a {nameless[0]}, which has no name for the table. Pass a dict: "
+            f"{role} is a list that contains a {nameless[0]}, which has no name for the table. Pass a dict: "
             f"{role}={{'name': model, ...}}."
         )
     repeated = [thing for thing, count in Counter(map(str, things)).items() if count > 1]
@@ -487,7 +481,7 @@ def _own_pairs(own: Mapping[str, str] | None, encoders: tuple[str, ...], decoder
     return {name: own[name] for name in encoders if name in own}
 
 
-def _columns_read(encoders: Mapping[str, RelativeModel], inputs: Mapping[str, str] | None) -> dict[str, str]:
+def _columns_read(encoders: Mapping[str, RelativeModel], inputs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Encoder name -> column that it reads."""
     inputs = inputs or {}
     unknown = [name for name in inputs if name not in encoders]
@@ -498,10 +492,10 @@ def _columns_read(encoders: Mapping[str, RelativeModel], inputs: Mapping[str, st
         column = inputs.get(name, encoder.config.anchor_view)
         if column is None:
             raise EvaluationError(
-                f"Encoder {name!r} names no anchor view, so nothing tells which column it reads. Pass "
+                f"Encoder {name!r} has no anchor view, so the column that it reads is unknown. Pass "
                 f"inputs={{{name!r}: 'column'}}."
             )
-        columns[name] = column
+        columns[name] = column if isinstance(column, str) else columns_in(column)
     return columns
 
 

@@ -15,7 +15,7 @@ NAMES = ("latent_similarity", "stitching_ratio")
 
 
 def path(name: str) -> str:
-    """Where the script of a metric lies, for `evaluate.load`.
+    """Path of a metric's script, for `evaluate.load`.
 
     Raises:
         EvaluationError: If there is no such metric.

@@ -11,8 +11,8 @@ from hf_relreps.evaluation.scores import REGRESSION, SINGLE, chance, check_probl
 
 DESCRIPTION = """
 A stitched pair (an encoder and a decoder that never met) against an own pair (the decoder's own encoder) on the same
-samples: the score of both, their ratio, and what guessing reaches. Without the ratio's neighbours the ratio proves
-nothing: it is 1 as well where both are at chance.
+samples: the score of both, their ratio, and the chance level. The ratio alone proves
+nothing: it is also 1 if both pairs are at chance.
 """
 INPUTS = """
 Args:

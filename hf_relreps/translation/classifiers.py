@@ -8,7 +8,7 @@ Shapes: B batch, A anchors, E width of what the head reads, C classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,32 +19,35 @@ from transformers.models.auto import modeling_auto as auto
 
 from hf_relreps.anchors import AnchorSet, AnchorView
 from hf_relreps.backbones import (
-    BUILDING,
     device_of,
     digest_of_weights,
     evaluating,
     hub_name,
+    load_from_safetensors,
     longest_text,
     refuse_unknown_tokens,
 )
-from hf_relreps.configuration import LABEL_FIELDS, AnyRelativeConfig, RelativeDecoderConfig
+from hf_relreps.configuration import LABEL_FIELDS, OF_TOKENS, POOLINGS, AnyRelativeConfig, RelativeDecoderConfig
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import AnchorError, SampleError, StitchingError
 from hf_relreps.heads import AUTO_CLASSIFIERS, CLASSIFIERS, READINGS, ClassifierHead, encoder_name, vector_argument
+from hf_relreps.inspection import refuse_unknown_model
 from hf_relreps.modeling import RelativeModel
-from hf_relreps.pooling import POOLERS, Interface, pool
-from hf_relreps.samples import batches, to_device
+from hf_relreps.pooling import LAST_LAYER, POOLERS, Interface, pool, vectors_of_tokens, vectors_of_words
+from hf_relreps.samples import SPANS, batches, to_device
 from hf_relreps.sources import Source
-from hf_relreps.translation.methods import method_of, points_of
+from hf_relreps.translation.methods import METHODS, method_of, points_of
 from hf_relreps.uploads import load_processor
 
 
 # By the type of a configuration, the names of its classifiers.
 CLASSIFIER_NAMES: tuple[Any, ...] = (
     auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
     auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
 )
+FEWEST_SAMPLES = 10
 SAME_LOGITS, SAME_LOGITS_HALF = 1e-3, 3e-2  # as a share of the largest logit: batches round differently
 
 
@@ -71,15 +74,15 @@ def decoder_from_classifier(
     encoder: RelativeModel | None = None,
     batch_size: int = 64,
 ) -> RelativeDecoder:
-    """The head of an ordinary classifier as a decoder for every encoder that shares the anchors, without training.
+    """Turn the head of an ordinary classifier into a decoder for encoders that share the anchors, without training.
 
     Args:
-        classifier: Name, folder or loaded model of `AutoModelForSequenceClassification` or its like for images and
-            audio. Its weights are shared, not changed.
+        classifier: Name, folder or loaded model of `AutoModelForSequenceClassification` or its like for tokens, images
+            and audio. Its weights are shared and not changed.
         anchors_view: The anchors as the classifier reads them.
-        processor: Tokenizer or image processor; found beside `classifier` where that is a name.
-        method: How to translate: a name in `METHODS`. Encoders must use that method's projection; that of
-            ``kernel_ridge`` is the default of `RelativeConfig`.
+        processor: Tokenizer or image processor; loaded with `classifier` if that is a name.
+        method: A name in `METHODS`. Encoders must use the projection of that method; that of ``kernel_ridge`` is the
+            default of `RelativeConfig`.
         encoder: For ``procrustes`` and ``cca``, which fit one pair of spaces: the encoder that will be stitched.
         batch_size: Anchors in a batch while they are encoded.
 
@@ -106,26 +109,26 @@ def decoder_from_classifier(
     if chosen.needs_encoder and encoder is None:
         raise StitchingError(
             f"method={method!r} fits one pair of spaces, so it needs the encoder: stitch(encoder, classifier, "
-            f"anchors=anchors, method={method!r}), or a method for all encoders: kernel_ridge, ridge, inverse."
+            f"anchors=anchors, method={method!r}), or choose a method for all encoders: kernel_ridge, ridge, inverse."
         )
     if encoder is not None and encoder.config.space.fingerprint != anchors_view.fingerprint:
         raise AnchorError(
-            f"The encoder is described by {encoder.config.space.anchors}, the "
-            f"classifier is to read {anchors_view.fingerprint[:16]}. Give both the same: "
+            f"The encoder uses {encoder.config.space.anchors}, but the classifier would read "
+            f"{anchors_view.fingerprint[:16]}. Use the same anchors for both: "
             "encoder.encode_anchors(anchors.view(name))."
         )
-    model, processor, name = _load(classifier, anchors_view.modality, processor)
+    model, processor, name = _load(classifier, anchors_view.read_as, processor)
     reading = read_head(model, anchors_view, processor, batch_size)
     config = RelativeDecoderConfig(
         space=chosen.space.replace(num_anchors=len(anchors_view), fingerprint=anchors_view.fingerprint),
         decoder_type="head",
         head_config=_own_config(model),
-        head_modality=anchors_view.modality,
+        head_modality=anchors_view.read_as,
         head_reads=reading.reads,
         head_size=reading.y_AE.shape[1],
         head_name_or_path=name,
         head_pair=pair_of(encoder) if chosen.needs_encoder and encoder else None,
-        modality=anchors_view.modality,
+        modality=anchors_view.read_as,
         anchor_view=anchors_view.name,
         **{field: copy.deepcopy(getattr(model.config, field)) for field in LABEL_FIELDS},
     )
@@ -136,12 +139,88 @@ def decoder_from_classifier(
     return decoder.to(device_of(model)).eval()  # type: ignore[arg-type]  # the wrapper of `to` hides self
 
 
+def relative_parts(
+    classifier: str | Path | PreTrainedModel,
+    anchors_view: AnchorView,
+    processor: Any = None,
+    *,
+    samples: Sequence[Any] | None = None,
+    method: str = "kernel_ridge",
+    freeze_encoder: bool = False,
+    batch_size: int = 64,
+) -> tuple[RelativeModel, RelativeDecoder]:
+    """The encoder of an ordinary classifier made relative, and a decoder that gives the classifier's own logits.
+
+    The encoder gives the vector that the head reads, where that is one of the poolings. See
+    `RelativeModelForSequenceClassification.from_classifier` for the arguments and what it raises.
+    """
+    chosen = method_of(method)
+    if chosen.needs_encoder:
+        raise StitchingError(
+            f"method={method!r} fits one pair of spaces, so its decoder would fit no other encoder. Choose a method "
+            f"for all encoders: {', '.join(name for name, one in METHODS.items() if not one.needs_encoder)}."
+        )
+    model, processor, _ = _load(classifier, anchors_view.read_as, processor)
+    how: dict[str, Any] = {"config": chosen.space, "freeze_encoder": freeze_encoder, "batch_size": batch_size}
+    if samples is not None:
+        encoder = RelativeModel.from_encoder(model, anchors_view, processor, **how)
+        return encoder, _distilled(model, encoder, samples, batch_size)
+    try:
+        decoder = decoder_from_classifier(model, anchors_view, processor, method=method, batch_size=batch_size)
+    except StitchingError as error:
+        raise StitchingError(
+            f"{error} Or pass samples= without labels, to fit a decoder to the predictions of the classifier."
+        ) from error
+    reads = str(decoder.config.head_reads)
+    how |= {"pooling": reads} if reads in POOLINGS else {"layer": LAST_LAYER} if reads == "token" else {}
+    return RelativeModel.from_encoder(model, anchors_view, processor, **how), decoder
+
+
+@torch.no_grad()
+def _distilled(
+    classifier: PreTrainedModel, encoder: RelativeModel, samples: Sequence[Any], batch_size: int
+) -> RelativeDecoder:
+    """A linear decoder fitted in closed form to the logits of a classifier, on samples without labels."""
+    if len(samples) < FEWEST_SAMPLES:
+        raise SampleError(
+            f"Found {len(samples)} samples to fit a decoder on, expected {FEWEST_SAMPLES} or more of the kind that "
+            "the classifier reads. They need no labels."
+        )
+    logits_NC = _logits(classifier, encoder, samples, batch_size)
+    r_NR = encoder.projection(encoder.encode(samples, batch_size=batch_size).to(encoder.device))
+    labels = {field: copy.deepcopy(getattr(classifier.config, field)) for field in LABEL_FIELDS}
+    problem = labels.pop("problem_type")
+    decoder = RelativeDecoder.fit_ridge(r_NR, logits_NC, encoder, **labels, problem_type="regression")
+    decoder.config.problem_type = problem
+    return decoder.to(encoder.device)  # type: ignore[arg-type]  # the wrapper of `to` hides self
+
+
+def _logits(classifier: PreTrainedModel, encoder: RelativeModel, samples: Sequence[Any], batch_size: int) -> Tensor:
+    """What the whole classifier says of raw samples (N, C), float32 on its own device."""
+    interface, config = Interface(classifier), encoder.config
+    parts = batches(samples, encoder.processor, batch_size, config.max_length, config.padding)
+    logits_NC = torch.empty(0)
+    with evaluating(classifier):
+        for rows, inputs in parts:
+            inputs = to_device(inputs, device_of(classifier))
+            spans_n3 = inputs.pop(SPANS, None)
+            logits_BC = classifier(**interface.readable(inputs), return_dict=True).logits.float()
+            if spans_n3 is not None:
+                logits_BC = vectors_of_words(logits_BC, spans_n3, "mean")
+            if not len(logits_NC):
+                logits_NC = logits_BC.new_empty(len(samples), logits_BC.shape[-1])
+            logits_NC[rows] = logits_BC
+    return logits_NC
+
+
 def pair_with_classifier(
     encoder: Any,
     classifier: Any,
     *,
     view: str | None = None,
     processor: Any = None,
+    prompt: str | None = None,
+    layer: int | None = None,
     anchors: AnchorSet | str | Path | None = None,
     method: str | None = None,
     decoder_view: str | None = None,
@@ -154,6 +233,9 @@ def pair_with_classifier(
         classifier: As for `decoder_from_classifier`.
         view: For an ordinary model: the view of the anchors that it reads.
         processor: For an ordinary model: its processor, if it was not loaded by name.
+        prompt: For an ordinary model of texts: what goes before each of them.
+        layer: For an ordinary model: which of its hidden states is read. The classifier's head reads what it always
+            does.
         anchors: Those that both read, or their name; those of a `RelativeModel` if left out.
         method: A name in `METHODS`; ``kernel_ridge`` if left out.
         decoder_view: The view of the anchors that the classifier reads.
@@ -169,16 +251,16 @@ def pair_with_classifier(
         shared = encoder.anchors
     else:
         raise StitchingError(
-            f"{_name_of(classifier)} is an ordinary classifier, and no anchors say where its space and the encoder's "
-            "meet. Give an anchor set that both can read: stitch(encoder, classifier, anchors=anchors, "
-            "view=..., decoder_view=...)."
+            f"{_name_of(classifier)} is an ordinary classifier and needs anchors. Pass an anchor set that both models "
+            "can read: stitch(encoder, classifier, anchors=anchors, view=..., decoder_view=...)."
         )
     space = method_of(method or "kernel_ridge").space
     if isinstance(encoder, RelativeModel):
         relative = encoder.share().use_projection(space)
     else:
         own_view = choose_view(shared, view, _name_of(encoder))
-        relative = RelativeModel.from_encoder(encoder, own_view, processor, config=space)
+        own: dict[str, Any] = {"prompt": prompt} | ({} if layer is None else {"layer": layer})
+        relative = RelativeModel.from_encoder(encoder, own_view, processor, config=space, **own)
     classifier_view = choose_view(shared, decoder_view, _name_of(classifier), "decoder_view")
     how: dict[str, Any] = {"method": method or "kernel_ridge", "encoder": relative}
     return relative, decoder_from_classifier(classifier, classifier_view, decoder_processor, **how)
@@ -194,8 +276,8 @@ def choose_view(anchors: AnchorSet, view: str | None, name: str, argument: str =
         whose = "becomes relative with the decoder's anchors, which have the views"
         whose = whose if argument == "view" else "reads the anchors too, which have the views"
         raise AnchorError(
-            f"{name} {whose} {', '.join(map(repr, anchors.views))}. Say which one it reads: "
-            f"stitch(encoder, decoder, {argument}={anchors.views[0]!r})."
+            f"{name} {whose} {', '.join(map(repr, anchors.views))}. Choose the one that it reads: stitch(encoder, "
+            f"decoder, {argument}={anchors.views[0]!r})."
         )
     return anchors.view(view)
 
@@ -223,27 +305,30 @@ def read_head(classifier: PreTrainedModel, view: AnchorView, processor: Any, bat
     outputs: list[Any] = []
     hook = encoder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     text_config = classifier.config.get_text_config()
-    alone = view.modality == "text" and getattr(text_config, "pad_token_id", None) is None  # some refuse batches then
-    limit = longest_text(classifier, processor) if view.modality == "text" else None
+    of_tokens = view.read_as in OF_TOKENS
+    alone = of_tokens and getattr(text_config, "pad_token_id", None) is None  # some refuse batches then
+    limit = longest_text(classifier, processor) if of_tokens else None
     head, reads, y_AE = None, "", torch.empty(0)
     try:
         with evaluating(classifier):
             for rows, inputs in batches(view.samples, processor, 1 if alone else batch_size, limit):
                 refuse_unknown_tokens(encoder, inputs)
+                spans_n3 = inputs.pop(SPANS, None)
                 given = of_classifier.readable(to_device(inputs, device_of(classifier)))
                 logits_BC = classifier(**given, return_dict=True).logits
-                found = _vectors(of_encoder, outputs.pop(), given)
+                found = _vectors(of_encoder, outputs.pop(), given, view.read_as)
                 if head is None:
                     head, reads = _matching(classifier, found, logits_BC)
                     y_AE = torch.zeros(len(view), dict(found)[reads].shape[-1])
                 x_BE = next(x_BE for name, x_BE in found if name == reads)
                 if not _same(head(x_BE), logits_BC):
                     raise StitchingError(_unread(classifier, [reads]))
+                x_BE = x_BE if spans_n3 is None else vectors_of_words(x_BE, spans_n3.to(x_BE.device), "mean")
                 y_AE[rows] = x_BE.float().cpu()
     except (RuntimeError, IndexError, TypeError) as error:
         raise SampleError(
-            f"The classifier cannot read what its processor makes of the anchors: {type(error).__name__}: {error}. "
-            "Give the processor that it was trained with."
+            f"The classifier cannot read the output of its processor: {type(error).__name__}: {error}. Pass the "
+            "processor that it was trained with."
         ) from error
     finally:
         hook.remove()
@@ -251,9 +336,11 @@ def read_head(classifier: PreTrainedModel, view: AnchorView, processor: Any, bat
     return Reading(head, reads, y_AE)
 
 
-def _vectors(encoder: Interface, output: Any, inputs: dict[str, Any]) -> list[tuple[str, Tensor]]:
-    """Every vector of a sample that a head may read, by its name in `READINGS`."""
+def _vectors(encoder: Interface, output: Any, inputs: dict[str, Any], modality: str) -> list[tuple[str, Tensor]]:
+    """Every vector of a sample that a head may read, by its name in `READINGS`; of words those of all tokens."""
     output, mask_BT = encoder.unpack(output, inputs)
+    if modality == "word":
+        return [("token", vectors_of_tokens(output, mask_BT))]
     return [(name, x_BE) for name in READINGS for x_BE in _vector(name, output, mask_BT)]
 
 
@@ -287,9 +374,9 @@ def _matching(
 
 def _unread(classifier: PreTrainedModel, tried: list[str], said: str = "") -> str:
     return (
-        f"The head of {type(classifier).__name__} reads more than one vector of a sample: none of {', '.join(tried)} "
-        f"makes it give the logits of the whole classifier{said}. Train a decoder on its encoder instead: "
-        "RelativeModelForSequenceClassification.from_encoder(classifier, anchors.view(name), processor)."
+        f"The head of {type(classifier).__name__} does not read one vector for each sample: none of "
+        f"{', '.join(tried)} makes it give the logits of the whole classifier{said}. Train a decoder on its encoder "
+        "instead: RelativeModelForSequenceClassification.from_encoder(classifier, anchors.view(name), processor)."
     )
 
 
@@ -328,7 +415,7 @@ def _load(classifier: Any, modality: str, processor: Any) -> tuple[PreTrainedMod
     """The classifier, its processor, and the Hub id it came from."""
     if modality not in AUTO_CLASSIFIERS:
         raise AnchorError(
-            f"The view holds {modality}s, of which transformers has no classifiers. Give a view of "
+            f"The view contains {modality}s, for which transformers has no classifiers. Use a view of "
             f"{', '.join(f'{name}s' for name in AUTO_CLASSIFIERS)}."
         )
     auto_class = AUTO_CLASSIFIERS[modality]
@@ -351,26 +438,25 @@ def _load(classifier: Any, modality: str, processor: Any) -> tuple[PreTrainedMod
 
 
 def _from_hub(auto_class: Any, source: Source) -> Any:
-    with BUILDING:
-        model, info = auto_class.from_pretrained(
-            source.name, trust_remote_code=False, output_loading_info=True, **source.arguments
-        )
+    refuse_unknown_model(source.json("config.json"), f"config.json of {source}")
+    model, info = load_from_safetensors(auto_class, source, output_loading_info=True)
     missing = sorted(info["missing_keys"])
     if missing:
         raise StitchingError(
             f"{source} lacks {len(missing)} weights of a classifier, the first is {missing[0]}: it was uploaded "
-            "without its head, which would be random. Give a model that was fine-tuned for classification."
+            "without its head, which would be random. Use a model that was fine-tuned for classification."
         )
     return model
 
 
 def _refuse_no_classifier(model: Any, modality: str) -> None:
-    if type(model) not in _classes(modality, model.config) or getattr(model, "_hf_peft_config_loaded", False):
+    ordinary = type(model) in _classes(modality, model.config) and not isinstance(model.config, AnyRelativeConfig)
+    if not ordinary or getattr(model, "_hf_peft_config_loaded", False):
         merge = " Merge its adapters first: model.merge_and_unload()." if hasattr(model, "peft_config") else ""
         raise StitchingError(
-            f"The decoder's place holds a {type(model).__name__}, which is neither a decoder of this library nor a "
-            f"classifier of {modality}s that {AUTO_CLASSIFIERS[modality].__name__} can load.{merge} Give a "
-            "RelativeDecoder, a whole relative model, or an ordinary classifier with anchors=."
+            f"Found a {type(model).__name__} as decoder, which is neither a decoder of this library nor a classifier "
+            f"of {modality}s that {AUTO_CLASSIFIERS[modality].__name__} can load.{merge} Pass a RelativeDecoder, a "
+            "whole relative model, or an ordinary classifier with anchors=."
         )
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from hf_relreps.errors import ConfigurationError, EmbeddingError
 from hf_relreps.heads import Placement
 from hf_relreps.projection import RelativeProjection, refuse_directionless
 from hf_relreps.similarities import unit
-from hf_relreps.space import RelativeSpace
+from hf_relreps.space import RelativeSpace, require_whole, require_within
 
 
 NO_VARIANCE = 1e-4  # directions of anchors below this share of the largest: float32 could not bear their inverse
@@ -62,13 +62,15 @@ def procrustes_points(x_AD: Tensor, y_AE: Tensor) -> Points:
     return _through_products(x_AD, scale * (u_DK * kept_K) @ v_KE), shift_E
 
 
-def cca_points(x_AD: Tensor, y_AE: Tensor) -> Points:
+def cca_points(x_AD: Tensor, y_AE: Tensor, rank: int | None = None, ridge: float | None = None) -> Points:
     """By way of the directions in which the two spaces correlate most, each as far as it does."""
     x_AD, y_AE, shift_E = _centred(x_AD, y_AE)
-    whiten_DK, _ = _shrunk_roots(x_AD)
-    whiten_EK, colour_KE = _shrunk_roots(y_AE)
+    ridge = CCA_RIDGE if ridge is None else ridge
+    whiten_DK, _ = _shrunk_roots(x_AD, ridge)
+    whiten_EK, colour_KE = _shrunk_roots(y_AE, ridge)
     p_KR, correlation_R, q_RK = torch.linalg.svd((x_AD @ whiten_DK).T @ (y_AE @ whiten_EK), full_matrices=False)
-    correlation_R = correlation_R * (torch.arange(len(correlation_R), device=x_AD.device) < CCA_RANK)
+    kept = CCA_RANK if rank is None else rank
+    correlation_R = correlation_R * (torch.arange(len(correlation_R), device=x_AD.device) < kept)
     return _through_products(x_AD, whiten_DK @ (p_KR * correlation_R) @ q_RK @ colour_KE), shift_E
 
 
@@ -101,10 +103,10 @@ def _through_products(x_AD: Tensor, map_DE: Tensor) -> Tensor:
     return math.sqrt(x_AD.shape[1]) * (u_AK * inverse_K) @ (v_KD @ map_DE)  # the similarity divides by that root
 
 
-def _shrunk_roots(x_AD: Tensor) -> tuple[Tensor, Tensor]:
+def _shrunk_roots(x_AD: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """Maps to uncorrelated directions of variance below one (D, K), and back (K, D)."""
     _, s_K, v_KD = torch.linalg.svd(x_AD, full_matrices=False)
-    root_K = (s_K.square() + CCA_RIDGE * s_K.square().mean()).sqrt()
+    root_K = (s_K.square() + ridge * s_K.square().mean()).sqrt()
     return v_KD.T / root_K, root_K[:, None] * v_KD
 
 
@@ -132,20 +134,24 @@ class Method(NamedTuple):
         space: How the relative representation that it reads is made; its anchors are left open.
         points: From the anchors in both spaces to the points that it weighs.
         needs_encoder: Whether the points depend on the source space.
+        settings: Which of ``ridge``, ``width`` and ``rank`` `fit` takes for it.
     """
 
     space: RelativeSpace
-    points: Callable[[Tensor, Tensor], Points]
+    points: Callable[..., Points]
     needs_encoder: bool = False
+    settings: tuple[str, ...] = ()
 
 
 _PRODUCTS = RelativeSpace(similarity=("inner",), basis_ridge=None)
 METHODS: dict[str, Method] = {
-    "kernel_ridge": Method(RelativeSpace(similarity=("rbf",), basis_ridge=0.1), anchor_points),
-    "ridge": Method(RelativeSpace(similarity=("inner",), basis_ridge=0.2), anchor_points),
+    "kernel_ridge": Method(
+        RelativeSpace(similarity=("rbf",), basis_ridge=0.1), anchor_points, settings=("ridge", "width")
+    ),
+    "ridge": Method(RelativeSpace(similarity=("inner",), basis_ridge=0.2), anchor_points, settings=("ridge",)),
     "inverse": Method(RelativeSpace(similarity=("cosine",), basis_ridge=None), inverse_points),
     "procrustes": Method(_PRODUCTS, procrustes_points, needs_encoder=True),
-    "cca": Method(_PRODUCTS, cca_points, needs_encoder=True),
+    "cca": Method(_PRODUCTS, cca_points, needs_encoder=True, settings=("rank", "ridge")),
 }
 
 
@@ -160,8 +166,8 @@ def method_of(name: str) -> Method:
     return METHODS[name]
 
 
-def points_of(method: Method, x_AD: Tensor | None, y_AE: Tensor) -> Points:
-    """The points of a method, computed in float64.
+def points_of(method: Method, x_AD: Tensor | None, y_AE: Tensor, **settings: float) -> Points:
+    """The points of a method, computed in float64; `settings` are those that its `points` takes.
 
     Raises:
         EmbeddingError: If the anchors are not paired, fewer than two, all alike, or without direction.
@@ -173,10 +179,10 @@ def points_of(method: Method, x_AD: Tensor | None, y_AE: Tensor) -> Points:
     x_AD = y_AE if x_AD is None else x_AD.detach().cpu().double()  # not read unless the method needs it
     if len(x_AD) != len(y_AE):
         raise EmbeddingError(
-            f"The source has {len(x_AD)} anchors, the target {len(y_AE)}. Row i of both must mean the same: encode "
-            "two views of one AnchorSet."
+            f"The source has {len(x_AD)} anchors, but the target has {len(y_AE)}. Row i of both must be the same "
+            "anchor: encode two views of one AnchorSet."
         )
-    return method.points(x_AD, y_AE)
+    return method.points(x_AD, y_AE, **settings)
 
 
 def _refuse_unusable(anchors: Tensor, name: str) -> None:
@@ -189,8 +195,8 @@ def _refuse_unusable(anchors: Tensor, name: str) -> None:
     spread = torch.linalg.vector_norm(anchors - anchors.mean(0))
     if spread <= NO_CORRELATION * torch.linalg.vector_norm(anchors):
         raise EmbeddingError(
-            f"All {len(anchors)} anchors of the {name} are alike, so they say nothing about its space. Choose "
-            "distinct anchors, or look whether the encoder gives every sample the same embedding."
+            f"All {len(anchors)} anchors of the {name} have the same embedding. Choose distinct anchors, and check "
+            "that the encoder does not give every sample the same embedding."
         )
 
 
@@ -226,16 +232,31 @@ class Translation(nn.Module):
         return self.placement(self.projection(x_BD))
 
 
-def fit(x_AD: Tensor, y_AE: Tensor, method: str = "kernel_ridge") -> Translation:
-    """The translation from the space of `x_AD` into that of `y_AE`, both of the same anchors in the same order.
+def fit(
+    x_AD: Tensor,
+    y_AE: Tensor,
+    method: str = "kernel_ridge",
+    *,
+    ridge: float | None = None,
+    width: float | None = None,
+    rank: int | None = None,
+    add_mean: bool = True,
+) -> Translation:
+    """Fit a translation from the space of `x_AD` into that of `y_AE`: the same anchors in the same order.
 
     Args:
         x_AD: Embeddings of the anchors by the source's encoder.
         y_AE: Embeddings of the same anchors by the target's.
         method: A name in `METHODS`.
+        ridge: Penalty of ``kernel_ridge``, ``ridge`` and ``cca``, in units of the mean variance; the method's own if
+            left out.
+        width: Sharpness of the kernel of ``kernel_ridge``, as `RelativeSpace.rbf_gamma`.
+        rank: Number of directions that ``cca`` keeps.
+        add_mean: Whether the mean of the target's anchors is added. To search by cosine leave it out: it pulls all
+            queries towards one direction.
 
     Raises:
-        ConfigurationError: If there is no such method.
+        ConfigurationError: If there is no such method, or it has no such setting.
         EmbeddingError: If the anchors are not paired, fewer than two, all alike, or without direction.
 
     Example:
@@ -243,7 +264,7 @@ def fit(x_AD: Tensor, y_AE: Tensor, method: str = "kernel_ridge") -> Translation
         >>> import torch
         >>> from hf_relreps.translation import fit
         >>> x_AD = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
-        >>> turned_AD = x_AD[:, [3, 1, 2, 0, 7, 6, 5, 4]] + 2  # the same space with its axes in another order
+        >>> turned_AD = x_AD[:, [3, 1, 2, 0, 7, 6, 5, 4]] + 2  # the same space with permuted axes
         >>> translate = fit(x_AD, turned_AD, "procrustes")
         >>> torch.allclose(translate(x_AD), turned_AD, atol=1e-3)
         True
@@ -251,10 +272,31 @@ def fit(x_AD: Tensor, y_AE: Tensor, method: str = "kernel_ridge") -> Translation
         ```
     """
     chosen = method_of(method)
-    points_AE, shift_E = points_of(chosen, x_AD, y_AE)
+    settings = {"ridge": ridge, "width": width, "rank": rank}
+    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    _refuse_settings(method, given)
     space = chosen.space.replace(num_anchors=len(x_AD))
+    if chosen.space.basis_ridge is None:
+        points_AE, shift_E = points_of(chosen, x_AD, y_AE, **given)
+    else:
+        points_AE, shift_E = points_of(chosen, x_AD, y_AE)
+        fields = {"ridge": "basis_ridge", "width": "rbf_gamma"}
+        space = space.replace(**{fields[name]: value for name, value in given.items()})
     projection = RelativeProjection(RelativeEncoderConfig(space=space, embedding_size=x_AD.shape[1]))
     projection.set_anchors(x_AD)
     placement = Placement(*points_AE.shape)
-    placement.put(points_AE, shift_E)
+    placement.put(points_AE, shift_E if add_mean else torch.zeros_like(shift_E))
     return Translation(projection, placement).to(x_AD.device)
+
+
+def _refuse_settings(method: str, given: dict[str, Any]) -> None:
+    takes = METHODS[method].settings
+    for name, value in given.items():
+        if name not in takes:
+            raise ConfigurationError(
+                f"method={method!r} takes no {name}, found {name}={value}. It takes {' and '.join(takes) or 'none'}."
+            )
+        if name == "rank":
+            require_whole(name, value, low=1)
+        else:
+            require_within(name, value, low=0, strictly=True)

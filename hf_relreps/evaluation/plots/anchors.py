@@ -20,10 +20,10 @@ SIZE = (6.4, 3.6)
 
 
 def plot_anchor_coverage(coverage: Any, *, path: str | Path | None = None) -> Figure:
-    """What share of the samples has an anchor at least this near; the higher a curve, the better.
+    """Share of the samples that have an anchor at least this near; the higher a curve, the better.
 
     Args:
-        coverage: What `anchor_coverage` gives (N,), or a dict of several by name.
+        coverage: Result of `anchor_coverage` (N,), or a dict of several by name.
         path: File to save the picture to.
 
     Raises:
@@ -81,7 +81,7 @@ def plot_anchor_drift(drift: Any, *, path: str | Path | None = None) -> Figure:
         ax.set(
             title="Drift of the anchors",
             xlabel="training step",
-            ylabel="moved since the refresh before\n(mean cosine distance)",
+            ylabel="change since the previous refresh\n(mean cosine distance)",
         )
         ax.set_ylim(bottom=0)
         _finish(ax, legend=list(curves) != [""])
@@ -98,8 +98,8 @@ def _pairs(drift: Any, name: str) -> np.ndarray:
     moved = [pair for pair in pairs if pair[0] > 0]
     if not moved:
         raise EvaluationError(
-            f"The drift{f' of {name!r}' if name else ''} is empty: no anchors were encoded again yet. Train with the "
-            "AnchorCallback first, and give that callback or its drift_."
+            f"The drift{f' of {name!r}' if name else ''} is empty: no anchors have been refreshed yet. Train with an "
+            "AnchorCallback first, and pass that callback or its drift_."
         )
     return as_rows(moved, "drift", 2)
 

@@ -33,17 +33,17 @@ def plot_latent_spaces(
 ) -> Figure:
     """The same samples in the latent spaces of several encoders: absolute above, relative below (paper, figure 1).
 
-    The axes of a row are the two main directions of its first space, for all spaces of the row: what a decoder that
-    was trained on the first would see of the others. Spaces of another width have no such axes in common; each of
-    them is drawn along its own two main directions, and says so.
+    All spaces of a row are drawn along the two main directions of its first space: this is what a decoder that was
+    trained on the first space would see of the others. Spaces of another width have no common axes, so each of them is
+    drawn along its own two main directions, and its label says so.
 
     Args:
         absolute: Name of the encoder -> absolute embeddings (N, D) of the same samples: ``encoder.encode(samples)``.
         relative: The same names -> relative representations (N, R): ``encoder.projection(x_ND)``.
-        labels: One class for each sample, a number or a name, for the colours. Without them a sample has in all
-            panels the colour of its place in the first one.
+        labels: One class for each sample, a number or a name, for the colours. Without labels the colour of a sample
+            shows its position in the first panel.
         class_names: Names of the classes 0, 1, ...
-        shared_axes: ``False`` draws each space along its own two main directions, which turns it as it suits it best.
+        shared_axes: ``False`` draws each space along its own two main directions.
         path: File to save the picture to.
 
     Raises:
@@ -91,14 +91,14 @@ def _refuse_unpaired(spaces: Mapping[str, Mapping[str, np.ndarray]], labels: Seq
     names = [list(row) for row in spaces.values()]
     if not names[0] or names[-1] != names[0]:
         raise EvaluationError(
-            f"The absolute spaces are {names[0]}, the relative ones {names[-1]}. Give both for the same encoders, in "
+            f"The absolute spaces are {names[0]}, the relative ones {names[-1]}. Pass both for the same encoders, in "
             "the same order."
         )
     counts = {f"{title} {name!r}": len(x_ND) for title, row in spaces.items() for name, x_ND in row.items()}
     counts |= {} if labels is None else {"labels": len(labels)}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise EvaluationError(f"Rows do not pair: {found}. Row i must be the same sample everywhere.")
+        raise EvaluationError(f"The numbers of rows differ: {found}. Row i must be the same sample everywhere.")
 
 
 def _places(spaces: Mapping[str, np.ndarray], shared: bool) -> dict[str, tuple[np.ndarray, str]]:
@@ -139,7 +139,10 @@ def _colours(
     classes = sorted(set(plain), key=lambda label: (isinstance(label, str), label))
     unnamed = [label for label in classes if names is not None and not 0 <= label < len(names)]
     if unnamed:
-        raise EvaluationError(f"labels hold {unnamed[0]!r}, class_names names {len(names or ())} classes from 0 on.")
+        raise EvaluationError(
+            f"labels contain {unnamed[0]!r}, but class_names names only classes 0 to {len(names or ()) - 1}. Name all "
+            "classes."
+        )
     of_class = dict(zip(classes, colours_for(len(classes)), strict=True))
     return [of_class[label] for label in plain], {
         str(label if names is None else names[label]): colour for label, colour in of_class.items()

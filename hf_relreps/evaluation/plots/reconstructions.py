@@ -28,12 +28,12 @@ def plot_reconstructions(
     title: str = "Reconstructions",
     path: str | Path | None = None,
 ) -> Figure:
-    """A grid of images, one row for each way they were drawn, with its mean squared error to the first row.
+    """A grid of images, one row for each way to reconstruct them, with its mean squared error to the first row.
 
     Args:
         rows: Name -> images (N, C, H, W) or (N, H, W), pixels in [0, 1]. The first row holds the originals.
         count: How many images of each row are shown, from the first on. Errors are those of all N.
-        title: What stands above.
+        title: Title of the picture.
         path: File to save the picture to.
 
     Raises:
@@ -54,7 +54,7 @@ def plot_reconstructions(
     images = {name: _with_channels(values, name) for name, values in rows.items()}
     shapes = {name: values.shape for name, values in images.items()}
     if len(set(shapes.values())) != 1:
-        raise EvaluationError(f"The rows differ: {shapes}. Give the same images, as each decoder draws them.")
+        raise EvaluationError(f"The rows differ in shape: {shapes}. Pass reconstructions of the same images.")
     (original_NHWC, *_) = images.values()
     errors = {name: float(np.square(values - original_NHWC).mean()) for name, values in images.items()}
     n, height, width, _ = original_NHWC.shape

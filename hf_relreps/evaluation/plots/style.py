@@ -53,7 +53,7 @@ def drawing() -> Iterator[ModuleType]:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise MissingExtraError(
-            'Pictures need matplotlib, which is not installed. Run: pip install "hf_relreps[plots]"'
+            'Plots need matplotlib, which is not installed. Run: pip install "hf_relreps[plots]"'
         ) from error
     with plt.rc_context(STYLE):
         yield plt
@@ -95,7 +95,9 @@ def as_rows(values: Any, what: str, ndim: int) -> np.ndarray:
     if array.ndim != ndim or not array.size:
         raise EvaluationError(f"{what} has shape {array.shape}, expected {ndim} dimensions and at least one value.")
     if not np.isfinite(array).all():
-        raise EvaluationError(f"{what} holds {int((~np.isfinite(array)).sum())} values that are not finite.")
+        raise EvaluationError(
+            f"{what} holds {int((~np.isfinite(array)).sum())} values that are not finite. Drop them."
+        )
     return array
 
 

@@ -1,0 +1,269 @@
+"""What a ``tokenizer.json`` may hold: steps that are known, none of which blows a text up, patterns in linear time.
+
+The tokenizer itself is code in Rust that Python cannot interrupt or bound: what it is given is read here before.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from hf_relreps.errors import UploadError
+
+
+MOST_STEPS = 64
+MOST_GROWTH = 400  # how many times longer all normalizers together may make a text
+MOST_ADDED = 64  # characters or tokens that a step adds to each text
+MOST_INPUT_CHARS = 1_000  # of a word that WordPiece looks at: its time grows with the square
+LARGEST = 2_000_000
+UNICODE_GROWTH = 18  # of one character, in the forms NFKC and NFKD
+
+# One character of a pattern: a class, a property, an escape or a letter.
+_ONE = (
+    r"(?:\\[pP]\{\^?\w{1,30}\}|\\[sSdDwWrntv]|\\u[0-9A-Fa-f]{4}|\\x\{?[0-9A-Fa-f]{2,6}\}?|\\[^\w\s]"
+    r"|[^\\\[\](){}|*+?^$]|\[\^?(?:\\.|\\[pP]\{\^?\w{1,30}\}|[^\]\\&]|&(?!&))+\])"
+)
+_WORDS = r"(?:\(\?(?:i)?:(?:['’]?\w{1,4}(?:\|['’]?\w{1,4}|\|)*+)\))"  # (?i:'s|'t|'re) and its like
+_BOUNDED = rf"(?:{_WORDS}\??|{_ONE}(?:\?|\{{[0-9]{{1,2}}(?:,[0-9]{{1,2}})?\}})?+)"
+_ENDLESS = rf"(?:{_ONE}(?:[*+]|\{{[0-9]{{1,2}},\}})\+?)"
+# Two runs where the second may fail: those of tokenizers in wide use, which other branches of the pattern catch.
+_KNOWN_RUNS = (
+    r"(?:\\s\*\[\\r\\n\]\+|\[\\p\{Lu\}\\p\{Lt\}\\p\{Lm\}\\p\{Lo\}\\p\{M\}\]\*"
+    r"\[\\p\{Ll\}\\p\{Lm\}\\p\{Lo\}\\p\{M\}\]\+|\\s\+\(\?!\\S\))"
+)
+_OPEN_END = rf"(?:{_ONE}(?:\*|\{{0,\}})\+?)"
+# Bounded steps, then an endless run at the end, after which nothing can fail: so no run is ever taken back.
+_BRANCH = rf"\^?(?:{_BOUNDED}){{0,40}}(?:{_KNOWN_RUNS}|{_ENDLESS}(?:{_OPEN_END})?)?(?:{_WORDS}\?)?"
+LINEAR = re.compile(rf"(?:{_BRANCH})(?:\|(?:{_BRANCH}))*")
+MOST_OPTIONS = 24
+KNOWN_PATTERN = " ?[^(\\s|[.,!?…。，、।۔،])]+"  # of BLOOM: a class inside a class
+
+PLAIN = {"type"}
+NORMALIZERS: dict[str, set[str]] = {
+    "BertNormalizer": {"clean_text", "handle_chinese_chars", "strip_accents", "lowercase"},
+    **{name: set() for name in ("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "ByteLevel")},
+    "Strip": {"strip_left", "strip_right"},
+    "Prepend": {"prepend"},
+    "Replace": {"pattern", "content"},
+    "Precompiled": {"precompiled_charsmap"},
+    "Sequence": {"normalizers"},
+}
+PRE_TOKENIZERS: dict[str, set[str]] = {
+    **{name: set() for name in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit", "UnicodeScripts")},
+    "ByteLevel": {"add_prefix_space", "trim_offsets", "use_regex"},
+    "Metaspace": {"replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"},
+    "Punctuation": {"behavior"},
+    "Digits": {"individual_digits"},
+    "CharDelimiterSplit": {"delimiter"},
+    "Split": {"pattern", "behavior", "invert"},
+    "FixedLength": {"length"},
+    "Sequence": {"pretokenizers"},
+}
+POST_PROCESSORS: dict[str, set[str]] = {
+    "BertProcessing": {"sep", "cls"},
+    "RobertaProcessing": {"sep", "cls", "trim_offsets", "add_prefix_space"},
+    "ByteLevel": {"add_prefix_space", "trim_offsets", "use_regex"},
+    "TemplateProcessing": {"single", "pair", "special_tokens"},
+    "Sequence": {"processors"},
+}
+DECODERS = {
+    *("BPEDecoder", "ByteLevel", "WordPiece", "Metaspace", "CTC", "Sequence", "Replace", "Fuse", "Strip"),
+    "ByteFallback",
+}
+MODELS: dict[str, set[str]] = {
+    "WordLevel": {"vocab", "unk_token"},
+    "WordPiece": {"vocab", "unk_token", "continuing_subword_prefix", "max_input_chars_per_word"},
+    "BPE": {
+        *("vocab", "merges", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk"),
+        *("byte_fallback", "ignore_merges"),
+    },
+    "Unigram": {"vocab", "unk_id", "byte_fallback"},
+}
+SECTIONS = {
+    *("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"),
+    "model",
+}
+
+
+def refuse_unknown_tokenizer(content: Any, where: str) -> None:
+    """Refuse the content of a ``tokenizer.json`` with steps that are not known, or that cost more than their text.
+
+    Raises:
+        UploadError: With the step, and what was expected.
+    """
+    try:
+        if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
+            raise _Unknown("it has no model, expected a saved tokenizer")
+        _expect_fields("tokenizer", content, SECTIONS)
+        _check_normalizers(content.get("normalizer"))
+        _check_pre_tokenizers(content.get("pre_tokenizer"))
+        _check_post_processors(content.get("post_processor"))
+        for step in _steps(content.get("decoder"), "decoders"):
+            _expect_type(step, DECODERS, "decoder")
+        _check_model(content["model"])
+        for name in ("truncation", "padding"):
+            _check_numbers(name, content.get(name))
+        for token in content.get("added_tokens") or ():
+            _check_numbers("added_tokens", {"id": token.get("id")})
+    except _Unknown as reason:
+        raise UploadError(
+            f"{where}: {reason}. If you trust it, load the tokenizer yourself and pass it: from_encoder(model, view, "
+            "tokenizer), or model.processor = tokenizer."
+        ) from None
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise UploadError(f"{where} is not a valid saved tokenizer: {error!r:.100}. Pull it again.") from error
+
+
+class _Unknown(Exception):
+    """What is not known, in words."""
+
+
+def _check_normalizers(section: Any) -> None:
+    growth = 1.0
+    for step in _steps(section, "normalizers"):
+        _expect(step, NORMALIZERS, "normalizer")
+        growth *= _GROWTHS.get(step["type"], lambda _: 1.0)(step)
+        if growth > MOST_GROWTH:
+            raise _Unknown(f"its normalizers can make a text {growth:.3g} times longer; the limit is {MOST_GROWTH}")
+
+
+def _check_pre_tokenizers(section: Any) -> None:
+    for step in _steps(section, "pretokenizers"):
+        _expect(step, PRE_TOKENIZERS, "pre-tokenizer")
+        if step["type"] == "Split":
+            _shortest_match(step["pattern"])
+        if step["type"] == "Metaspace":
+            _expect_short("replacement", step.get("replacement", "▁"), 1)
+
+
+def _check_post_processors(section: Any) -> None:
+    added = 0
+    for step in _steps(section, "processors"):
+        _expect(step, POST_PROCESSORS, "post-processor")
+        for name in ("single", "pair"):
+            added += _count_of_template(name, step.get(name) or (), step.get("special_tokens") or {})
+    if added > MOST_ADDED:
+        raise _Unknown(f"its post-processor adds {added} tokens to each text; the limit is {MOST_ADDED}")
+
+
+def _count_of_template(name: str, pieces: Any, special: Mapping[str, Any]) -> int:
+    texts = [piece["Sequence"]["id"] for piece in pieces if "Sequence" in piece]
+    if len(set(texts)) != len(texts):
+        raise _Unknown(f"its template {name!r} repeats the text")
+    tokens = [piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece]
+    return sum(len(special[token]["ids"]) if token in special else 1 for token in tokens)
+
+
+def _check_model(model: Mapping[str, Any]) -> None:
+    kind = model.get("type")
+    if kind is None:  # of older files
+        kind = next((name for name, fields in MODELS.items() if set(model) - PLAIN <= fields), None)
+    if kind not in MODELS:
+        raise _Unknown(f"its model is of type {kind!r:.60}, expected one of {', '.join(MODELS)}")
+    _expect_fields("model", model, MODELS[kind] | PLAIN)
+    if model.get("max_input_chars_per_word", 0) > MOST_INPUT_CHARS:
+        raise _Unknown(
+            f"max_input_chars_per_word={model['max_input_chars_per_word']} is more than {MOST_INPUT_CHARS}, and time "
+            "grows with its square"
+        )
+    for name in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token"):
+        _expect_short(name, model.get(name) or "", MOST_ADDED)
+    _check_numbers("model", {"unk_id": model.get("unk_id")})
+
+
+def _steps(section: Any, inside: str) -> Iterator[Mapping[str, Any]]:
+    """The steps of a section in their order, those inside of sequences too."""
+    waiting, count = [] if section is None else [section], 0
+    while waiting:
+        step = waiting.pop(0)
+        count += 1
+        if count > MOST_STEPS:
+            raise _Unknown(f"it has more than {MOST_STEPS} {inside}")
+        waiting[:0] = step.get(inside) or () if step.get("type") == "Sequence" else ()
+        yield step
+
+
+def _expect(step: Mapping[str, Any], known: Mapping[str, set[str]], what: str) -> None:
+    _expect_type(step, known, what)
+    _expect_fields(step["type"], step, known[step["type"]] | PLAIN)
+
+
+def _expect_type(step: Mapping[str, Any], known: Any, what: str) -> None:
+    if step.get("type") not in known:
+        raise _Unknown(f"it has a {what} of type {step.get('type')!r:.60}, expected one of {', '.join(sorted(known))}")
+
+
+def _expect_fields(what: str, found: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(found) - known)
+    if unknown:
+        raise _Unknown(f"its {what} has a field {unknown[0]!r:.60}, expected {', '.join(sorted(known))}")
+
+
+def _expect_short(name: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise _Unknown(f"{name} has {len(text)} characters; the limit is {most}")
+
+
+def _check_numbers(where: str, found: Any) -> None:
+    values = found.values() if isinstance(found, Mapping) else [found]
+    for value in values:
+        if isinstance(value, Mapping):
+            _check_numbers(where, value)
+        elif isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
+            raise _Unknown(f"{where} contains the number {value}; the limit is {LARGEST}")
+
+
+def _growth_of_replace(step: Mapping[str, Any]) -> float:
+    shortest = _shortest_match(step["pattern"])
+    if shortest == 0:
+        raise _Unknown(f"it replaces a pattern that matches the empty text: {step['pattern']!r:.80}")
+    return max(1.0, len(step["content"]) / shortest)
+
+
+def _growth_of_prepend(step: Mapping[str, Any]) -> float:
+    _expect_short("prepend", step["prepend"], MOST_ADDED)
+    return 1.0
+
+
+def _growth_of_charsmap(step: Mapping[str, Any]) -> float:
+    """By SentencePiece's own layout: the length of a trie, the trie, then the texts that it leads to."""
+    try:
+        blob = base64.b64decode(step["precompiled_charsmap"] or "", validate=True)
+    except (binascii.Error, TypeError) as error:
+        raise _Unknown(f"its precompiled_charsmap is not valid base64: {error}") from error
+    if not blob:
+        return 1.0
+    (length,) = struct.unpack("<I", blob[:4])
+    longest = max(len(text.decode("utf-8", "replace")) for text in blob[4 + length :].split(b"\0"))
+    return float(max(1, longest))
+
+
+_GROWTHS: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "Replace": _growth_of_replace,
+    "Prepend": _growth_of_prepend,
+    "Precompiled": _growth_of_charsmap,
+    "NFKC": lambda _: float(UNICODE_GROWTH),
+    "NFKD": lambda _: float(UNICODE_GROWTH),
+    "ByteLevel": lambda _: 2.0,
+}
+
+
+def _shortest_match(pattern: Mapping[str, Any]) -> int:
+    """How many characters a pattern matches at least; refuses one whose time may grow faster than its text."""
+    if "String" in pattern:
+        return len(pattern["String"])
+    text = pattern["Regex"]
+    if text == KNOWN_PATTERN:
+        return 1
+    options = text.count("?") + len(re.findall(r"\{[0-9]", text))
+    if len(text) > 2_000 or options > MOST_OPTIONS or not LINEAR.fullmatch(text):
+        raise _Unknown(f"it has the pattern {text!r:.80}, which may take more than linear time")
+    try:
+        can_be_empty = re.fullmatch(re.sub(r"\\[pP]\{[^}]*\}", "x", text), "") is not None
+    except re.error:
+        can_be_empty = True
+    return 0 if can_be_empty else 1

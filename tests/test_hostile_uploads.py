@@ -1,0 +1,658 @@
+"""Attacks of each kind on the doors of a load: what an upload names, what it asks for, what it expands to.
+
+Each is refused by what is known, not by what is known to be bad; `tests/test_untrusted_uploads.py` tries at random.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from files import change
+from safetensors.torch import load_file, save_file
+from transformers import (
+    CONFIG_MAPPING,
+    BertConfig,
+    BertModel,
+    LongformerConfig,
+    LongformerModel,
+    PreTrainedTokenizerFast,
+)
+
+from hf_relreps import (
+    AnchorSet,
+    RelativeConfig,
+    RelativeDecoder,
+    RelativeModel,
+)
+from hf_relreps.errors import AnchorIntegrityError, ConfigurationError, RelrepsError, SampleError, UploadError
+from hf_relreps.inspection import (
+    MODEL_TEXTS,
+    declared_only,
+    known_adapter,
+    refuse_unknown_model,
+    refuse_unknown_processor,
+)
+from hf_relreps.parquet_pages import _pages, _struct, refuse_immense_pages
+from hf_relreps.samples import batches
+from hf_relreps.sources import Source
+from hf_relreps.uploads import load_processor, stored_sizes, weight_files
+
+
+class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
+
+
+# -- models that a configuration names
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": "timm_wrapper", "architecture": "resnet18", "model_args": {"checkpoint_path": "x.safetensors"}},
+        {"model_type": "timm_wrapper", "architecture": "resnet18", "model_args": {"pretrained": True}},
+        {"model_type": "timm_wrapper", "architecture": "hf-hub:evil/model"},
+        {"model_type": "timm_wrapper", "architecture": "local-dir:/tmp/evil"},
+        {"model_type": "timm_wrapper", "architecture": "hf_hub:evil/model"},
+        {"model_type": "timm_backbone", "backbone": "hf-hub:evil/model"},
+        {"model_type": "detr", "backbone": "evil/model", "use_timm_backbone": False},
+        {"model_type": "detr", "backbone": "resnet18"},
+        {"model_type": "detr", "backbone_config": {"model_type": "timm_backbone", "backbone": "local-dir:/evil"}},
+        {"model_type": "rag", "index_path": "/evil"},
+        {"model_type": "layoutlmv2", "detectron2_config_args": {"MODEL.WEIGHTS": "/evil"}},
+        {"model_type": "bert", "hidden_act": "/etc/passwd"},
+        {"model_type": "never-heard-of"},
+        {
+            "model_type": "vision-text-dual-encoder",
+            "vision_config": {"model_type": "timm_wrapper", "architecture": "a/b"},
+        },
+    ],
+)
+@pytest.mark.parametrize("place", ["encoder_config", "head_config"])
+def test_a_configuration_names_no_other_model(fields, place):
+    part = {"encoder_config": "encoder", "head_config": "decoder"}[place]
+    with pytest.raises(ConfigurationError, match=r"load that model yourself and pass it"):
+        RelativeConfig.from_dict(
+            {"model_type": "relreps", "format_version": 2, part: {place: fields, "format_version": 2}}
+        )
+
+
+def test_no_text_field_of_any_architecture_takes_a_path():
+    """The rule is derived from transformers' own classes, so it covers those that come with its next version."""
+    tried = 0
+    for kind in (
+        "bert",
+        "vit",
+        "wav2vec2",
+        "deberta-v2",
+        "clip",
+        "detr",
+        "rag",
+        "timm_wrapper",
+        "oneformer",
+        "whisper",
+    ):
+        for name, default in list(vars(CONFIG_MAPPING[kind]).items()):
+            if isinstance(default, str) and not name.startswith("_") and name not in (*MODEL_TEXTS, "base_config_key"):
+                content = {"model_type": kind, name: "../../evil"}
+                if name in declared_only(content):
+                    tried += 1
+                    with pytest.raises(ConfigurationError, match=name):
+                        refuse_unknown_model(content, "x")
+    assert tried > 10
+
+
+def test_the_configuration_of_every_architecture_is_read_as_transformers_writes_it():
+    refused = {}
+    for kind in (
+        "bert",
+        "modernbert",
+        "vit",
+        "swin",
+        "resnet",
+        "convnext",
+        "wav2vec2",
+        "whisper",
+        "clip",
+        "siglip",
+        "t5",
+    ):
+        content = json.loads(json.dumps(CONFIG_MAPPING[kind]().to_dict(), default=str))
+        try:
+            refuse_unknown_model(declared_only(content), kind)
+        except ConfigurationError as error:
+            refused[kind] = str(error)
+    assert refused == {}
+
+
+@pytest.mark.slow
+def test_no_type_of_transformers_is_refused_by_default_or_tiny():
+    from benchmarks.supported_models.tiny_configs import tiny_config
+
+    refused, read = {}, 0
+    for kind, make in itertools.product(CONFIG_MAPPING, (lambda kind: CONFIG_MAPPING[kind](), tiny_config)):
+        try:
+            made = make(kind)
+        except Exception:  # one that needs settings, or a library that is not installed
+            continue
+        if kind.startswith("relreps"):  # ours, which is read by itself
+            continue
+        try:
+            refuse_unknown_model(json.loads(made.to_json_string(use_diff=False)), kind)
+            read += 1
+        except ConfigurationError as error:
+            refused[kind] = str(error)
+    assert refused == {} and read > 900
+
+
+def test_timm_models_keep_their_plain_names():
+    content = {"model_type": "timm_wrapper", "architecture": "resnet18.a1_in1k", "model_args": {"depth": 3}}
+    assert refuse_unknown_model(content, "x") is None
+    with pytest.raises(ConfigurationError, match="architecture='hf-hub:me/resnet18'"):  # the name alone made it pass
+        refuse_unknown_model(content | {"architecture": "hf-hub:me/resnet18"}, "x")
+
+
+def test_a_pickle_by_the_name_of_safetensors_is_no_weight(upload, tmp_path):
+    mark = tmp_path / "ran"
+    (upload / "decoder" / "model.safetensors").write_bytes(pickle.dumps(Evil(mark)))
+    with pytest.raises(UploadError, match=r"cannot be read as safetensors .*a renamed pickle file"):
+        RelativeDecoder.from_pretrained(upload)
+    assert not mark.exists()
+
+
+def test_an_encoder_that_has_only_a_pickle_is_not_opened(tmp_path, make_bert, anchors, tokenizer):
+    mark, folder = tmp_path / "ran", tmp_path / "base"
+    make_bert(0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    with (folder / "pytorch_model.bin").open("wb") as file:
+        pickle.dump(Evil(mark), file)
+    with pytest.raises(UploadError, match=r"has no safetensors weights, and pickle files are not opened"):
+        RelativeModel.from_encoder(str(folder), anchors.view("en"))
+    assert not mark.exists()
+
+
+# -- processors
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (
+            "processor_config.json",
+            {"processor_class": "BarkProcessor", "speaker_embeddings": {"path": "/evil"}},
+        ),
+        ("processor_config.json", {"processor_class": "Wav2Vec2ProcessorWithLM"}),
+        ("processor_config.json", {"processor_class": "AutoModel"}),
+        ("processor_config.json", {"processor_class": "InstructBlipProcessor"}),
+        (
+            "processor_config.json",
+            {"audio_tokenizer": {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "/evil"}},
+        ),
+        ("audio_tokenizer_config.json", {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "evil"}),
+        ("preprocessor_config.json", {"image_processor_type": "OneFormerImageProcessor", "repo_path": "evil/repo"}),
+        (
+            "preprocessor_config.json",
+            {"image_processor_type": "ViTImageProcessor", "class_info_file": "../x.json"},
+        ),
+        ("preprocessor_config.json", {"image_processor_type": "OneFormerImageProcessor"}),
+        ("tokenizer_config.json", {"tokenizer_class": "RagTokenizer"}),
+        ("tokenizer_config.json", {"vocab_file": "/etc/passwd"}),
+        ("tokenizer_config.json", {"vocab": "/etc/passwd"}),
+        ("tokenizer_config.json", {"gguf_file": "../x.gguf"}),
+        ("tokenizer_config.json", {"mecab_kwargs": {"mecab_option": "-r /etc/passwd"}}),
+        ("tokenizer_config.json", {"sp_model_kwargs": {"model_file": "/etc/passwd"}}),
+        ("tokenizer_config.json", {"init_inputs": ["/etc/passwd"]}),
+        ("tokenizer_config.json", {"fast_tokenizer_files": ["../../tokenizer.1.0.0.json"]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"2000000000": {"content": "x"}}}),
+        ("special_tokens_map.json", {"vocab_file": "/etc/passwd"}),
+        ("special_tokens_map.json", {"merges_file": {"content": "/etc/passwd"}, "vocab_file": ["/etc/passwd"]}),
+        ("preprocessor_config.json", {"n_fft": 60_000, "feature_size": 60_000}),
+        ("preprocessor_config.json", {"chunk_length": 10**6, "sampling_rate": 16_000}),
+        ("preprocessor_config.json", {"pad_size": 10**12}),
+    ],
+)
+def test_a_processor_names_nothing_outside_and_asks_for_no_gigabytes(upload, file, content):
+    place = upload / file
+    place.write_text(json.dumps((json.loads(place.read_text()) if place.is_file() else {}) | content))
+    with pytest.raises(
+        UploadError, match=r"load the processor yourself and pass it|is not a processor class\. Do not use it"
+    ):
+        load_processor(Source.of(upload))
+
+
+def test_no_file_outside_is_opened_nor_saved_again_for_a_processor(upload, tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    change(upload / "tokenizer_config.json", vocab_file=str(tmp_path / "secret.txt"))
+    with pytest.raises(UploadError, match="vocab_file"):
+        RelativeModel.from_pretrained(upload).processor  # noqa: B018
+
+
+def test_what_honest_processors_save_is_read():
+    tokenizer = {
+        **{"tokenizer_class": "BertTokenizer", "model_max_length": 1e30, "do_lower_case": True, "pad_token": "[PAD]"},
+        **{"name_or_path": "/home/me/bert", "tokenizer_file": "/home/me/tokenizer.json", "padding_side": "right"},
+        **{"auto_map": {"x": ["y", None]}, "added_tokens_decoder": {"0": {"content": "[PAD]", "special": True}}},
+        **{"chat_template": "{{ x }}", "model_input_names": ["input_ids", "attention_mask"]},
+    }
+    images = {
+        **{"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}, "resample": 2},
+        **{"image_mean": [0.5], "do_resize": True, "data_format": "channels_first"},
+    }
+    honest = {"tokenizer_config.json": tokenizer, "preprocessor_config.json": images}
+    assert refuse_unknown_processor(honest, "x") is None
+    with pytest.raises(UploadError, match="tokenizer_config.json of x has vocab_file='/etc/passwd'"):
+        refuse_unknown_processor(honest | {"tokenizer_config.json": tokenizer | {"vocab_file": "/etc/passwd"}}, "x")
+
+
+# As they lie on the Hub, shortened: each was written by a version of transformers that many uploads were made with.
+HONEST = {
+    "RT-DETR": (
+        "preprocessor_config.json",
+        {
+            **{"_valid_processor_keys": ["images", "annotations", "masks_path", "do_resize", "format", "data_format"]},
+            **{"format": "coco_detection", "image_processor_type": "RTDetrImageProcessor", "pad_size": None},
+            **{"image_mean": [0.485, 0.456, 0.406], "resample": 2, "size": {"height": 360, "width": 640}},
+        },
+    ),
+    "SigLIP in PaliGemma": (
+        "preprocessor_config.json",
+        {
+            **{"_valid_processor_keys": ["images", "size", "do_convert_rgb"], "processor_class": "PaliGemmaProcessor"},
+            **{"image_processor_type": "SiglipImageProcessor", "image_seq_length": 1024},
+        },
+    ),
+    "Qwen2.5-VL": (
+        "preprocessor_config.json",
+        {
+            "min_pixels": 3136,
+            "max_pixels": 12845056,
+            "merge_size": 2,
+            "image_processor_type": "Qwen2_5_VLImageProcessor",
+        },
+    ),
+    "SpeechT5": (
+        "preprocessor_config.json",
+        {
+            "win_function": "hann_window",
+            "feature_extractor_type": "SpeechT5FeatureExtractor",
+            "n_fft": 1024,
+            "fmax": 7600,
+        },
+    ),
+    "CLAP": ("preprocessor_config.json", {"padding": "repeatpad", "truncation": "fusion", "top_db": None}),
+    "SeamlessM4T": ("preprocessor_config.json", {"language_code": ["__afr__", "__amh__"], "stride": 2}),
+    "M2M100": (
+        "tokenizer_config.json",
+        {
+            **{"language_codes": "m2m100", "num_madeup_words": 8, "sp_model_kwargs": {}, "tgt_lang": "th"},
+            **{"tokenizer_class": "M2M100Tokenizer", "additional_special_tokens": ["__af__", "__am__"]},
+        },
+    ),
+    "NLLB": (
+        "tokenizer_config.json",
+        {
+            **{"src_lang": "zho_Hant", "tgt_lang": "eng_Latn", "tokenizer_class": "NllbTokenizer"},
+            **{"mask_token": {"__type": "AddedToken", "content": "<mask>", "lstrip": True}},
+        },
+    ),
+    "Wav2Vec2": (
+        "tokenizer_config.json",
+        {
+            **{
+                "word_delimiter_token": "|",
+                "replace_word_delimiter_char": " ",
+                "name_or_path": "./wav2vec2-lithuanian",
+            },
+            **{"tokenizer_class": "Wav2Vec2CTCTokenizer", "special_tokens_map_file": None},
+        },
+    ),
+    "BERT for Japanese": (
+        "tokenizer_config.json",
+        {
+            **{"word_tokenizer_type": "mecab", "subword_tokenizer_type": "character", "never_split": None},
+            **{"mecab_kwargs": {"mecab_dic": "unidic_lite", "mecab_option": None}},
+        },
+    ),
+    "DeepSeek": (
+        "tokenizer_config.json",
+        {"tokenizer_class": "LlamaTokenizerFast", "chat_template": "{% if x %}../y{% endif %}"},
+    ),
+    "Marian": ("tokenizer_config.json", {"source_lang": "en", "target_lang": "de", "separate_vocabs": False}),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_processors_as_they_lie_on_the_hub_are_read(name):
+    file, content = HONEST[name]
+    assert refuse_unknown_processor({file: content}, name) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": "deberta-v2", "pos_att_type": "p2c|c2p", "norm_rel_ebd": "layer_norm", "position_buckets": 256},
+        {
+            "model_type": "qwen2",
+            "sliding_window": 131_072,
+            "max_position_embeddings": 131_072,
+            "max_window_layers": 28,
+        },
+        {"model_type": "llama", "rope_theta": 3_580_165_449.0, "max_position_embeddings": 1_048_576},
+        {"model_type": "llama", "rope_scaling": {"rope_type": "llama3", "factor": 8.0}, "pad_token_id": 128_009},
+        {
+            "model_type": "t5",
+            "d_ff": 65_536,
+            "feed_forward_proj": "gated-gelu",
+            "task_specific_params": {"x": {"prefix": "a b"}},
+        },
+        {"model_type": "mamba2", "time_step_limit": [0.0, {"__float__": "Infinity"}]},
+        {"model_type": "layoutlmv2", "detectron2_config_args": {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone"}},
+        {"model_type": "gemma3_text", "layer_types": ["sliding_attention", "full_attention"], "vocab_size": 262_144},
+        {"model_type": "wav2vec2", "feat_extract_norm": "layer", "ctc_loss_reduction": "mean", "conv_dim": [512] * 7},
+        {
+            "model_type": "bert",
+            "position_embedding_type": "absolute",
+            "_name_or_path": "/home/me/bert",
+            "id2label": {"0": "a/b"},
+        },
+    ],
+    ids=lambda fields: fields["model_type"],
+)
+def test_configurations_as_they_lie_on_the_hub_are_read(fields):
+    assert refuse_unknown_model(fields, "x") is None
+
+
+# -- tokenizers in Rust
+
+
+def plain(**sections):
+    model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"}
+    return {"version": "1.0", "added_tokens": [], "model": model} | sections
+
+
+def doubling(times):
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    return {"type": "Sequence", "normalizers": [step] * times}
+
+
+def split(pattern):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"normalizer": doubling(20)}, "times longer"),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 10_000}}, "times longer"),
+        ({"normalizer": {"type": "Replace", "pattern": {"Regex": "x*"}, "content": "bb"}}, "matches the empty text"),
+        ({"normalizer": {"type": "Prepend", "prepend": "x" * 10_000}}, "the limit is 64"),
+        ({"normalizer": {"type": "Evil"}}, "of type 'Evil'"),
+        ({"pre_tokenizer": split(r"(a+)+$")}, "more than linear time"),
+        ({"pre_tokenizer": split(r"(x|x)*y")}, "more than linear time"),
+        ({"pre_tokenizer": split(r"\s*\s*\s*x")}, "more than linear time"),
+        ({"pre_tokenizer": split(r"(.+)\1")}, "more than linear time"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split(" ")] * 100}}, "more than 64"),
+        (
+            {
+                "post_processor": {
+                    "type": "TemplateProcessing",
+                    "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 50,
+                }
+            },
+            "repeats the text",
+        ),
+        ({"padding": {"strategy": {"Fixed": 10**10}}}, "the limit is 2000000"),
+        ({"evil": 1}, "has a field 'evil'"),
+        ({"model": {"type": "WordPiece", "vocab": {}, "max_input_chars_per_word": 10**9}}, "grows with its square"),
+        ({"model": 7}, "has no model"),
+    ],
+)
+def test_a_tokenizer_that_costs_more_than_its_text_is_refused(upload, sections, reason):
+    (upload / "tokenizer.json").write_text(json.dumps(plain(**sections)))
+    with pytest.raises(UploadError, match=reason):
+        load_processor(Source.of(upload))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+        r"|\s+(?!\S)|\s+",
+        r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+        " {2,}",
+    ],
+)
+def test_patterns_of_tokenizers_in_wide_use_are_read(upload, pattern):
+    (upload / "tokenizer.json").write_text(json.dumps(plain(pre_tokenizer=split(pattern))))
+    backend = load_processor(Source.of(upload)).backend_tokenizer
+    pieces = [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str("it's  12 words")]
+    assert "".join(pieces) == "it's  12 words" and len(pieces) > 1
+
+
+def test_a_panic_of_rust_is_an_error_like_any_other():
+    class PanicException(BaseException):
+        pass
+
+    class Reader(PreTrainedTokenizerFast):
+        def __call__(self, *args, **kwargs):
+            raise PanicException("in Rust")
+
+    from tokenizers import Tokenizer, models
+
+    reader = Reader(tokenizer_object=Tokenizer(models.WordLevel({"[PAD]": 0}, unk_token="[PAD]")), pad_token="[PAD]")
+    with pytest.raises(SampleError, match="PanicException: in Rust"):
+        list(batches(["x"], reader, 1))
+
+
+# -- adapters
+
+MODULES = [
+    name
+    for name, _ in BertModel(BertConfig(num_hidden_layers=2, hidden_size=8, num_attention_heads=1)).named_modules()
+]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"r": 20_000_000},
+        {"rank_pattern": {"query": 20_000_000}},
+        {"target_modules": r"(?=x)(.*)\1"},
+        {"target_modules": ["../evil/path"]},
+        {"parent_library": "os; evil"},
+        {"adapters": {"x": "evil/repo"}},
+    ],
+)
+def test_an_adapter_asks_for_no_more_than_its_weights_and_names_modules_only(settings):
+    with pytest.raises(UploadError, match="Adapter 'x' has"):
+        known_adapter(settings, MODULES, 32, "Adapter 'x'")
+
+
+def test_a_pattern_that_backtracks_is_matched_in_a_moment():
+    start = time.process_time()
+    found = known_adapter({"target_modules": r"(.*.*.*.*.*.*)*\.(query|value)x?"}, MODULES * 100, 32, "x")
+    assert time.process_time() - start < 120  # it would go on for ever
+    assert set(found["target_modules"]) == {name for name in MODULES if name.endswith((".query", ".value"))}
+
+
+def test_patterns_of_ranks_are_resolved_to_modules_by_the_first_that_fits():
+    found = known_adapter({"rank_pattern": {"layer\\.0\\..*query": 4, ".*query": 8}}, MODULES, 32, "x")
+    assert found["rank_pattern"] == {
+        "encoder.layer.0.attention.self.query": 4,
+        "encoder.layer.1.attention.self.query": 8,
+    }
+
+
+# -- numbers that allocate
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n_layer", 10**6), ("num_attention_heads", 10**7), ("type_vocab_size", 10**12), ("intermediate_size", 10**9),
+        ("max_position_embeddings", 10**8 + 1), ("anything_at_all", 10**9),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_model_has_are_refused(field, value):
+    with pytest.raises(ConfigurationError, match=f"{field}=.* is larger than in any known model"):
+        refuse_unknown_model({"model_type": "bert", field: value}, "x")
+
+
+@pytest.mark.parametrize("field", ["intermediate_size", "vocab_size", "max_position_embeddings"])
+def test_a_model_is_built_of_no_more_than_its_files_justify(upload, field):
+    for file in upload.rglob("config.json"):
+        content = json.loads(file.read_text())
+        for part in [content["encoder"]] if "encoder" in content else [content]:
+            if isinstance(part.get("encoder_config"), dict):
+                part["encoder_config"][field] = 99_000_000
+        file.write_text(json.dumps(content))
+    with pytest.raises(RelrepsError, match="its weight files contain [0-9]+ numbers"):
+        RelativeModel.from_pretrained(upload)
+
+
+def test_the_headers_say_how_much_files_hold(upload):
+    count, largest = stored_sizes(weight_files(Source.of(upload / "decoder")))
+    weights = RelativeDecoder.from_pretrained(upload).state_dict()
+    # what a part says beside its weights is bytes, each of which may be a packed number
+    says = sum(tensor.numel() for tensor in weights.values() if tensor.dtype == torch.uint8)
+    assert count == sum(tensor.numel() for tensor in weights.values()) + 7 * says
+    assert largest >= 256
+
+
+# -- anchors
+
+MEMORY = """
+import resource, sys
+from hf_relreps import AnchorSet
+from hf_relreps.errors import AnchorIntegrityError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    AnchorSet.from_pretrained(sys.argv[1])
+except AnchorIntegrityError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts kilobytes as Linux does")
+def test_one_long_text_for_many_rows_is_refused_before_it_fills_the_memory(tmp_path):
+    rows = 200
+    AnchorSet([str(i) for i in range(rows)], {"en": ["x"] * rows}).save_pretrained(tmp_path)
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 30_000_000]))
+    table = pa.table({"id": [str(i) for i in range(rows)], "en": texts}).replace_schema_metadata(None)
+    file = tmp_path / "anchors" / "anchors.parquet"
+    pq.write_table(table, file, compression="zstd", use_dictionary=["en"], dictionary_pagesize_limit=1 << 30)
+    assert file.stat().st_size < 20_000
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True)
+    error, megabytes = done.stdout.strip().rsplit("\n", 1)
+    assert "would unpack to" in error
+    assert int(megabytes) < 512
+
+
+def test_a_table_of_many_batches_is_read_whole(tmp_path):
+    rows = 10_000
+    anchors = AnchorSet([str(i) for i in range(rows)], {"en": [f"text {i}" for i in range(rows)]})
+    anchors.save_pretrained(tmp_path)
+    assert AnchorSet.from_pretrained(tmp_path).view("en").samples == anchors.view("en").samples
+
+
+def varint(number):
+    found = b""
+    while number > 127:
+        found, number = found + bytes([number & 127 | 128]), number >> 7
+    return found + bytes([number])
+
+
+def lying(file, unpacked):
+    """The header of the last page of a parquet file asks for this many bytes; its page is shorter by what it grows."""
+    content, about = file.read_bytes(), pq.read_metadata(file)
+    column = about.row_group(0).column(about.num_columns - 1)
+    place = column.data_page_offset
+    header, start = _struct(content, place)
+    old = b"\x15\x00\x15" + varint(2 * header[2]) + b"\x15" + varint(2 * header[3])
+    assert content[place:].startswith(old)
+    more = len(varint(2 * unpacked)) - len(varint(2 * header[2]))
+    new = b"\x15\x00\x15" + varint(2 * unpacked) + b"\x15" + varint(2 * (header[3] - more))
+    assert len(new) == len(old) + more
+    end = start + header[3]
+    file.write_bytes(content[:place] + new + content[place + len(old) : end - more] + content[end:])
+
+
+@pytest.mark.parametrize("compression", ["zstd", "snappy", "gzip"])
+def test_the_header_of_a_page_asks_for_no_more_than_its_file_justifies(tmp_path, compression):
+    texts = [f"text {i}" * 9 for i in range(500)]
+    AnchorSet([str(i) for i in range(500)], {"en": texts}).save_pretrained(tmp_path)
+    file = tmp_path / "anchors" / "anchors.parquet"
+    pq.write_table(pq.read_table(file), file, compression=compression, use_dictionary=False)
+    assert AnchorSet.from_pretrained(tmp_path).view("en").samples == texts
+    lying(file, unpacked=2**31 - 1)
+    with pytest.raises(AnchorIntegrityError, match="pages of its column 'en' would unpack to 21474[0-9]+ bytes"):
+        AnchorSet.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("how", [{}, {"data_page_version": "2.0"}, {"use_dictionary": False}, {"data_page_size": 100}])
+def test_the_pages_of_sound_tables_are_counted_whole(tmp_path, how):
+    file = tmp_path / "x.parquet"
+    table = pa.table(
+        {"id": [str(i) for i in range(3_000)], "n": list(range(3_000)), "s": [[i, None] for i in range(3_000)]}
+    )
+    pq.write_table(table, file, row_group_size=1_000, **how)
+    about, content = pq.read_metadata(file), file.read_bytes()
+    for group in range(about.num_row_groups):
+        for number in range(about.num_columns):
+            column = about.row_group(group).column(number)
+            pages = _pages(content, column)
+            in_pages = sum(page.values for page in pages) - (pages[0].values if column.has_dictionary_page else 0)
+            assert in_pages == column.num_values
+            assert sum(page.unpacked for page in pages) <= column.total_uncompressed_size
+    refuse_immense_pages(file, about, 1 << 20)
+    with pytest.raises(ValueError, match="would unpack to"):
+        refuse_immense_pages(file, about, 1 << 10)
+
+
+# -- numbers that only a forward pass reads
+
+
+@pytest.fixture
+def longformer(tmp_path, anchors, tokenizer):
+    """A saved encoder that pads its texts to whole windows."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = LongformerConfig(vocab_size=len(tokenizer), max_position_embeddings=70, attention_window=4, **sizes)
+    encoder = RelativeModel.from_encoder(LongformerModel(config), anchors.view("en"), tokenizer)
+    encoder.save_pretrained(tmp_path / "longformer")
+    return tmp_path / "longformer"
+
+
+def test_a_window_of_a_hundred_million_tokens_is_refused_before_it_is_filled(longformer, texts):
+    sound = RelativeModel.from_pretrained(longformer)
+    x_ND = sound.encode(texts["en"][:3])
+    torch.testing.assert_close(sound.encode(texts["en"][:3]), x_ND)  # watched, then as always
+    for file in longformer.rglob("config.json"):
+        content = json.loads(file.read_text())
+        part = content.get("encoder", content)
+        if "encoder_config" in part:
+            part["encoder_config"]["attention_window"] = [90_000_000]
+            file.write_text(json.dumps(content))
+    says = longformer / "encoder" / "model.safetensors"
+    weights = {name: tensor for name, tensor in load_file(says).items() if not name.endswith("_extra_state")}
+    save_file(weights, says, metadata={"format": "pt"})  # which would tell of another architecture
+    hostile = RelativeModel.from_pretrained(longformer)
+    with pytest.raises(ConfigurationError, match="would make [0-9]+ numbers at once"):
+        hostile.encode(texts["en"][:3])
+    with pytest.raises(ConfigurationError, match="would make [0-9]+ numbers at once"):
+        hostile(**hostile.processor(texts["en"][:3], return_tensors="pt", padding=True))
