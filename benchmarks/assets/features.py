@@ -1,4 +1,4 @@
-"""What an encoder makes of a data set, kept in a file: benchmarks read it many times, the encoder once.
+"""What an encoder makes of a dataset, kept in a file: benchmarks read it many times, the encoder once.
 
 Shapes: N samples, D absolute size.
 """

@@ -30,7 +30,7 @@ DATA_SETS = ("fashion_mnist", "cifar10")
 
 
 def load_images(name: str, split: str, data: Path | None, assets: Path | None, rows: int | None = None) -> Dataset:
-    """A split of a data set, `image` and `label`, or a random choice of its rows, always the same.
+    """A split of a dataset, `image` and `label`, or a random choice of its rows, always the same.
 
     Args:
         name: "fashion_mnist" or "cifar10".
@@ -40,10 +40,10 @@ def load_images(name: str, split: str, data: Path | None, assets: Path | None, r
         rows: How many rows; all if left out.
 
     Raises:
-        ValueError: If there is no such data set.
+        ValueError: If there is no such dataset.
     """
     if name not in DATA_SETS:
-        raise ValueError(f"Found data set {name!r}, expected one of {', '.join(DATA_SETS)}.")
+        raise ValueError(f"Found dataset {name!r}, expected one of {', '.join(DATA_SETS)}.")
     if name == "cifar10":
         dataset = load_cifar10(split, None if data is None else data / "cifar10.parquet")
     else:

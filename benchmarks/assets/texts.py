@@ -1,4 +1,4 @@
-"""Labelled texts, and texts of the same meaning in several languages, as data sets in memory.
+"""Labelled texts, and texts of the same meaning in several languages, as datasets in memory.
 
 Every reader gives each English text once: repeated ones would stand on both sides of a split.
 """

@@ -70,7 +70,7 @@ class Split:
         return cls(name, reader, graph.y, graph.train_mask, graph.test_mask, anchors)
 
     def rows(self, chosen_N: torch.Tensor) -> dict[str, list[int]]:
-        """Numbers and labels of some nodes as a data set."""
+        """Numbers and labels of some nodes as a dataset."""
         return {"node": torch.nonzero(chosen_N).flatten().tolist(), "label": self.labels_N[chosen_N].tolist()}
 
 

@@ -34,7 +34,7 @@ class Pixels(torch.utils.data.Dataset):
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Which data sets, and where they lie."""
+    """Which datasets, and where they lie."""
     parser.add_argument("--data", nargs="+", choices=NAMES, default=["fashion_mnist", "mnist"])
     parser.add_argument("--cifar10", type=Path, help="parquet file of CIFAR-10, which adds it to --data")
     parser.add_argument("--fashion-mnist", type=Path, help="folder of idx files; Debian's package without it")
@@ -43,12 +43,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def chosen(arguments: Namespace) -> list[str]:
-    """The names of the data sets that were asked for."""
+    """The names of the datasets that were asked for."""
     return list(dict.fromkeys([*arguments.data, *(["cifar10"] if arguments.cifar10 else [])]))
 
 
 def load(name: str, split: str, rows: int | None, arguments: Namespace) -> Dataset:
-    """A split of a data set, or a random choice of its rows in random order, always the same."""
+    """A split of a dataset, or a random choice of its rows in random order, always the same."""
     if name == "cifar10":
         dataset = load_cifar10(split, arguments.cifar10, hub=arguments.hub)
     elif name == "mnist":

@@ -41,7 +41,7 @@ FROZEN_SIZE = 96  # side of the images that EfficientNet-Lite reads
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of a data set is used, and how often."""
+    """How much of a dataset is used, and how often."""
 
     train: int | None
     test: int | None

@@ -57,7 +57,7 @@ GAP = 2  # pixels between them
 
 @dataclass(frozen=True)
 class Setting:
-    """One data set, and how long to train on it."""
+    """One dataset, and how long to train on it."""
 
     name: str
     anchors: AnchorSet

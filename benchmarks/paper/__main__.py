@@ -27,7 +27,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("tables", nargs="*", metavar="table", help=", ".join(report.NAMES))
     parser.add_argument("--seeds", type=int, help="how many; each table knows what suits it")
     parser.add_argument("--quick", action="store_true", help="little of everything, below two minutes; keeps nothing")
-    parser.add_argument("--data", type=Path, metavar="DATA", help="folder of data sets")
+    parser.add_argument("--data", type=Path, metavar="DATA", help="folder of datasets")
     parser.add_argument(
         "--assets", type=Path, metavar="ASSETS", help="folder of packages, in place of the Hub's models"
     )

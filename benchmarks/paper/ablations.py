@@ -1,14 +1,14 @@
 """Ablations: what stitching depends on.
 
-Frozen encoders that were fitted apart, a decoder for each, every pair stitched; weighted F1 in per cent. *Debian*:
-four encoders (TF-IDF and SVD, 256 wide), one for each language of the bundled package descriptions, 2,000 to learn
-from, 11 sections. *Fashion-MNIST*: EfficientNet-Lite0, 1 and 2 at 64 pixels, 2,000 images to learn from. Decoders are
-ours (LayerNorm, two layers) unless another is named; 300 anchors are drawn uniformly from the train samples, others
-for each seed. *Cosine* is the paper's projection, *default* that of `RelativeConfig()`. ± is over pairs and seeds,
-unless something else is said.
+Frozen encoders that were fitted separately, a decoder for each, every pair stitched; weighted F1 in per cent.
+*Debian*: four encoders (TF-IDF and SVD, 256 wide), one for each language of the bundled package descriptions, 2,000
+training samples, 11 sections. *Fashion-MNIST*: EfficientNet-Lite0, 1 and 2 at 64 pixels, 2,000 training images.
+Decoders are ours (LayerNorm, two layers) unless another is named. 300 anchors are drawn uniformly from the training
+samples, anew for each seed. *Cosine* is the paper's projection, *default* that of `RelativeConfig()`. ± is over pairs
+and seeds, unless the text says otherwise.
 
-What differs from the paper: it varies the number of anchors on Cora and CIFAR-100 with a frozen ViT, from 1 to 980;
-two is the least that a decoder which normalises can read. Its figures are curves that we do not have as numbers.
+What differs from the paper: it varies the number of anchors on Cora and CIFAR-100 with a frozen ViT, from 1 to 980.
+Decoders that normalise need at least two. The paper shows its results as curves, which we do not have as numbers.
 """
 
 from __future__ import annotations

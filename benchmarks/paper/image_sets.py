@@ -1,4 +1,4 @@
-"""The image data sets of the paper's tables, from --data and --assets, from the Hub, or scikit-learn's digits."""
+"""The image datasets of the paper's tables, from --data and --assets, from the Hub, or scikit-learn's digits."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Section 4.2: how alike a net's space is to a good one's tells how good the net is.
+"""Section 4.2: similarity to a good network's space predicts accuracy.
 
-Graph nets with linear heads are trained on Cora over a grid: GCNII and GIN, two depths, dropout .1 and .5, ReLU and
-tanh for each of two activations, Adam and SGD, rates .01 and .02; 64 settings of it are drawn, each with its own
-seed, and measured after 10, 30 and 50 steps. The training is an absolute one and knows of no anchors. Similarity is
-the mean cosine between the relative vectors (300 anchors out of the training nodes) of a net and those of a
-reference: a GCNII with the settings of the paper's best, trained for longer and from its own seed. Accuracy is that
-on a tenth of the nodes, which no training sees. Controls: cosine of the *absolute* vectors with the reference's, and
-linear CKA, which needs no anchors.
+Graph networks with linear heads are trained on Cora over a grid: GCNII and GIN, two depths, dropout .1 and .5, ReLU
+and tanh for each of two activations, Adam and SGD, learning rates .01 and .02. 64 settings are drawn from it, each
+with its own seed, and measured after 10, 30 and 50 steps. The training is absolute and uses no anchors. Similarity is
+the mean cosine between the relative vectors (300 anchors from the training nodes) of a network and those of a
+reference: a GCNII with the settings of the paper's best, trained for longer and from its own seed. Accuracy is
+measured on a tenth of the nodes, which no training sees. Controls: cosine of the *absolute* vectors with those of the
+reference, and linear CKA, which needs no anchors.
 
-What differs from the paper: 8 and 16 layers of 64 channels in place of 32 and 64 of 300, for minutes in place of
-hours; 10, 30 and 50 steps are stops of one training in place of three; 200 steps for the reference in place of 500,
-and its settings are taken from the paper, not chosen on these nodes.
+What differs from the paper: 8 and 16 layers of 64 channels instead of 32 and 64 of 300, which takes minutes instead of
+hours; 10, 30 and 50 steps are stops of one training instead of three trainings; 200 steps for the reference instead of
+500, and its settings are taken from the paper, not chosen on these nodes.
 """
 
 from __future__ import annotations
@@ -165,10 +165,10 @@ def render(results: dict[str, Any]) -> str:
             "Pearson / Spearman correlation with accuracy:",
             markdown(heads, lines),
             "![Accuracy over similarity](../benchmarks/results/paper/proxy.png)",
-            f"{len(rows)} nets of accuracy {accuracies} (the reference: {results['reference']:.2f}); "
-            f"{results['lost']} whose vectors had all become the same are left out. Where it differs: most of these "
-            "short trainings taught nothing, those of GIN hardly ever anything. Such nets lie in one heap at the "
-            "lower left; among them similarity tells nothing, which is why ranks (Spearman) agree less than values.",
+            f"{len(rows)} networks with accuracy {accuracies} (the reference: {results['reference']:.2f}); "
+            f"{results['lost']} whose vectors had all become equal are left out. Where it differs: most networks, and "
+            "nearly all GINs, did not learn in these short trainings. They form one cluster at the lower left, within "
+            "which similarity is not informative, so ranks (Spearman) agree less than values.",
         ]
     )
 

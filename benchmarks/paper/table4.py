@@ -1,17 +1,17 @@
 """Table 4: stitching across languages.
 
-One small BERT (2 layers, 128 wide) and one tokenizer for each of five languages, from scratch and each from a seed of
-its own: ordinary classifiers of Debian package descriptions in their language into 31 sections, which never see an
-anchor. Then they stay frozen, as in the paper. A decoder (LayerNorm and two layers) is trained in each language, and
-reads the encoders of all; score: weighted F1 on the same test packages in every language. Coarse: the eleven sections
-that say what a program is for. Fine: all 31. Anchors: 300 packages, or 50, in the translations of their descriptions
-(in-domain); the 50 paragraphs of the Universal Declaration of Human Rights, and names and keywords of 300 emoji
-(out of domain). Absolute control: decoders of the same form on absolute embeddings. "End to end": encoder and decoder
+For each of five languages, one small BERT (2 layers, 128 wide) and one tokenizer are trained from scratch and from
+their own seed. They are ordinary classifiers of Debian package descriptions into 31 sections and never see an anchor.
+Then they stay frozen, as in the paper. A decoder (LayerNorm and two layers) is trained in each language and reads the
+encoders of all languages. The score is weighted F1 on the same test packages in every language. Coarse: the eleven
+sections that say what a program is for. Fine: all 31. Anchors: translated descriptions of 300 or 50 packages
+(in-domain); the 50 paragraphs of the Universal Declaration of Human Rights, and names and keywords of 300 emoji (out
+of domain). Absolute control: decoders of the same form on absolute embeddings. "End to end": encoder and decoder
 trained together by the Trainer with `AnchorCallback` on the coarse task, 300 in-domain anchors, default projection.
 
-What differs from the paper: it has Amazon reviews in English, Spanish, French and Japanese (2 classes, and 5 stars),
-pretrained RoBERTas 768 wide, and 768 anchors. Its reviews were withdrawn. MAE has no meaning here: sections have no
-order, where stars have one. The languages here are closer to one another, and share names of programs.
+What differs from the paper: it uses Amazon reviews in English, Spanish, French and Japanese (2 classes, and 5 stars),
+pretrained RoBERTas of width 768, and 768 anchors. Its reviews were withdrawn. MAE is not reported, because sections
+have no order, unlike stars. The languages here are more similar to each other, and share the names of programs.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """Table 5: stitching across architectures, text.
 
-Four encoders that were trained apart stay frozen: all-MiniLM-L6-v2 (384 wide), all-mpnet-base-v2 (768),
-multilingual-e5-small (384) and USE-multilingual (512, no transformer). Each gets a decoder of its own (LayerNorm and
-two layers, seeds all distinct), and every decoder reads every encoder: 12 stitched pairs for each task and seed.
-Each seed draws its own 300 anchors, as many of each class, from the train rows. Score: weighted F1. Absolute control:
-decoders of the same form on absolute embeddings; only MiniLM and E5 are as wide as each other. "Labelled anchors only"
-is what whoever has no decoder could do: train on the labels of the anchors, as if there were no other.
+Four encoders that were trained separately stay frozen: all-MiniLM-L6-v2 (384 wide), all-mpnet-base-v2 (768),
+multilingual-e5-small (384) and USE-multilingual (512, no transformer). Each gets its own decoder (LayerNorm and two
+layers, all seeds distinct), and every decoder reads every encoder: 12 stitched pairs for each task and seed. Each seed
+draws its own 300 anchors, equally many of each class, from the train rows. Score: weighted F1. Absolute control:
+decoders of the same form on absolute embeddings; only MiniLM and E5 have the same width. "Labelled anchors only" is
+the alternative without a decoder: train on the labels of the anchors alone.
 
 What differs from the paper: it has BERT cased and uncased, ELECTRA and RoBERTa (all 768 wide, token 0), 768 anchors,
-and TREC, DBpedia and Amazon reviews. Here are 1,500 of TREC's train questions and all 499 test questions (6 kinds, and
-50, which the paper has not); for the others stand 1,600 Debian package descriptions (11 sections, cut after 160
-characters) and 1,600 WordNet definitions (8 classes), a quarter of which are tested. The paper's
+and TREC, DBpedia and Amazon reviews. Here TREC has 1,500 train questions and all 499 test questions (6 kinds, and 50
+kinds, which are not in the paper). The other datasets are replaced by 1,600 Debian package descriptions (11 sections,
+cut after 160 characters) and 1,600 WordNet definitions (8 classes), a quarter of them for the test. The paper's
 decoders normalise each feature over the whole test set, so that each answer depends on the other samples; ours do not.
 Without `--assets` and `--data` the paper's encoders, TREC and DBpedia come from the Hub.
 """

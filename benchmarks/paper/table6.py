@@ -1,16 +1,16 @@
 """Table 6: stitching across architectures, images.
 
 Five encoders stay frozen: EfficientNet-Lite 0, 1 and 2 with their ImageNet weights (1280 wide, images of 64 pixels a
-side), and a small convolutional net and a small vision transformer (64 wide) that are trained here on 8,000 other
-images as ordinary classifiers, each anew and from its own seed for each seed of the table. Each encoder gets a decoder
-(LayerNorm and two layers, seeds all distinct) from 1,200 train images, 300 of which, as many of each class, are the
-anchors; each decoder reads every encoder: 20 stitched pairs. Score: weighted F1 on 500 test images. Absolute control:
-decoders of the same form on absolute embeddings, between encoders of equal width. "Labelled anchors only": the same,
-trained on the labels of the anchors alone.
+side), and a small convolutional network and a small vision transformer (64 wide) that are trained here on 8,000 other
+images as ordinary classifiers, again and from their own seed for each seed of the table. Each encoder gets a decoder
+(LayerNorm and two layers, all seeds distinct), trained on 1,200 images. 300 of these, equally many of each class, are
+the anchors. Each decoder reads every encoder: 20 stitched pairs. Score: weighted F1 on 500 test images. Absolute
+control: decoders of the same form on absolute embeddings, between encoders of equal width. "Labelled anchors only":
+the same, trained on the labels of the anchors alone.
 
 What differs from the paper: it has RexNet and three ViTs with ImageNet weights of timm, 768 anchors drawn uniformly,
-CIFAR-100 (20 coarse classes) and ImageNet. Here are Fashion-MNIST and CIFAR-10, fewer images, and two encoders that
-know nothing but the data set, so that they differ from the others by more than their architecture.
+CIFAR-100 (20 coarse classes) and ImageNet. Here the data are Fashion-MNIST and CIFAR-10 with fewer images. Two
+encoders were trained on the dataset alone, so they differ from the others by more than their architecture.
 """
 
 from __future__ import annotations
@@ -95,18 +95,18 @@ class Classifier(nn.Module):
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Every data set; quick: little of one, with the two encoders that need no weights, and Lite 0 where it is."""
+    """Every dataset; quick: little of one, with the two encoders that need no weights, and Lite 0 where it is."""
     rows = [row for name in names(options) for row in measured(name, options)]
     return {"anchors": ANCHORS, "metric": "weighted F1", "encoders": list(rows[0]["encoders"]), "rows": rows}
 
 
 def names(options: Options) -> tuple[str, ...]:
-    """Of the data sets."""
+    """Of the datasets."""
     return image_sets.names(options)[:1] if options.quick else NAMES
 
 
 def measured(name: str, options: Options) -> list[dict[str, Any]]:
-    """Rows of one data set."""
+    """Rows of one dataset."""
     scratch, rows, test = parts(name, options)
     labels, test_labels = np.array(rows["label"][:]), np.array(test["label"][:])
     lites = LITES if not options.quick else (0,) if options.assets else ()
@@ -153,7 +153,7 @@ def own_features(
 
 
 def render(results: dict[str, Any]) -> str:
-    """Own and stitched of each data set, every pair, and the paper's pairs."""
+    """Own and stitched of each dataset, every pair, and the paper's pairs."""
     tasks, found = names_of(results, "task"), [own_and_stitched(results, TITLES)]
     for task in tasks:
         found.append(
@@ -199,7 +199,7 @@ def _remark(results: dict[str, Any], tasks: list[str]) -> str:
 
 
 def headline(results: dict[str, Any]) -> tuple[str, str, str]:
-    """Means over pairs of the last data set, which is nearest to the paper's."""
+    """Means over pairs of the last dataset, which is nearest to the paper's."""
     task = results["rows"][-1]["task"]
     paper = f"CIFAR-100, stitched: absolute 5.45, relative {paper_means()[1]:.1f}"
     return paper, *stitched_in_short(results, task, TITLES[task])

@@ -8,12 +8,16 @@ from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
+import numpy as np
+
 from benchmarks.quality.settings import CHOSEN_ON, ENCODERS, SETTINGS
-from benchmarks.reporting import table_head, table_row
+from benchmarks.reporting import picture, table_head, table_row
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "quality.md"
 TEXT = Path(__file__).parent / "quality_template.md"
+PICTURE = Path(__file__).parents[1] / "results" / "quality" / "at_a_glance.png"
+GLANCE = ("ridge", 300)  # the decoder and the number of anchors that the picture and the first table show
 SHOWN = (("default", "kmeans"), ("default", "uniform"), ("centred cosine", "uniform"), ("cosine", "uniform"))
 PREDICTED = {
     "all": "All stitched pairs, most of them bad on purpose",
@@ -21,13 +25,16 @@ PREDICTED = {
     "many": "Of these the ones with 300 or 768 anchors",
 }
 POOLS = {"same": "the same samples", "half": "half in common", "none": "none in common"}
+SHARES = ("stitched / own", "worst / own", "worst / bound")
 NAMES = {"default": "default", "centred cosine": "centred cosine", "cosine": "the paper's cosine"}
 
 
 def write(results: Path) -> None:
     """Fill the template with what was measured."""
     text = TEXT.read_text("utf-8")
+    draw(results)
     parts = {
+        "glance": list(_glance(results)),
         "settings": list(_settings(results)),
         "matching": list(_matching(_read(results, "matching"))),
         "unpaired": list(_unpaired(_read(results, "matching"))),
@@ -45,6 +52,84 @@ def _read(results: Path, name: str) -> Any:
     return json.loads((results / f"{name}.json").read_text("utf-8"))
 
 
+# -- at a glance
+
+
+def _found(results: Path) -> dict[str, Any]:
+    return {name: _read(results, name) for name in SETTINGS if (results / f"{name}.json").exists()}
+
+
+def _variant(
+    found: dict[str, Any], projection: str, strategy: str, k: int, decoder: str = GLANCE[0]
+) -> dict[str, Any]:
+    wanted = (projection, strategy, k, decoder)
+    return next(v for v in found["variants"] if (v["projection"], v["strategy"], v["k"], v["decoder"]) == wanted)
+
+
+def of_bound(variant: dict[str, Any]) -> float:
+    """The worst pair's score over its bound: what a decoder trained with all labels on that encoder reaches."""
+    scores_EE = np.array(variant["pairs"], dtype=float)  # encoder by decoder
+    share_EE = scores_EE / scores_EE.diagonal()[:, None]
+    return float(share_EE[~np.eye(len(share_EE), dtype=bool)].min())
+
+
+def _glance(results: Path) -> Iterator[str]:
+    heads = (
+        "own",
+        "stitched, 300 anchors",
+        "of own",
+        "worst pair, of own",
+        "worst pair, of its bound",
+        "768 anchors, of own",
+    )
+    yield table_head(("setting", *heads, "the paper's cosine", "labels of the anchors alone", "absolute", "chance"))
+    for name, found in _found(results).items():
+        default = _variant(found, "default", "kmeans", GLANCE[1])
+        figures = [default[key] for key in ("own", "stitched", "ratio", "worst_ratio")]
+        figures += [of_bound(default), _variant(found, "default", "kmeans", 768)["ratio"]]
+        cosine, alone = _variant(found, "cosine", "uniform", GLANCE[1]), found["labelled_anchors"]["300 kmeans"][0]
+        controls = [cosine["stitched"], alone, found["absolute"]["stitched"], float(found["chance"])]
+        yield table_row([f"[{name}](#{_place(name)})", *figures, *controls])
+
+
+def _place(name: str) -> str:
+    """Where the heading of a setting is."""
+    kept = "".join(sign for sign in f"{name}: {ENCODERS[name]}".lower() if sign.isalnum() or sign in " -")
+    return kept.replace(" ", "-")
+
+
+def draw(results: Path) -> None:
+    """One row of points for each setting: what stitching keeps, between what is above and below it."""
+    settings = _found(results)
+    marks = {
+        "own": ("|", "black", lambda f: _variant(f, "default", "kmeans", GLANCE[1])["own"]),
+        "stitched": ("o", "tab:blue", lambda f: _variant(f, "default", "kmeans", GLANCE[1])["stitched"]),
+        "stitched, worst pair": ("<", "tab:cyan", lambda f: _variant(f, "default", "kmeans", GLANCE[1])["worst"]),
+        "labels of the anchors alone": ("D", "tab:green", lambda f: f["labelled_anchors"]["300 kmeans"][0]),
+        "stitched, the paper's cosine": (
+            "s",
+            "tab:orange",
+            lambda f: _variant(f, "cosine", "uniform", 300)["stitched"],
+        ),
+        "stitched, absolute": ("x", "tab:red", lambda f: f["absolute"]["stitched"]),
+        "chance": (".", "tab:gray", lambda f: f["chance"]),
+    }
+    rows = list(range(len(settings)))[::-1]
+    with picture(PICTURE, 1, (8, 3.6)) as (_, (axis,)):
+        for row in rows:
+            axis.axhline(row, color="tab:gray", alpha=0.2, zorder=0)
+        for label, (mark, colour, of) in marks.items():
+            size = {"|": 160, ".": 60}.get(mark, 36)
+            axis.scatter([of(f) for f in settings.values()], rows, s=size, marker=mark, color=colour, label=label)
+        axis.set_yticks(rows, list(settings))
+        axis.set_xlim(0, 1)
+        axis.set_xlabel("macro-F1 with 300 anchors")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25), ncol=4, fontsize="small", frameon=False)
+
+
+# -- the tables
+
+
 def _settings(results: Path) -> Iterator[str]:
     for name in SETTINGS:
         if (results / f"{name}.json").exists():
@@ -58,27 +143,26 @@ def _setting(name: str, found: dict[str, Any]) -> Iterator[str]:
     rows = found["rows"]
     yield f"{rows['train']:,} training and {rows['test']:,} test rows, {found['seeds']} seeds; {about}."
     yield f"Encoders and their widths: {sizes}.\n"
-    yield table_head(
-        ("projection, anchors", "decoder", "own", "stitched", "±", "worst", "stitched / own", "worst / own")
-    )
+    yield table_head(("projection, anchors", "decoder", "own", "stitched", "±", "worst", *SHARES))
     for k in sorted({variant["k"] for variant in found["variants"]}):
         for projection, strategy in SHOWN:
             for variant in found["variants"]:
                 if (variant["projection"], variant["strategy"], variant["k"]) == (projection, strategy, k):
                     figures = [variant[key] for key in ("own", "stitched", "spread", "worst", "ratio", "worst_ratio")]
+                    figures.append(of_bound(variant))
                     yield table_row([f"{NAMES[projection]}, {k} {strategy}", variant["decoder"], *figures])
         for strategy in ("kmeans", "uniform"):
             score, spread = found["labelled_anchors"][f"{k} {strategy}"]
             yield table_row(
-                [f"the {k} {strategy} anchors with labels, nothing else", "ridge", "", score, spread, "", "", ""]
+                [f"the {k} {strategy} anchors with labels, nothing else", "ridge", "", score, spread, *[""] * 4]
             )
     absolute = found["absolute"]
     figures = ["" if absolute[key] is None else absolute[key] for key in ("own", "stitched", "spread", "worst")]
-    yield table_row(["absolute control", "ridge", *figures, "", ""])
-    yield table_row(["chance", "", "", float(found["chance"]), "", "", "", ""])
+    yield table_row(["absolute control", "ridge", *figures, "", "", ""])
+    yield table_row(["chance", "", "", float(found["chance"]), *[""] * 5])
     if "end_to_end" in found:
         whole = found["end_to_end"]
-        figures = [whole["own"], whole["stitched"], "", whole["worst"], whole["stitched"] / whole["own"], ""]
+        figures = [whole["own"], whole["stitched"], "", whole["worst"], whole["stitched"] / whole["own"], "", ""]
         yield table_row(["default, trained end to end", "mlp", *figures])
     yield ""
 

@@ -1,6 +1,7 @@
 """Several gloo processes: the same anchors on each after every refresh, the end of one process, and a rank that dies.
 
-``torchrun --nproc_per_node 4 -m benchmarks.reliability.ranks FOLDER`` is what each process runs.
+``python -m benchmarks.reliability.ranks FOLDER 4`` starts them with the launcher of torchrun, forked from itself: to
+import torch and transformers in each takes longer than all that they do.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from benchmarks.reliability.report import Report
@@ -69,16 +71,22 @@ def run(count: int, seed: int) -> Report:
 
 
 def launch(folder: Path, processes: int, dies: bool) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Run the stages under torchrun; with `dies`, the last rank is killed in the end, inside a refresh.
+    """Run the stages in so many processes; with `dies`, the last rank is killed in the end, inside a refresh.
 
     Returns:
         The run, and the seconds from the death to its end.
     """
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     root = Path(__file__).parents[2]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [*launcher, "-m", "benchmarks.reliability.ranks", str(folder), *(["dies"] if dies else [])],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.reliability.ranks",
+            str(folder),
+            str(processes),
+            *(["dies"] if dies else []),
+        ],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
         cwd=folder,
         capture_output=True,
@@ -167,7 +175,7 @@ def train(stage: Stage, processes: int, folder: Path, callback: AnchorCallback |
 
 
 def main(folder: Path, dies: bool) -> None:
-    """What each process of torchrun does."""
+    """What each process does."""
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     for stage in STAGES:
         torch.save(train(stage, processes, folder), folder / f"{stage.name}-rank-{rank}.pt")
@@ -176,5 +184,20 @@ def main(folder: Path, dies: bool) -> None:
         train(STAGES[0], processes, folder, _Dies(folder))
 
 
+def fork(processes: int, folder: Path, dies: bool) -> None:
+    """Start the processes as ``torchrun --standalone`` does, and raise as it does when one of them fails."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=folder.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # a free port
+        max_restarts=0,
+        start_method="fork",
+    )
+    elastic_launch(config, main)(folder, dies)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "dies" in sys.argv[2:])
+    fork(int(sys.argv[2]), Path(sys.argv[1]), "dies" in sys.argv[3:])

@@ -1,4 +1,4 @@
-"""9 How cost grows: with anchors, samples, the encoder's width and the number of processes.
+"""10 How cost grows: with anchors, samples, the encoder's width and the number of processes.
 
 Embeddings are simulated. Seconds are processor time of all threads, the median of three runs.
 """

@@ -14,7 +14,7 @@ from benchmarks.reporting import markdown, table_row, versions
 DOCUMENT = Path(__file__).parents[2] / "docs" / "speed.md"
 TEXT = Path(__file__).parent / "speed_template.md"
 ITEMS = ("inference", "finetuning", "schedules", "frozen", "matrix", "projection", "encoding", "selection")
-ITEMS += ("imports", "growth")
+ITEMS += ("imports", "commands", "growth", "decoders", "tokens", "shards")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -57,9 +57,19 @@ def write(results: Path) -> None:
         summary += _goals(found["rows"])
         for key, lines in _parts(name, found).items() if path.exists() else ():
             text = text.replace("{{" + key + "}}", "\n".join(lines))
-    text = text.replace("{{summary}}", "\n".join(summary))
+    text = text.replace("{{summary}}", "\n".join(summary)).replace("{{accelerator}}", _accelerator(results.parent))
     DOCUMENT.parent.mkdir(exist_ok=True)
     DOCUMENT.write_text(re.sub(r"\{\{.+?\}\}", "*Not measured yet.*", text), "utf-8")
+
+
+def _accelerator(results: Path) -> str:
+    """What `benchmarks.accelerator` measured."""
+    from benchmarks.accelerator import RESULTS, tables
+
+    file = results / RESULTS.name
+    if not file.exists():
+        return "The figures are **not measured**: no accelerator was at hand."
+    return "\n".join(tables(json.loads(file.read_text("utf-8"))))
 
 
 def _goals(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -83,9 +93,36 @@ def _parts(name: str, found: dict[str, Any]) -> dict[str, list[str]]:
     if name == "projection":
         rows = [{"what": key, "peak": value} for key, value in found["peak_memory_in_outputs"].items()]
         parts["projection memory"] = plain(rows, {"what": "projection", "peak": "peak memory, in outputs"})
+    if name == "commands":
+        heads = {"what": "a process of its own", "wall": "wall, s", "processor": "processor, s"}
+        parts["commands seconds"] = plain(found["seconds"], heads)
     if name == "growth":
         parts |= _growth(found)
+    if name == "shards":
+        parts |= _shards(found)
     return parts
+
+
+HUNDRED_MILLION = 100_000_000
+
+
+def _shards(found: dict[str, Any]) -> dict[str, list[str]]:
+    """Memory as rows grow, and what a hundred million texts cost at the speed that was measured."""
+    heads = {"rows": "rows", "peak": "peak memory of the process, MB", "disk": "shards, MB"}
+    speed, projected = found["cost"]["texts_per_second"], found["cost"]["projected_per_second"]
+    cost = [
+        ("encoding", f"{speed:,.0f} texts/s", f"{HUNDRED_MILLION / speed / 86400:.0f} core-days"),
+        ("reading and projecting", f"{projected:,.0f} rows/s", f"{HUNDRED_MILLION / projected / 3600:.1f} core-hours"),
+        ("disk, 384 numbers, float32", "", f"{HUNDRED_MILLION * 384 * 4 / 1e9:.0f} GB"),
+        ("disk, 384 numbers, float16", "", f"{HUNDRED_MILLION * 384 * 2 / 1e9:.0f} GB"),
+    ]
+    half = found["float16"]
+    says = f"largest {half['largest']:.1e}, mean {half['mean']:.1e} of the mean absolute value"
+    return {
+        "shards memory": plain(found["memory"], heads),
+        "shards cost": [markdown(("what", "measured on one core", "100 million texts"), cost)],
+        "shards float16": [says],
+    }
 
 
 def _schedules(found: dict[str, Any]) -> list[str]:

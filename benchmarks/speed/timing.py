@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 
 @dataclass
@@ -40,10 +41,18 @@ def _summary(seconds: Sequence[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
+def finish() -> None:
+    """Wait for what an accelerator still computes; nothing where there is none."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
 def clock(run: Callable[[], Any]) -> tuple[float, float]:
     """Wall time and processor time of all threads, in seconds."""
+    finish()
     wall, processor = time.perf_counter(), time.process_time()
     run()
+    finish()
     return time.perf_counter() - wall, time.process_time() - processor
 
 
