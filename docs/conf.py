@@ -8,6 +8,7 @@ node and a checkout of its kit.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from sphinx.application import Sphinx
 
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+import notebook_pages  # noqa: E402
 
 import examples  # noqa: E402
 import hf_relreps  # noqa: E402
@@ -69,9 +72,15 @@ _SHORT = {name.rpartition(".")[2]: name for name in _TARGETS if name.rpartition(
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("builder-inited", write_notebooks)
     app.connect("source-read", read_page)
     app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", restore_colon, priority=600)
+
+
+def write_notebooks(app: Sphinx) -> None:
+    """The pages of the notebooks, before Sphinx looks for pages."""
+    notebook_pages.write(Path(app.srcdir) / "notebooks")
 
 
 def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -105,17 +114,27 @@ def _link(match: re.Match[str]) -> str:
 
 
 def _outside(app: Sphinx, docname: str, match: re.Match[str]) -> str:
-    """A link that leaves this folder becomes the file's name as it lies in the repository."""
-    file = (Path(app.srcdir) / docname).parent.joinpath(match[2]).resolve()
+    """A link that leaves this folder becomes that to a notebook's page, or the file's name in the repository."""
+    place = (Path(app.srcdir) / docname).parent
+    file = place.joinpath(match[2]).resolve()
     if file.is_relative_to(app.srcdir):
         return match[0]
     name = file.relative_to(_REPOSITORY).as_posix()
+    if name == "notebooks/README.md" or file in notebook_pages.notebooks():
+        page = Path(app.srcdir) / "notebooks" / ("index.md" if file.suffix == ".md" else f"{file.stem}.md")
+        return f"[{match[1]}]({os.path.relpath(page, place)})"
     return match[1] if name in match[1] else f"{match[1]} (`{name}`)"
 
 
 def _toctrees() -> list[str]:
     lines = []
-    for part in yaml.safe_load(_TOCTREE.read_text("utf-8")):
+    notebooks = [{"local": "notebooks/index", "title": "Overview"}]
+    notebooks += [
+        {"local": f"notebooks/{file.stem}", "title": notebook_pages.title(file)} for file in notebook_pages.notebooks()
+    ]
+    parts = yaml.safe_load(_TOCTREE.read_text("utf-8"))
+    parts.insert(2, {"title": "Notebooks", "sections": notebooks})  # after the guides
+    for part in parts:
         lines += ["```{toctree}", ":hidden:", f":caption: {part['title']}", ""]
         lines += [f"{page['title']} <{_local(page)}>" for page in part["sections"]]
         lines += ["```", ""]

@@ -1,12 +1,14 @@
 """Run the notebooks from top to bottom and write their outputs into them: `make notebooks`, or name some files.
 
 What stays in a file is what a reader of the page needs: no durations, no progress bars. A notebook that warns, or
-prints a path of this machine, is refused and left as it was.
+prints a path of this machine, is refused and left as it was. The picture that the README shows is copied from its
+notebook to `docs/images`.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import re
 import tempfile
@@ -21,6 +23,8 @@ from nbclient.exceptions import CellExecutionError
 
 
 FOLDER = Path(__file__).parent
+# Notebook -> where the first picture in it is copied to.
+PICTURES = {"01_relative_in_ten_lines": FOLDER.parent / "docs" / "images" / "latent_spaces.png"}
 KERNEL = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -62,6 +66,12 @@ def execute(notebook: Any, folder: Path = FOLDER, timeout: int = 900) -> Any:
             os.environ.clear()
             os.environ.update(before)
         return tidied(notebook, scratch)
+
+
+def picture(notebook: Any) -> bytes:
+    """The first picture among the outputs, as a PNG file holds it."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return base64.b64decode(next(o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})))
 
 
 def tidied(notebook: Any, scratch: str = "") -> Any:
@@ -130,6 +140,9 @@ def main() -> None:
         except (ValueError, CellExecutionError) as error:
             raise SystemExit(f"{path.name}: {error}") from error
         nbformat.write(notebook, path)
+        if path.stem in PICTURES:
+            PICTURES[path.stem].parent.mkdir(exist_ok=True)
+            PICTURES[path.stem].write_bytes(picture(notebook))
         print(f"{path.name}  {time.monotonic() - started:.0f} s")
 
 
