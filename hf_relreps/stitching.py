@@ -96,7 +96,7 @@ def stitch(
             lies on the meta device, which holds no weights.
         StaleAnchorsError: If the encoder's stored anchors are not its own.
         StitchingError: If the parts do not share one space; the message shows both sides. Or if the head of a
-            classifier cannot be used alone.
+            classifier cannot be used alone, or several decoders have no names or one name.
         UploadError: If an upload lacks the part that is needed.
 
     Example:
@@ -117,6 +117,7 @@ def stitch(
         ```
     """
     _refuse_decoder(encoder)
+    _refuse_unnamed(decoder)
     if isinstance(decoder, Mapping):
         decoder = _resolve_several(decoder)
     if _is_ordinary(decoder, of_classifier):
@@ -228,6 +229,19 @@ def find_encoder(encoder: Part) -> RelativeModel | None:
 def _refuse_decoder(encoder: Part) -> None:
     if isinstance(encoder, RelativeDecoder):
         raise StitchingError("Found a RelativeDecoder as encoder. The order is stitch(encoder, decoder).")
+
+
+def _refuse_unnamed(decoder: Any) -> None:
+    """Raise `StitchingError` for several decoders in a row: each answers by its name."""
+    if not isinstance(decoder, list | tuple):
+        return
+    names = [one[0] if isinstance(one, list | tuple) and one else None for one in decoder]
+    twice = next((name for i, name in enumerate(names) if name is not None and name in names[:i]), None)
+    found = f"a {type(decoder).__name__} of {len(decoder)} decoders"
+    raise StitchingError(
+        f"Found {found if twice is None else f'two decoders with the name {twice!r:.60}'}, expected a mapping with a "
+        "name of its own for each: stitch(encoder, {'section': a, 'tone': b})."
+    )
 
 
 def _refuse_other_view(encoder: RelativeModel, view: str | None) -> None:

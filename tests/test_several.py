@@ -178,6 +178,14 @@ def test_names_are_identifiers(french, decoders, named, message):
         stitch(french, {name: decoders[decoder] for name, decoder in named.items()})
 
 
+def test_decoders_without_names_or_with_one_name_are_refused(french, decoders):
+    one, other = decoders["kind"], decoders["look"]
+    with pytest.raises(StitchingError, match=r"Found a list of 2 decoders, expected a mapping .*'section': a"):
+        stitch(french, [one, other])
+    with pytest.raises(StitchingError, match="Found two decoders with the name 'kind', expected a mapping"):
+        stitch(french, [("kind", one), ("kind", other)])
+
+
 def test_several_decoders_are_not_one_of_several(french, model):
     with pytest.raises(StitchingError, match=r"Decoder 'all' is of type 'several', expected mlp, linear, head"):
         stitch(french, {"all": model})
