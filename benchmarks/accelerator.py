@@ -58,7 +58,7 @@ def sizes(is_small: bool) -> Sizes:
     if is_small:
         tiny = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
         encoders = {"bert": BertConfig(**vocabulary, **tiny), "llama": LlamaConfig(**vocabulary, **tiny)}
-        return Sizes(encoders, (1, 4), 64, 20, (20, 40), 6, 2_000, 32, 128, 2, "eager")
+        return Sizes(encoders, (1, 4), 64, 20, (20, 40), 6, 2_000, 32, 128, 1, "eager")
     billion = {"hidden_size": 2048, "num_hidden_layers": 18, "num_attention_heads": 32, "num_key_value_heads": 8}
     encoders = {
         "BERT base": BertConfig(**vocabulary),

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 
 HERE = Path(__file__).parent
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]  # meet at a free port
 
 
 def run_together(command: Sequence[str], timeout: float, **environment: str) -> str:

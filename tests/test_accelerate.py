@@ -16,7 +16,7 @@ from hf_relreps.errors import AnchorError
 
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "train_with_accelerate.py"
-TIMEOUT = 3600  # seconds; a collective that one process never reaches would hang for ever
+TIMEOUT = 600  # seconds; a collective that one process never reaches would hang for ever
 FEW = ["--epochs", "1", "--rows", "96", "--anchors", "21"]  # 21: no multiple of two processes or four parts
 
 
@@ -103,7 +103,8 @@ def launched(processes: int, folder: Path) -> str:
     return run_together(command, TIMEOUT, ACCELERATE_USE_CPU="1")
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # as `torchrun` starts it: test_distributed.py
+@pytest.mark.parametrize("processes", [1, 2])
 def test_the_example_ends_with_the_same_anchors_on_all_processes_and_saves_a_model(processes, tmp_path):
     printed = launched(processes, tmp_path / "model")
     held = re.findall(r"process (\d) of (\d) holds anchors (\w{16})", printed)

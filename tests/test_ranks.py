@@ -1,6 +1,6 @@
 """Four gloo processes, as `torchrun` starts them: equal anchors, the end of one process, and an end if one dies.
 
-Two processes of `torchrun` itself, with gradient checkpointing and checkpoints, are in `test_distributed.py`.
+Two processes of the launcher of `torchrun`, with gradient checkpointing and checkpoints, are in `test_distributed.py`.
 """
 
 from __future__ import annotations

@@ -21,12 +21,13 @@ from training import tiny_trainer
 
 from hf_relreps import AnchorSet, RelativeConfig, RelativeDecoder, RelativeDecoderConfig, RelativeModel
 from hf_relreps.errors import ConfigurationError, EmbeddingError, MissingExtraError, SampleError, UploadError
-from hf_relreps.shards import encode_shards, read_shards
+from hf_relreps.shards import EncodedShards, encode_shards, read_shards
 
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 600  # seconds
 KINDS = ["animal", "food", "vehicle"]
+HALF = 1200  # rows of each of two files, where processes are killed
 
 
 @pytest.fixture(scope="module")
@@ -356,7 +357,8 @@ def test_without_an_encoder_the_absolute_embeddings_are_read(encoder, dataset, t
     assert_close(torch.stack([row["absolute_embeds"] for row in read_shards(tmp_path)]), encoder.encode(texts["en"]))
 
 
-def test_a_decoder_trains_on_shards_with_the_plain_trainer(encoder, dataset, labels, tmp_path):
+def test_a_decoder_trains_on_shards_with_the_plain_trainer(encoder, dataset, labels, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # seconds after each shuffled pass
     encode_shards(encoder, dataset, "text", tmp_path / "shards", keep=["label"], rows_per_shard=16)
     rows = read_shards(tmp_path / "shards", encoder)
     torch.manual_seed(0)
@@ -427,18 +429,29 @@ def test_a_full_disk_is_named_with_the_folder_and_leaves_nothing(encoder, datase
 
 @pytest.fixture(scope="module")
 def many(encoder, texts, tmp_path_factory):
-    """A saved encoder, 6,000 rows in two files, and their embeddings."""
+    """A saved encoder, 2,400 rows in two files, and their embeddings."""
     folder = tmp_path_factory.mktemp("many")
     encoder.save_pretrained(folder / "encoder")
-    rows = Dataset.from_dict({"text": texts["en"] * 100, "id": list(range(6000))})
+    rows = Dataset.from_dict({"text": texts["en"] * 40, "id": list(range(2 * HALF))})
     for number in range(2):
-        rows.select(range(number * 3000, (number + 1) * 3000)).to_parquet(folder / f"{number}.parquet")
-    return folder, encoder.encode(texts["en"]).repeat(100, 1)
+        rows.select(range(number * HALF, (number + 1) * HALF)).to_parquet(folder / f"{number}.parquet")
+    return folder, encoder.encode(texts["en"]).repeat(40, 1)
 
 
-def command(many: Path, output: Path, *options: str) -> list[str]:
-    told = ["--column", "text", "--keep", "id", "--output", str(output), "--rows-per-shard", "256", "--json"]
-    return ["encode", str(many / "encoder"), str(many / "0.parquet"), str(many / "1.parquet"), *told, *options]
+def files_in(many: Path) -> list[Path]:
+    return [many / "0.parquet", many / "1.parquet"]
+
+
+def command(many: Path, output: Path) -> list[str]:
+    """Four texts at a time: a run that takes seconds, so that it can be killed in its midst."""
+    told = ["--column", "text", "--keep", "id", "--output", str(output), "--rows-per-shard", "100", "--json"]
+    return ["encode", str(many / "encoder"), *map(str, files_in(many)), *told, "--batch-size", "4"]
+
+
+def go_on(many: Path, output: Path) -> EncodedShards:
+    """The same call in this process."""
+    encoder = RelativeModel.from_pretrained(many / "encoder")
+    return encode_shards(encoder, files_in(many), "text", output, keep=["id"], rows_per_shard=100)
 
 
 def environment() -> dict[str, str]:
@@ -465,7 +478,7 @@ def kill_midway(arguments: list[str], folder: Path) -> int:
 
 def check_all(folder: Path, expected_ND: torch.Tensor) -> None:
     found = stored(folder)
-    assert found["id"] == list(range(6000))
+    assert found["id"] == list(range(2 * HALF))
     assert_close(found["absolute_embeds"], expected_ND)
     assert [path for path in folder.iterdir() if not path.match("part-*.parquet")] == []
 
@@ -473,11 +486,10 @@ def check_all(folder: Path, expected_ND: torch.Tensor) -> None:
 def test_a_killed_run_goes_on_with_the_shards_that_are_missing(many, tmp_path):
     arguments = [sys.executable, "-m", "hf_relreps_cli", *command(many[0], tmp_path / "shards")]
     there = kill_midway(arguments, tmp_path / "shards")
-    assert 3 * 184 <= there < 6000
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, check=True)
-    told = json.loads(done.stdout)
-    assert told["is_complete"] and (told["rows"], told["shards"]) == (6000, 24)
-    assert told["rows_encoded"] == 6000 - there
+    assert 300 <= there < 2 * HALF
+    done = go_on(many[0], tmp_path / "shards")
+    assert done.is_complete and (done.rows, done.shards) == (2 * HALF, 24)
+    assert done.rows_encoded == 2 * HALF - there
     check_all(tmp_path / "shards", many[1])
 
 
@@ -487,15 +499,16 @@ def launched(many: Path, output: Path) -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", *launch, *command(many, output)]
 
 
+@pytest.mark.slow
 def test_two_processes_of_accelerate_that_are_killed_go_on_each_with_its_own(many, tmp_path):
     arguments = launched(many[0], tmp_path / "shards")
     there = kill_midway(arguments, tmp_path / "shards")
-    assert there < 6000
+    assert there < 2 * HALF
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     encoded = [int(rows) for rows in re.findall(r'"rows_encoded": (\d+)', done.stdout)]
     assert len(encoded) == 2 and all(encoded)  # both worked, on files of their own
-    assert sum(encoded) == 6000 - there
+    assert sum(encoded) == 2 * HALF - there
     check_all(tmp_path / "shards", many[1])
 
 
@@ -512,11 +525,11 @@ def test_one_process_of_two_that_is_killed_stops_no_other_and_its_shards_are_mad
     first.kill()
     told = json.loads(second.communicate(timeout=TIMEOUT)[0])
     first.communicate(timeout=TIMEOUT)
-    assert told["rows_encoded"] == 3000 and not told["is_complete"]
+    assert told["rows_encoded"] == HALF and not told["is_complete"]
     with pytest.raises(UploadError, match="not yet all of the data"):
         read_shards(tmp_path / "shards")
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, check=True)
-    assert json.loads(done.stdout)["is_complete"] and json.loads(done.stdout)["rows_encoded"] < 3000
+    done = go_on(many[0], tmp_path / "shards")
+    assert done.is_complete and done.rows_encoded < HALF
     check_all(tmp_path / "shards", many[1])
 
 
@@ -533,7 +546,7 @@ from hf_relreps.shards import encode_shards
 many, output, kill = sys.argv[1:]
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 encoder = RelativeModel.from_pretrained(f"{many}/encoder")
-how = {"keep": ["id"], "rows_per_shard": 256, "ray_actors": 2}
+how = {"keep": ["id"], "rows_per_shard": 100, "batch_size": 4, "ray_actors": 2}
 killed = []
 
 def kill_an_actor():
@@ -571,7 +584,7 @@ def test_two_actors_of_ray_encode_all_though_one_is_killed(many, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     told, error = done.stdout.strip().splitlines()[-2:]
     told = json.loads(told)
-    assert told["complete"] and told["rows"] == 6000 and len(told["killed"]) == 1
+    assert told["complete"] and told["rows"] == 2 * HALF and len(told["killed"]) == 1
     assert "column 'id' of part" in error and "holds numbers, the encoder reads text" in error
     check_all(tmp_path / "shards", many[1])
 
@@ -580,10 +593,8 @@ def test_two_actors_of_ray_encode_all_though_one_is_killed(many, tmp_path):
 @needs_ray
 def test_a_killed_run_of_ray_is_gone_on_with_by_a_plain_process(many, tmp_path):
     there = kill_midway(with_ray(many[0], tmp_path / "shards", "nothing"), tmp_path / "shards")
-    arguments = [sys.executable, "-m", "hf_relreps_cli", *command(many[0], tmp_path / "shards")]
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, check=True)
-    told = json.loads(done.stdout)
-    assert told["is_complete"] and 0 < told["rows_encoded"] == 6000 - there
+    done = go_on(many[0], tmp_path / "shards")
+    assert done.is_complete and 0 < done.rows_encoded == 2 * HALF - there
     check_all(tmp_path / "shards", many[1])
 
 
