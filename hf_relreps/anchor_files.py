@@ -17,7 +17,7 @@ from PIL import Image
 
 from hf_relreps.errors import AnchorIntegrityError, UploadError
 from hf_relreps.pairs import FIELDS
-from hf_relreps.parquet_pages import refuse_immense_pages
+from hf_relreps.parquet_pages import Column, refuse_immense_pages
 from hf_relreps.sources import Source
 
 
@@ -185,13 +185,13 @@ def _read_table(file: Path, place: str, record: Mapping[str, Any]) -> dict[str, 
     try:
         table = pq.ParquetFile(file)
         _refuse_difference(place, "number of anchors", table.metadata.num_rows, record["num_anchors"])
-        _refuse_bomb(table.metadata, allowed)
-        refuse_immense_pages(file, table.metadata, allowed)
+        column_chunks = refuse_immense_pages(file, allowed)
+        _refuse_bomb(column_chunks, allowed)
         wanted = [ID_COLUMN, *record["views"]]
         missing = set(wanted) - set(table.schema_arrow.names)
         if missing:
             raise ValueError(f"columns are missing: {', '.join(sorted(missing))}")
-        columns = _read_columns(table, wanted, allowed)
+        columns = _read_columns(table, column_chunks, wanted, allowed)
         images = [name for name, about in record["views"].items() if about.get("modality") == "image"]
         return {name: columns[name] for name in (ID_COLUMN, *record["views"])} | {
             name: _from_pngs(columns[name], allowed) for name in images
@@ -202,9 +202,11 @@ def _read_table(file: Path, place: str, record: Mapping[str, Any]) -> dict[str, 
         raise AnchorIntegrityError(f"{place} cannot be read as anchors: {error}. Pull it again.") from error
 
 
-def _read_columns(table: pq.ParquetFile, names: Sequence[str], allowed: int) -> dict[str, list[Any]]:
+def _read_columns(
+    table: pq.ParquetFile, chunks: Sequence[Column], names: Sequence[str], allowed: int
+) -> dict[str, list[Any]]:
     """The columns as lists, read a few rows at a time: one text may stand for many rows, and unpacks with each."""
-    largest = max((column.total_uncompressed_size for column in _chunks(table.metadata)), default=1)
+    largest = max((column.unpacked for column in chunks), default=1)
     rows = max(1, min(ROWS_AT_ONCE, allowed // max(1, largest)))
     columns: dict[str, list[Any]] = {name: [] for name in names}
     unpacked = 0
@@ -216,23 +218,14 @@ def _read_columns(table: pq.ParquetFile, names: Sequence[str], allowed: int) -> 
     return columns
 
 
-def _chunks(about: pq.FileMetaData) -> list[Any]:
-    return [
-        about.row_group(group).column(column)
-        for group in range(about.num_row_groups)
-        for column in range(about.num_columns)
-    ]
-
-
 def _refuse_unpacked(unpacked: int, allowed: int) -> None:
     if unpacked > allowed:
         raise ValueError(f"it would unpack to {unpacked} bytes, and {allowed} are allowed for a file of its size")
 
 
-def _refuse_bomb(about: pq.FileMetaData, allowed: int) -> None:
+def _refuse_bomb(columns: Sequence[Column], allowed: int) -> None:
     """Raise `ValueError` for a table that would unpack to far more than its bytes justify."""
-    unpacked = sum(max(column.total_uncompressed_size, 4 * column.num_values) for column in _chunks(about))
-    _refuse_unpacked(unpacked, allowed)
+    _refuse_unpacked(sum(max(column.unpacked, 4 * column.num_values) for column in columns), allowed)
 
 
 def _to_png(image: Image.Image) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -24,7 +24,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from hf_relreps.anchors import AnchorView
 from hf_relreps.configuration import (
@@ -55,7 +55,15 @@ from hf_relreps.quantization import refuse_float8
 from hf_relreps.samples import SPANS, batches, length, longer, to_device
 from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace, refuse_unknown_settings
-from hf_relreps.uploads import ADAPTER_FILE, load_processor, stored_sizes, weight_files
+from hf_relreps.uploads import (
+    ADAPTER_FILE,
+    file_if_there,
+    json_if_there,
+    load_processor,
+    pinned_if_it_can_be,
+    stored_sizes,
+    weight_files,
+)
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -84,8 +92,9 @@ ADAPTER_SWITCHES = (
     *("auto_mapping", "base_model_name_or_path", "revision", "megatron_config", "megatron_core", "runtime_config"),
     *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "arrow_config"),
 )
-# What a model may be built of beyond the numbers that its files hold (computed buffers), and of how many parts.
-BEYOND_FILES, MOST_MODULES = 1 << 24, 200_000
+# What a model may be built of: so many times the numbers that its files hold (an encoder-decoder has three tables of
+# tokens until they are tied, and of its two halves one may be stored), more for computed buffers, and so many parts.
+TIMES_STORED, BEYOND_FILES, MOST_MODULES = 4, 1 << 24, 200_000
 # How weights are split among processes.
 ZERO_3 = "DeepSpeed ZeRO-3 has partitioned the weights"
 FSDP_1, FSDP_2 = "FSDP version 1 has sharded the weights", "FSDP2 has sharded the weights"
@@ -142,12 +151,13 @@ BUILDING = BuildLock()
 def building(stored: int) -> Iterator[None]:
     """Hold `BUILDING`, and refuse a model that is built of more than files with that many numbers justify.
 
-    Each module, weight and buffer is counted when it is put into its place: whatever field asked for it.
+    Each module, weight and buffer is counted when it is put into its place: whatever field asked for it. A weight that
+    several modules share is stored once, and counts for each of them until they are tied.
 
     Raises:
         ConfigurationError: If a configuration asks for more.
     """
-    allowed, thread = 2 * stored + BEYOND_FILES, threading.get_ident()
+    allowed, thread = TIMES_STORED * stored + BEYOND_FILES, threading.get_ident()
     counts = {"modules": 0, "numbers": 0}
 
     def count(what: str, amount: int, most: int) -> None:
@@ -160,7 +170,8 @@ def building(stored: int) -> Iterator[None]:
 
     def count_numbers(module: nn.Module, name: str, tensor: Any) -> None:
         if isinstance(tensor, Tensor):
-            count("numbers", tensor.numel(), allowed)
+            before = module._parameters.get(name) if name in module._parameters else module._buffers.get(name)
+            count("numbers", tensor.numel() - (0 if before is None else before.numel()), allowed)
 
     hooks = torch.nn.modules.module
     with BUILDING, ExitStack() as counting:
@@ -454,15 +465,20 @@ def fetch_base(config: RelativeEncoderConfig, **hub_arguments: Any) -> tuple[Pre
     source = Source.of(name, **hub_arguments | {"revision": config.base_model_revision}).pinned()
     encoder_config: Any = copy.deepcopy(config.encoder_config)
     encoder_config.dtype = None  # as stored, so that its digest does not depend on how it will be used
-    if source.file(ADAPTER_FILE) is not None:
-        raise UploadError(
-            f"{source} contains {ADAPTER_FILE}, which makes transformers load another model instead; expected the "
-            "encoder itself."
-        )
+    refuse_adapter(source, "the encoder itself")
     how: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, **_pooler_argument(config)}
     with building(stored_sizes(weight_files(source))[0]):
         base = AutoModel.from_pretrained(source.name, config=encoder_config, **how, **source.arguments)
     return without_idle_pooler(tower_of(base, config.tower), config), source.commit or ""
+
+
+def refuse_adapter(source: Source, expected: str) -> None:
+    """Raise `UploadError` if files of peft lie beside a model: transformers would load whatever they name."""
+    if file_if_there(source, ADAPTER_FILE) is not None:
+        raise UploadError(
+            f"{source} contains {ADAPTER_FILE}, which makes transformers load another model instead; expected "
+            f"{expected}. If you trust it, load it yourself and pass it: AutoModel.from_pretrained({source.name!r})."
+        )
 
 
 def tower_of(model: PreTrainedModel, name: str | None) -> PreTrainedModel:
@@ -560,28 +576,20 @@ def _load_by_name(source: Source, loader: dict[str, Any]) -> PreTrainedModel:
         )
     how = {name: value for name, value in loader.items() if name not in source.arguments}
     refuse_float8(how.get("dtype"), f"{source} was asked for")
-    content = _config_at(source, how)
-    if not is_ours(content):  # ours is checked as it is read
-        refuse_unknown_model(content, f"config.json of {source}")
     return load_from_safetensors(AutoModel, source, **how)
-
-
-def _config_at(source: Source, how: Mapping[str, Any]) -> dict[str, Any] | None:
-    try:
-        return source.below(how.get("subfolder") or "").json("config.json")
-    except UploadError:
-        return None  # transformers says what is the matter
 
 
 def load_from_safetensors(auto_class: Any, source: Source, **how: Any) -> Any:
     """What an Auto class loads from there, never from a pickle unless `use_safetensors=False` asks for one.
 
     Raises:
-        UploadError: If there is a pickle only.
+        ConfigurationError: If its configuration names other things, or asks for more than its weights justify.
+        UploadError: If there is a pickle only, or files of peft that name another model.
     """
     how.setdefault("use_safetensors", True)
+    source = pinned_if_it_can_be(source)
     try:
-        with BUILDING:
+        with _building_as_stored(source, how):
             return auto_class.from_pretrained(source.name, trust_remote_code=False, **source.arguments, **how)
     except OSError as error:
         if "safetensors" not in str(error) or isinstance(error, UploadError):
@@ -592,6 +600,20 @@ def load_from_safetensors(auto_class: Any, source: Source, **how: Any) -> Any:
             "or, if you trust the author, load the model yourself and pass it: "
             f"{auto_class.__name__}.from_pretrained({source.name!r}, use_safetensors=False). {error}"
         ) from error
+
+
+def _building_as_stored(source: Source, how: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """What transformers is about to read is looked at first: its configuration, and how much its files hold."""
+    place = source.below(how.get("subfolder") or "")
+    content = json_if_there(place, "config.json")
+    if is_ours(content):  # checked as it is read
+        return BUILDING
+    refuse_adapter(place, "the model itself")
+    refuse_unknown_model(content, f"config.json of {place}")
+    is_there = any(file_if_there(place, name) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+    if not is_there or how.get("variant") or not how["use_safetensors"]:
+        return BUILDING
+    return building(stored_sizes(weight_files(place))[0])
 
 
 def _refuse_relative(model: PreTrainedModel) -> None:

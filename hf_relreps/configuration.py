@@ -609,7 +609,8 @@ def space_of(found: Any) -> RelativeSpace:
 
 def is_ours(content: Mapping[str, Any] | None) -> bool:
     """Whether the content of a ``config.json`` describes a relative model or a part of one."""
-    return content is not None and content.get("model_type") in CONFIG_CLASSES
+    kind = None if content is None else content.get("model_type")
+    return isinstance(kind, str) and kind in CONFIG_CLASSES
 
 
 def config_from(content: Mapping[str, Any]) -> AnyRelativeConfig:

@@ -20,7 +20,7 @@ from hf_relreps.errors import AnchorError, StitchingError, UploadError
 from hf_relreps.model_card import PART_TAG, TAG, VIEW_TAG, CardFacts, anchors_tag, merged, model_card
 from hf_relreps.pretrained import RelativePreTrainedModel
 from hf_relreps.printing import in_columns
-from hf_relreps.saving import write_text
+from hf_relreps.saving import BESIDE, write_text
 from hf_relreps.sources import CARD_FILE, Source
 from hf_relreps.space import RelativeSpace, require_fit
 from hf_relreps.uploads import PARTS, weight_files
@@ -346,6 +346,8 @@ def _names_in(source: Source) -> list[str]:
 
 def _belongs(name: str, part: str | None) -> bool:
     folder = name.split("/")[0] if "/" in name else ""
+    if folder == BESIDE:  # no part of an upload
+        return False
     if part is None:
         return name != ".gitattributes"
     if folder:

@@ -63,6 +63,9 @@ MODEL_TEXTS = (
     *("vocabulary_map", "offsets", "doc_sep", "title_sep", "finetuning_task", "processor_class", "dtype"),
 )
 TIMM_TYPES = ("timm_wrapper", "timm_backbone")
+# Fields that no class declares and that transformers reads of any: other files of weights, and layers from the Hub.
+OPENED = ("transformers_weights", "gguf_file", "kernel_config", "fusion_config", "custom_pipelines")
+IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 # Fields of processors' files that hold words, by how they end, and fields whose texts nothing opens.
 PROCESSOR_WORDS = re.compile(
     r".*(_type|_mode|_side|_format|_strategy|_method|_lang|_class|_function|_scale|_norm|_dtype|_backend|_pattern)"
@@ -75,7 +78,7 @@ PROCESSOR_TEXTS = re.compile(
     r"|token|added_tokens_decoder|added_tokens|never_split|special|content|__type|name_or_path|_name_or_path"
     r"|special_tokens_map_file|tokenizer_file|auto_map|transformers_version|pretrained_cfg|tags_dict|langs|lang2id|id2lang"
     r"|additional_special_tokens|prompt_dictionary|id2label|label2id|tag|custom_load|license|origin_url|_commit_hash"
-    r"|response_schema"
+    r"|response_schema|policy_definitions"
 )
 READERS = (ProcessorMixin, PreTrainedTokenizerBase, ImageProcessingMixin, FeatureExtractionMixin)
 PART_NAMES = ("tokenizer", "image_processor", "feature_extractor", "video_processor")
@@ -144,6 +147,9 @@ def _refuse_names(content: Mapping[str, Any], where: str, config_class: Any) -> 
     for name, value in content.items():
         if str(name) in MODEL_TEXTS:
             continue
+        if str(name) in OPENED or str(name).strip("_").startswith(IMPLEMENTATIONS):
+            _refuse_opened(str(name), value, where)
+            continue
         if name in ("backbone", "architecture"):
             _refuse_place(name, value, where, is_timm=kind in TIMM_TYPES or name == "architecture")
         elif name in ("model_args", "backbone_kwargs"):
@@ -159,6 +165,13 @@ def _refuse_names(content: Mapping[str, Any], where: str, config_class: Any) -> 
                 allowed = MODEL_WORDS.fullmatch(str(name)) and PLAIN_WORD.fullmatch(text)
                 if name in declared and not allowed and text not in (*NUMBERS, *_texts(default)):
                     _refuse_field(name, text, where)
+
+
+def _refuse_opened(name: str, value: Any, where: str) -> None:
+    """Of fields that any configuration may have: files of weights by name, and code of the Hub in place of layers."""
+    texts = list(_texts(value))
+    if name in OPENED and texts or not all(PLAIN_WORD.fullmatch(text) for text in texts):
+        _refuse_field(name, value, where)
 
 
 @lru_cache(maxsize=1024)

@@ -11,8 +11,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
@@ -37,6 +37,8 @@ def saving_beside(folder: str | Path, obsolete: Sequence[str] = ()) -> Iterator[
     root = Path(folder)
     finish_save(root)
     beside = root / BESIDE
+    if beside.is_symlink():  # no save of ours: what is written must stay inside
+        beside.unlink()
     shutil.rmtree(beside, ignore_errors=True)
     files = beside / "files"
     files.mkdir(parents=True)
@@ -56,23 +58,65 @@ def saving_beside(folder: str | Path, obsolete: Sequence[str] = ()) -> Iterator[
 
 
 def finish_save(root: Path, put: Callable[[Path, Path], Any] = Path.replace) -> None:
-    """Put the files of a save that was written to its end, and then interrupted, into their places."""
+    """Put the files of a save that was written to its end, and then interrupted, into their places.
+
+    A folder may have come from anywhere, and its mark with it: nothing outside of the folder is written or removed.
+
+    Raises:
+        UploadError: If the mark names files outside of the folder, or cannot be read; nothing is changed then.
+    """
     beside = root / BESIDE
     mark = beside / MARK
     if not mark.is_file():
         return
-    told = json.loads(mark.read_text("utf-8"))
-    for name in told["files"]:
+    files, obsolete = _told_by(mark, root)
+    for name in files:
         source, target = beside / "files" / name, root / name
         if source.is_file():  # else it was put there before the interruption
             target.parent.mkdir(parents=True, exist_ok=True)
             put(source, target)
-    for pattern in told["obsolete"]:
+    for pattern in obsolete:
         for path in root.glob(pattern):
-            if path.is_file() and path.relative_to(root).as_posix() not in told["files"]:
+            if path.is_file() and path.relative_to(root).as_posix() not in files and _is_inside(path, root):
                 path.unlink()
     mark.unlink()
     shutil.rmtree(beside, ignore_errors=True)
+
+
+def _told_by(mark: Path, root: Path) -> tuple[list[str], list[str]]:
+    """The files that a mark names, and the patterns of those that go."""
+    try:
+        told = json.loads(mark.read_text("utf-8"))
+        files, obsolete = told["files"], told["obsolete"]
+        if not all(
+            isinstance(names, list) and all(isinstance(name, str) for name in names) for names in told.values()
+        ):
+            raise TypeError("it holds no lists of names")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UploadError(
+            f"{mark} cannot be read ({error!r:.100}), expected what an interrupted save leaves. Remove the folder "
+            f"{mark.parent}: the files beside it are those from before that save."
+        ) from error
+    for name in (*files, *obsolete):
+        path = PurePosixPath(name)
+        if path.is_absolute() or {"..", "**"} & set(path.parts) or "\\" in name or "\0" in name or not name:
+            _refuse_outside(mark, name)
+    for name in files:
+        if not (_is_inside(root / name, root) and _is_inside(mark.parent / "files" / name, root)):
+            _refuse_outside(mark, name)
+    return files, obsolete
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    """Whether the folder that holds a file is inside of `root`, links followed."""
+    return path.parent.resolve().is_relative_to(root.resolve())
+
+
+def _refuse_outside(mark: Path, name: str) -> NoReturn:
+    raise UploadError(
+        f"{mark} names {name!r:.80}, expected files inside of {mark.parent.parent}. No save of this library left it: "
+        f"do not use this folder, or remove {mark.parent}."
+    )
 
 
 def write_text(file: Path, text: str) -> None:

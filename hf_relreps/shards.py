@@ -48,6 +48,7 @@ ABSOLUTE, RELATIVE, ROW, PART = "absolute_embeds", "relative_embeds", "row", "pa
 ROWS_PER_SHARD = 32_768  # 50 MB of 384 numbers in float32: what a killed process loses
 DTYPES = ("float32", "float16")
 MADE_BY = b"hf_relreps"  # in the metadata of each file
+MOST_SHARDS = 1 << 32
 WRITING = ".writing-"  # what the name of a file begins with until it is whole
 # Which part of a processor reads a modality.
 READERS = dict.fromkeys(OF_TOKENS, "tokenizer") | {"image": "image_processor", "audio": "feature_extractor"}
@@ -483,9 +484,9 @@ class _Shard:
     """A whole file of a folder: where it is, and what it says."""
 
     file: Path
+    rows: int
     part: int
     number: int
-    rows: int
     ends_part: bool
     made_by: dict[str, Any]
 
@@ -523,8 +524,25 @@ def _whole_shard(file: Path) -> _Shard | None:
         return None
     if MADE_BY not in (told.metadata or {}):
         raise ConfigurationError(f"{file} is not a shard that encode_shards wrote. Choose another folder.")
-    says = json.loads(told.metadata[MADE_BY])
-    return _Shard(file, says["part"], says["shard"], told.num_rows, says["ends_part"], says["made_by"])
+    return _Shard(file, told.num_rows, **_said_by(told.metadata[MADE_BY], file))
+
+
+def _said_by(text: bytes, file: Path) -> dict[str, Any]:
+    """What a shard says of itself: numbers, and by what it was made."""
+    try:
+        says = json.loads(text)
+        found = {"part": says["part"], "number": says["shard"], "ends_part": says["ends_part"]}
+        made_by = says["made_by"]
+        whole = (found["part"], found["number"], made_by["settings"]["parts"])
+        if not all(isinstance(one, int) and 0 <= one <= MOST_SHARDS for one in whole):
+            raise ValueError(f"its numbers are {whole}")
+        if not all(isinstance(about, dict) for about in made_by.values()) or "encoder" not in made_by:
+            raise ValueError("it does not say by what it was made")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{file} is not a shard that encode_shards wrote ({error!r:.100}). Choose another folder."
+        ) from error
+    return found | {"made_by": made_by}
 
 
 def drop_damaged(folder: Path) -> None:
@@ -568,7 +586,24 @@ def complete_shards(folder: Path) -> list[_Shard]:
             f"{folder} holds {len(shards)} shards, but not yet all of the data. Run the same encode_shards again: it "
             "encodes what is missing."
         )
+    schema = None
+    for shard in shards:
+        schema = schema or pq.read_schema(shard.file).remove_metadata()
+        _refuse_no_embeddings(shard, schema)
     return shards
+
+
+def _refuse_no_embeddings(shard: _Shard, schema: pa.Schema) -> None:
+    """Raise `ConfigurationError` unless a shard has the columns of the first, and the bytes that its rows need."""
+    found = pq.read_schema(shard.file).remove_metadata()
+    column = found.field(ABSOLUTE).type if ABSOLUTE in found.names else pa.null()
+    is_right = pa.types.is_fixed_size_list(column) and pa.types.is_floating(column.value_type) and found == schema
+    bytes_of_rows = shard.rows * column.list_size * column.value_type.bit_width // 8 if is_right else 0
+    if not is_right or bytes_of_rows > shard.file.stat().st_size:  # embeddings are stored as they are
+        raise ConfigurationError(
+            f"{shard.file} has {shard.rows} rows of {', '.join(map(str, found))[:200]} in {shard.file.stat().st_size} "
+            "bytes, which encode_shards did not write. Encode the data anew in another folder."
+        )
 
 
 # -- Whose they are

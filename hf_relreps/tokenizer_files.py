@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,7 +16,8 @@ from hf_relreps.errors import UploadError
 
 MOST_STEPS = 64
 MOST_GROWTH = 400  # how many times longer all normalizers together may make a text
-MOST_ADDED = 64  # characters or tokens that a step adds to each text
+MOST_ADDED = 64  # tokens that a step adds to each text
+MOST_PREPENDED = 50_000  # characters that all normalizers together put before a text: prompts may be long
 MOST_INPUT_CHARS = 1_000  # of a word that WordPiece looks at: its time grows with the square
 LARGEST = 2_000_000
 UNICODE_GROWTH = 18  # of one character, in the forms NFKC and NFKD
@@ -123,12 +123,15 @@ class _Unknown(Exception):
 
 
 def _check_normalizers(section: Any) -> None:
-    growth = 1.0
+    growth, prepended = 1.0, 0.0
     for step in _steps(section, "normalizers"):
         _expect(step, NORMALIZERS, "normalizer")
-        growth *= _GROWTHS.get(step["type"], lambda _: 1.0)(step)
+        times = _GROWTHS.get(step["type"], lambda _: 1.0)(step)
+        growth, prepended = times * growth, times * prepended + len(step.get("prepend", ""))
         if growth > MOST_GROWTH:
             raise _Unknown(f"its normalizers can make a text {growth:.3g} times longer; the limit is {MOST_GROWTH}")
+        if prepended > MOST_PREPENDED:
+            raise _Unknown(f"it puts {prepended:.0f} characters before each text; the limit is {MOST_PREPENDED}")
 
 
 def _check_pre_tokenizers(section: Any) -> None:
@@ -224,11 +227,6 @@ def _growth_of_replace(step: Mapping[str, Any]) -> float:
     return max(1.0, len(step["content"]) / shortest)
 
 
-def _growth_of_prepend(step: Mapping[str, Any]) -> float:
-    _expect_short("prepend", step["prepend"], MOST_ADDED)
-    return 1.0
-
-
 def _growth_of_charsmap(step: Mapping[str, Any]) -> float:
     """By SentencePiece's own layout: the length of a trie, the trie, then the texts that it leads to."""
     try:
@@ -237,14 +235,17 @@ def _growth_of_charsmap(step: Mapping[str, Any]) -> float:
         raise _Unknown(f"its precompiled_charsmap is not valid base64: {error}") from error
     if not blob:
         return 1.0
-    (length,) = struct.unpack("<I", blob[:4])
+    length = int.from_bytes(blob[:4], "little")
+    if len(blob) < 4 or length % 4 or 4 + length > len(blob):
+        raise _Unknown(
+            f"its precompiled_charsmap says that its trie has {length} bytes, and has {len(blob)} bytes itself"
+        )
     longest = max(len(text.decode("utf-8", "replace")) for text in blob[4 + length :].split(b"\0"))
     return float(max(1, longest))
 
 
 _GROWTHS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "Replace": _growth_of_replace,
-    "Prepend": _growth_of_prepend,
     "Precompiled": _growth_of_charsmap,
     "NFKC": lambda _: float(UNICODE_GROWTH),
     "NFKD": lambda _: float(UNICODE_GROWTH),

@@ -226,7 +226,7 @@ def load_processor(source: Source) -> Any:
     Raises:
         UploadError: If there is none.
     """
-    source = _pinned_if_it_can_be(source)
+    source = pinned_if_it_can_be(source)
     inspect_processor(source)
     try:
         processor = AutoProcessor.from_pretrained(
@@ -243,7 +243,7 @@ def load_processor(source: Source) -> Any:
     return processor
 
 
-def _pinned_if_it_can_be(source: Source) -> Source:
+def pinned_if_it_can_be(source: Source) -> Source:
     """At one commit, so that what is looked at is what is read."""
     try:
         return source.pinned()
@@ -253,7 +253,7 @@ def _pinned_if_it_can_be(source: Source) -> Source:
 
 def inspect_processor(source: Source) -> None:
     """Before transformers looks into any of its files: see `hf_relreps.inspection`."""
-    contents = {name: content for name in PROCESSOR_FILES if (content := _json_if_there(source, name)) is not None}
+    contents = {name: content for name in PROCESSOR_FILES if (content := json_if_there(source, name)) is not None}
     refuse_immense(contents.get("config.json"))
     refuse_unknown_processor(
         {name: content for name, content in contents.items() if name != TOKENIZER_FILE}, str(source)
@@ -262,12 +262,21 @@ def inspect_processor(source: Source) -> None:
         refuse_unknown_tokenizer(contents[TOKENIZER_FILE], f"{TOKENIZER_FILE} of {source}")
 
 
-def _json_if_there(source: Source, name: str) -> dict[str, Any] | None:
+def file_if_there(source: Source, name: str) -> Path | None:
+    """One file; ``None`` too if it is not to be had, so that transformers does not get it either."""
     try:
-        found = source.file(name)
+        return source.file(name)
     except UploadError:
-        return None  # not to be had, so transformers does not get it either
-    return None if found is None else source.json(name)
+        return None
+
+
+def json_if_there(source: Source, name: str) -> dict[str, Any] | None:
+    """The content of one JSON file, if it can be had.
+
+    Raises:
+        UploadError: If it is no JSON object.
+    """
+    return None if file_if_there(source, name) is None else source.json(name)
 
 
 def _inspect_made_tokenizer(processor: Any, source: Source) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -224,6 +227,62 @@ def test_files_that_are_missing_or_of_another_migration_are_refused(migration, v
     facts.write_text(json.dumps(content | {"format_version": 9}))
     with pytest.raises(UploadError, match="holds no migration of format 1"):
         Migration.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": {"ridge": {"seed": 7}}}, {"settings": {"evil": {}}},
+        {"settings": {"cca": {"rank": 0, "ridge": 1.0}}},
+        {"spreads": {"ridge": 0.0}}, {"spreads": {}}, {"expected": {}}, {"expected": {"ridge": "much"}}, {"kept": 7},
+        {"method": ["mean"]}, {"translator": "relative"}, {"old_model": 7}, {"stored": None}, {"pairs": 0},
+    ],
+)  # fmt: skip
+def test_facts_that_fit_does_not_write_are_refused_by_name(migration, tmp_path, change):
+    migration.save(tmp_path)
+    facts = tmp_path / "migration.json"
+    content = json.loads(facts.read_text())
+    facts.write_text(json.dumps(content | change))
+    with pytest.raises(UploadError, match=r"migration\.json of .* has \w+=.*, expected what Migration\.save writes"):
+        Migration.load(tmp_path)
+    facts.write_text(json.dumps({name: value for name, value in content.items() if name not in change}))
+    with (
+        pytest.raises(UploadError, match="has .*=nothing, expected|^$") if "old_model" not in change else nullcontext()
+    ):
+        Migration.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[" * 9_999, "7"])
+def test_files_of_a_migration_that_cannot_be_read_are_upload_errors(migration, tmp_path, text):
+    migration.save(tmp_path)
+    (tmp_path / "migration.json").write_text(text)
+    with pytest.raises(UploadError, match="holds no migration"):
+        Migration.load(tmp_path)
+    migration.save(tmp_path)
+    (tmp_path / "migration.safetensors").write_text(text)
+    with pytest.raises(UploadIntegrityError, match="holds no migration that can be read"):
+        Migration.load(tmp_path)
+
+
+def test_pairs_that_are_not_finite_and_names_that_act_on_a_terminal_are_no_danger(migration, tmp_path):
+    Migration(migration.old_ND * float("nan"), migration.new_NE, migration.facts).save(tmp_path)
+    with pytest.raises(EmbeddingError, match="old vector"):
+        Migration.load(tmp_path)
+    facts = dataclasses.replace(migration.facts, old_model="\x1b[2J\nold", new_model="\x1b]52;c;x\x07")
+    shown = Migration(migration.old_ND, migration.new_NE, facts)
+    for text in (repr(shown), shown.report):
+        assert "\x1b" not in text and "\x07" not in text and "\\u001b" in text
+
+
+def test_a_folder_of_renewed_vectors_that_holds_something_else_is_refused(tmp_path):
+    for ids, vectors in (
+        ("[[1]]", torch.ones(1, 2)),
+        ("7", torch.ones(1, 2)),
+        ('["a"]', torch.full((1, 2), torch.nan)),
+    ):
+        save_file({"vectors": vectors}, tmp_path / "x.safetensors", {"ids": ids})
+        with pytest.raises(UploadError, match="holds no renewed vectors"):
+            RenewedVectors(tmp_path)
 
 
 # -- two stages

@@ -132,6 +132,13 @@ def test_the_tokens_of_a_prompt_are_found_in_every_text(kind):
         assert ids in [row[i : i + len(ids)] for i in range(len(row))]
 
 
+def test_an_encoder_with_a_prompt_of_some_sentences_is_saved_and_read(make_bert, anchors, tokenizer, tmp_path):
+    prompt = "Instruct: " + "given a question, retrieve passages that answer it. " * 4
+    encoder = RelativeModel.from_encoder(make_bert(0), anchors.view("en"), tokenizer, prompt=prompt)
+    encoder.save_pretrained(tmp_path)
+    assert prompt_of(RelativeModel.from_pretrained(tmp_path).processor) == prompt
+
+
 def test_what_llama_prepends_itself_is_no_prompt():
     llama = TOKENIZERS["pairs of Llama"]()
     assert prompt_of(llama) is None

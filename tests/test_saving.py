@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 
 import pytest
@@ -86,6 +87,68 @@ def test_what_a_killed_process_left_half_written_does_not_count(tmp_path):
     assert content(tmp_path) == before
     save(tmp_path, NEW)
     assert content(tmp_path) == {name: text.encode() for name, text in NEW.items()}
+
+
+@pytest.mark.parametrize(
+    ("files", "obsolete"),
+    [
+        (["../victim"], []),
+        (["a/../../victim"], []),
+        (["/victim"], []),
+        (["link/victim"], []),
+        ([], ["../victim"]),
+        ([], ["**/x"]),
+        ([], [""]),
+        (["a\0b"], []),
+    ],
+)
+def test_the_mark_of_a_save_reaches_nothing_outside_of_its_folder(tmp_path, files, obsolete):
+    """A folder that was downloaded may hold one too: whoever opens it next must not write or remove for it."""
+    (tmp_path / "victim").write_text("mine")
+    folder = tmp_path / "upload"
+    save(folder, OLD)
+    (folder / "link").symlink_to(tmp_path)
+    before = content(folder)
+    beside = folder / BESIDE
+    (beside / "files" / "link").mkdir(parents=True)
+    (beside / "files" / "link" / "victim").write_text("theirs")
+    (beside / "victim").write_text("theirs")
+    (beside / "complete.json").write_text(json.dumps({"files": files, "obsolete": obsolete}))
+    with pytest.raises(UploadError, match="complete.json names .*, expected files inside of"):
+        Source.of(folder)
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert content(folder) == before
+
+
+def test_a_save_takes_nothing_from_outside_and_writes_nothing_there_through_links(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "upload"
+    outside.mkdir()
+    (outside / "key").write_text("mine")
+    save(folder, OLD)
+    (folder / BESIDE).mkdir()
+    (folder / BESIDE / "files").symlink_to(outside)
+    mark = folder / BESIDE / "complete.json"
+    mark.write_text(json.dumps({"files": ["key"], "obsolete": []}))
+    with pytest.raises(UploadError, match="complete.json names 'key', expected files inside of"):
+        Source.of(folder)
+    mark.write_text(json.dumps({"files": [], "obsolete": ["link/*"]}))
+    (folder / "link").symlink_to(outside)
+    Source.of(folder)
+    assert [path.name for path in outside.iterdir()] == ["key"]
+    (folder / BESIDE).symlink_to(outside)
+    save(folder, NEW)
+    assert [path.name for path in outside.iterdir()] == ["key"]
+    assert (folder / "z").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "told", ["", "[]", "{}", '{"files": "x", "obsolete": []}', '{"files": [1], "obsolete": []}', "[" * 9999]
+)
+def test_a_mark_that_cannot_be_read_is_an_upload_error(tmp_path, told):
+    (tmp_path / BESIDE).mkdir()
+    (tmp_path / BESIDE / "complete.json").write_text(told)
+    with pytest.raises(UploadError, match="cannot be read .*Remove the folder"):
+        Source.of(tmp_path)
 
 
 def faults(make_model, what):

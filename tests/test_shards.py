@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -271,6 +272,42 @@ def test_a_folder_of_another_encoder_is_refused_and_says_what_differs(make_model
     with pytest.raises(ConfigurationError, match=f"are of another encoder: {says}"):
         read_shards(tmp_path, encoder)
     assert stored(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda says: says.update(part=-1), lambda says: says.update(shard="x"), lambda says: says.pop("ends_part"),
+        lambda says: says.update(made_by=[]), lambda says: says["made_by"].pop("encoder"),
+        lambda says: says["made_by"]["settings"].update(parts=10**12), lambda says: says["made_by"].update(data=7),
+    ],
+)  # fmt: skip
+def test_a_file_that_says_what_no_shard_says_is_refused(encoder, dataset, tmp_path, change):
+    encode_shards(encoder, dataset, "text", tmp_path)
+    (file,) = tmp_path.glob("*.parquet")
+    says = json.loads(pq.read_metadata(file).metadata[b"hf_relreps"])
+    change(says)
+    table = pq.read_table(file)
+    pq.write_table(table.replace_schema_metadata({b"hf_relreps": json.dumps(says).encode()}), file)
+    with pytest.raises(ConfigurationError, match="is not a shard that encode_shards wrote"):
+        read_shards(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["no embeddings", "texts", "more rows than its bytes hold"])
+def test_a_shard_that_holds_no_embeddings_is_refused(encoder, dataset, tmp_path, what):
+    encode_shards(encoder, dataset, "text", tmp_path)
+    (file,) = tmp_path.glob("*.parquet")
+    table, metadata = pq.read_table(file), pq.read_metadata(file).metadata
+    if what == "no embeddings":
+        table = table.drop_columns(["absolute_embeds"])
+    elif what == "texts":
+        place = table.column_names.index("absolute_embeds")
+        table = table.set_column(place, "absolute_embeds", pa.array(["x"] * len(table)))
+    else:
+        table = pa.concat_tables([table.slice(0, 1)] * 100_000)
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    with pytest.raises(ConfigurationError, match="bytes, which encode_shards did not write"):
+        read_shards(tmp_path)
 
 
 def test_a_folder_of_other_data_or_settings_is_refused(encoder, dataset, files, tmp_path):

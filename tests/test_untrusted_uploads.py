@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -70,9 +71,11 @@ TRICKS = {
     "exec(compile('1', 'evil', 'exec'))": "compile",
     "time.sleep(9)": "Hang",
     "(upload / 'x').write_text('')": "nothing",
+    "(upload / 'd').mkdir(); (upload / 'd' / 'y').write_text(''); shutil.rmtree(upload / 'd')": "nothing",
+    "os.remove('x', dir_fd=os.open(upload.parent, os.O_RDONLY))": "os.remove",
 }
 WATCHED = """
-import contextlib, pathlib, socket, subprocess, sys, time, torch
+import contextlib, os, pathlib, shutil, socket, subprocess, sys, time, torch
 from safetensors.torch import load_file, save_file
 from benchmarks.reliability.guard import Guard, Hang
 upload, bait = pathlib.Path(sys.argv[1], "upload"), pathlib.Path(sys.argv[1], "bait")
@@ -97,6 +100,35 @@ def test_the_watchdogs_of_the_fuzz_suite_notice(tmp_path):
     noticed = done.stdout.splitlines()
     for steps, expected in zip(noticed, TRICKS.values(), strict=True):
         assert any(step.startswith(expected) for step in steps.split("; ")), (steps, expected)
+
+
+ASKS = """
+import mmap, sys
+from benchmarks.reliability.guard import Memory, end_at_requests_above
+memory = Memory()
+held = [mmap.mmap(-1, 100 << 20) for _ in range(3)]  # asked for, and never used
+print(memory.used >> 20, memory.asked >> 20)
+held = bytearray(100 << 20)
+print(memory.used >> 20, flush=True)
+end_at_requests_above(256 << 20)
+held = bytearray(200 << 20)
+print("soon", flush=True)
+try:
+    exec(sys.argv[1])
+except MemoryError:
+    print("caught by whoever asked")
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    "ask", ["bytearray(64 << 30)", "bytearray(257 << 20)", "mmap.mmap(-1, 9 << 20).resize(1 << 40)"]
+)
+def test_memory_that_is_asked_for_counts_though_it_is_refused_or_never_used(ask):
+    done = subprocess.run([sys.executable, "-c", ASKS, ask], capture_output=True, text=True)
+    (unused, asked), (used,), (soon,) = map(str.split, done.stdout.splitlines())
+    assert int(unused) < 50 and int(asked) >= 300 and int(used) >= 100 and soon == "soon"
+    assert done.returncode == -signal.SIGSYS
 
 
 # -- what it found, one by one

@@ -1,4 +1,4 @@
-"""Sound uploads, and thousands of ways to spoil them: each from its own number, so that a case can be run again."""
+"""Thousands of ways to spoil a sound upload: each from its own number, so that a case can be run again."""
 
 from __future__ import annotations
 
@@ -16,16 +16,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from PIL import Image
-from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from hf_relreps import AnchorSet, RelativeModelForImageClassification, RelativeModelForSequenceClassification
 from hf_relreps.configuration import CONFIG_CLASSES, SETTINGS
-from hf_relreps.demos.tiny import small_bert, word_tokenizer
 
 
-TEXTS = ["a small cat", "a big dog", "two red birds", "old bread", "hot soup", "a slow train", "a blue car", "rain"]
 INDEX = "model.safetensors.index.json"
 TRAP = """import pathlib
 pathlib.Path(__file__).with_name("evil_ran").write_text("evil")
@@ -34,29 +29,6 @@ raise SystemExit("evil code ran")
 HUGE = 10**12
 # What a configuration of ours may hold anywhere, also where a sound one leaves it out.
 FIELDS = sorted(SETTINGS | {"encoder", "decoder", "stitched_from", "format_version", "model_type"})
-
-
-def sound_uploads(folder: Path) -> list[Path]:
-    """A saved text classifier and a saved image classifier, each with a card."""
-    from hf_relreps.hub import write_card
-
-    torch.manual_seed(0)
-    tokenizer = word_tokenizer(TEXTS)
-    texts = AnchorSet([f"m{i}" for i in range(len(TEXTS))], {"en": TEXTS, "fr": [text[::-1] for text in TEXTS]})
-    bert = small_bert(len(tokenizer), longest=16, width=16, layers=1)
-    text_model = RelativeModelForSequenceClassification.from_encoder(bert, texts.view("en"), tokenizer, num_labels=3)
-    noise = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (6, 8, 8, 3), generator=noise, dtype=torch.uint8).numpy()
-    images = AnchorSet([f"i{i}" for i in range(6)], {"photo": [Image.fromarray(image) for image in pixels]})
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    vit = ViTModel(ViTConfig(**sizes, image_size=8, patch_size=4), add_pooling_layer=False)
-    reader = ViTImageProcessor(size={"height": 8, "width": 8})
-    image_model = RelativeModelForImageClassification.from_encoder(vit, images.view("photo"), reader, num_labels=2)
-    places = [folder / "texts", folder / "images"]
-    for model, place, size in zip((text_model, image_model), places, ("1GB", "8KB"), strict=True):
-        model.save_pretrained(place, max_shard_size=size)  # whole files, and several with an index for each part
-        write_card(place, "me/sound")
-    return places
 
 
 # -- values that a file from outside may hold where something sensible was
@@ -112,6 +84,13 @@ def hostile_values(bait: Path) -> list[Any]:
         *({"model_type": name} for name in CONFIG_CLASSES),
         *CONFIG_CLASSES,
         *({"factor": 2.0, "rope_type": "dynamic"}, {"peft_type": "LORA"}, ["cosine"] * 2_000),
+        *(99_999, 20_000_000, 99_000_000, "(a+)+$", "(.*.*.*)*x", {"(a+)+b": HUGE}, ["(a+)+b"], "hf-hub:evil/model"),
+        *(
+            {"height": 60_000, "width": 60_000},
+            {"shortest_edge": 90_000},
+            [1e-45] * 3,
+            {"role": "user", "content": "x"},
+        ),
     ]
 
 
@@ -169,6 +148,35 @@ def hostile_keys(bait: Path) -> dict[str, Any]:
         "base_model_tp_plan": {"evil": evil},
         "chat_template": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "device_map": "auto",
+        **{"r": 20_000_000, "lora_alpha": HUGE, "target_modules": "((a+)+)+b", "rank_pattern": {"((.*)*)*x": 7}},
+        **{"checkpoint_path": str(bait), "model_args": {"checkpoint_path": f"{bait}/model.safetensors"}},
+        **{"architecture": "local-dir:" + str(bait), "backbone": str(bait), "backbone_kwargs": {"pretrained": True}},
+        **{"vocab_file": f"{bait}/tokenizer.json", "merges_file": "../bait/config.json", "class_info_file": "../bait"},
+        **{"fast_tokenizer_files": ["../bait/tokenizer.1.0.json"], "sp_model_kwargs": {"model_file": str(bait)}},
+        **{"audio_tokenizer": {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": str(bait)}},
+        **{
+            "feature_size": 60_000,
+            "n_fft": 60_000,
+            "num_mel_bins": 60_000,
+            "chunk_length": HUGE,
+            "nb_max_frames": HUGE,
+        },
+        **{"sampling_rate": 1, "do_normalize": "x", "size": {"height": 90_000, "width": 90_000}, "crop_size": 90_000},
+        **{"model_kwargs": {"gguf_file": str(bait)}, "config_kwargs": {"trust_remote_code": True}, "backend": "onnx"},
+        **{
+            "in_features": 99_999,
+            "out_features": 99_999_999,
+            "word_embedding_dimension": HUGE,
+            "dimension": 99_999_999,
+        },
+        **{"activation_function": evil, "layer_start": -99, "num_hidden_layers": 999, "truncate_dim": -1},
+        **{"old_size": HUGE, "pairs": 0, "translator": "evil", "method": "mean", "settings": {"cca": {"rank": HUGE}}},
+        **{
+            "temperature": 0.0,
+            "decoders": {"evil": {"decoder_type": "several"}},
+            "prompt": "x" * 90_000,
+            "tower": "a.b",
+        },
     }
 
 
@@ -400,6 +408,10 @@ def spoil_parquet(path: Path, rng: random.Random) -> str:
         changed = content[: rng.randrange(len(content))] if rng.random() < 0.3 else flipped(content, rng)
         path.write_bytes(changed)
         return "bytes of the table"
+    if rng.random() < 0.3:
+        name, values = structs(n, rng)
+        pq.write_table(with_column(view, values), path)
+        return name
     name = rng.choice(list(tables))
     if name == "twenty million rows" and rng.random() < 0.8:  # it takes long to make
         name = "no rows"
@@ -423,6 +435,78 @@ def _tif() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, "TIFF")
     return buffer.getvalue()
+
+
+def structs(n: int, rng: random.Random) -> tuple[str, pa.Array]:
+    """Words, pairs, conversations and sounds that are none."""
+    values: list[Any] = [
+        *({"words": ["a"], "position": place} for place in (7, -1, 2**62, None)),
+        *({"words": words, "position": 0} for words in ([], None, [""], ["a b"], [None], ["x"] * 9_000, ["\n"])),
+        *({"text": "a", "text_pair": text} for text in (None, "", "x" * 90_000, "\x00")),
+        *([{"role": role, "content": "a"}] for role in ("evil", None, "x" * 9_000, "\x1b[2J")),
+        *([{"role": "user", "content": text}] for text in (None, "", "{{ 7 * 7 }}", "x" * 90_000)),
+        *([{"role": "user", "content": "a"}] * many for many in (0, 9_000)),
+        *({"array": [0.0] * 9, "sampling_rate": rate} for rate in (0, -1, 1, 2**62, None)),
+        *(
+            {"array": numbers, "sampling_rate": 16_000}
+            for numbers in ([], [1e38] * 9, [float("nan")], [0.0] * 400_000)
+        ),
+    ]
+    value = rng.choice(values)
+    return f"all {value!r:.60}", pa.array([value] * n)
+
+
+# -- shards and tokenizers
+
+
+def spoil_shard(path: Path, rng: random.Random) -> str:
+    """Change the bytes of a shard, its columns, or what it says of itself."""
+    if rng.random() < 0.4:
+        path.write_bytes(flipped(path.read_bytes(), rng))
+        return "bytes of the shard"
+    table = pq.read_table(path)
+    says: Any = (
+        json.loads(table.schema.metadata[b"hf_relreps"]) if b"hf_relreps" in (table.schema.metadata or {}) else {}
+    )
+    says = says or json.loads(pq.read_metadata(path).metadata[b"hf_relreps"])
+    what = rng.choice(["a field", "a column", "many rows", "nothing said"])
+    if what == "a field":
+        says, what = _spoil_node(says, rng, path)
+    elif what == "a column":
+        column = rng.choice(table.column_names)
+        table = table.drop_columns([column])
+    elif what == "many rows":
+        table = pa.table({name: pa.repeat(pa.scalar(1), 20_000_000) for name in table.column_names})
+    metadata = {} if what == "nothing said" else {b"hf_relreps": json.dumps(says).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return what
+
+
+def spoil_tokenizer(path: Path, rng: random.Random) -> str:
+    """Put a step into a tokenizer that costs more than its text."""
+    content = json.loads(path.read_text("utf-8"))
+    slow = rng.choice(["(a+)+$", "(a|a)*b", "([a-z]*)*x", ".*.*.*=.*", "(?=(a+))+b", "a" * 5_000])
+    text, regex = {"String": rng.choice(["", "a"])}, {"Regex": slow}
+    long_text = rng.choice(["", "x" * 100_000, "x" * 40])
+    steps: list[tuple[str, Any]] = [
+        ("normalizer", {"type": "Replace", "pattern": rng.choice([text, regex]), "content": long_text}),
+        ("normalizer", {"type": "Prepend", "prepend": long_text}),
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "NFKC"}] * rng.choice([3, 3_000])}),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "/////w=="}),
+        ("pre_tokenizer", {"type": "Split", "pattern": regex, "behavior": "Isolated", "invert": False}),
+        ("pre_tokenizer", {"type": "Metaspace", "replacement": "xx", "prepend_scheme": "always", "split": True}),
+        ("post_processor", {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 99}),
+        ("truncation", {"direction": "Right", "max_length": HUGE, "strategy": "LongestFirst", "stride": HUGE}),
+        ("padding", {"strategy": {"Fixed": HUGE}, "direction": "Right", "pad_to_multiple_of": HUGE, "pad_id": 0}),
+        ("model", {"type": "WordPiece", "vocab": {"x": 0}, "unk_token": "x", "max_input_chars_per_word": HUGE}),
+        ("model", {"type": "Unigram", "vocab": [["x", float("-inf")]], "unk_id": HUGE}),
+        ("model", {"type": "BPE", "vocab": {}, "merges": [["a", "b"]] * 9, "dropout": 7.0}),
+        ("added_tokens", [{"id": HUGE, "content": "x", "special": True}]),
+    ]
+    section, step = rng.choice(steps)
+    content[section] = step
+    path.write_text(json.dumps(content), "utf-8")
+    return f"{section} {step!r:.80}"
 
 
 # -- the card
@@ -530,6 +614,30 @@ def spoil_files(upload: Path, rng: random.Random, bait: Path) -> str:
     return name
 
 
+def leave_save(upload: Path, rng: random.Random, bait: Path) -> str:
+    """As if a save had been interrupted, which whoever opens the folder finishes."""
+    names = [
+        *("../bait/config.json", f"{bait}/config.json", "config.json", "decoder/../../bait/config.json", "", "a\0b"),
+        *("link/config.json", "**/config.json", "new", 7, None, "x" * 5_000),
+    ]
+    files = upload / ".saving" / "files"
+    way = rng.choice(["files", "obsolete", "a link", "nonsense"])
+    if way == "a link":
+        files.parent.mkdir(exist_ok=True)
+        files.symlink_to(bait)
+    else:
+        files.mkdir(parents=True, exist_ok=True)
+        (files / "config.json").write_bytes(evil_pickle())
+        (files.parent / "bait").mkdir(exist_ok=True)
+        (files.parent / "bait" / "config.json").write_text("{}")
+    (upload / "link").symlink_to(bait)
+    name = rng.choice(names)
+    told: Any = {"files": [name] if way != "obsolete" else [], "obsolete": [name] if way == "obsolete" else []}
+    told = rng.choice([7, [], {}, {"files": 7, "obsolete": {}}, {"files": ["x"]}]) if way == "nonsense" else told
+    (files.parent / "complete.json").write_text(json.dumps(told))
+    return f"an interrupted save: {way}, {told!r:.80}"
+
+
 def _exchange(left: Path, right: Path) -> None:
     aside = left.with_name("aside")
     left.rename(aside)
@@ -539,7 +647,7 @@ def _exchange(left: Path, right: Path) -> None:
 
 def add_traps(upload: Path) -> None:
     """Code that must never run lies in every folder of an upload."""
-    for folder in (upload, upload / "encoder", upload / "decoder"):
+    for folder in (upload, *(path for path in upload.rglob("*") if path.is_dir())):
         for name in ("evil_module.py", "modeling_hf_relreps.py", "tokenization_evil.py", "setup.py"):
             (folder / name).write_text(TRAP, "utf-8")
 
@@ -556,16 +664,29 @@ def _spoil_once(upload: Path, rng: random.Random, bait: Path) -> str:
         found = sorted({file for pattern in patterns for file in upload.glob(pattern) if file.is_file()})
         return rng.choice(found) if found else None
 
+    def json_of(path: Path) -> str:
+        return spoil_json(path, rng, bait)
+
+    configs = ("config.json", "*/config.json", "*/relreps_config.json")
+    of_sentences = ("modules.json", "sentence_*_config.json", "config_sentence_transformers.json")
+    migrations = ("migration/migration.json", "*_TranslatedEmbedding/migration.json")
     kinds: list[tuple[float, str, Path | None, Callable[[Path], str]]] = [
-        (5, "config", any_of("config.json", "*/config.json"), lambda path: spoil_json(path, rng, bait)),
+        (5, "config", any_of(*configs), json_of),
         (2, "index", any_of(INDEX, f"*/{INDEX}"), lambda path: spoil_index(path, rng, bait)),
-        (1, "index", any_of(INDEX, f"*/{INDEX}"), lambda path: spoil_json(path, rng, bait)),
-        (3, "weights", any_of("*/model*.safetensors"), lambda path: spoil_safetensors(path, rng)),
-        (2, "record", any_of("anchors/anchor_set.json"), lambda path: spoil_json(path, rng, bait)),
-        (3, "table", any_of("anchors/anchors.parquet"), lambda path: spoil_parquet(path, rng)),
+        (1, "index", any_of(INDEX, f"*/{INDEX}"), json_of),
+        (3, "weights", any_of("model.safetensors", "*/model*.safetensors"), lambda path: spoil_safetensors(path, rng)),
+        (2, "record", any_of("anchors/anchor_set.json", "*/anchors/anchor_set.json"), json_of),
+        (3, "table", any_of("anchors/*.parquet", "*/anchors/*.parquet"), lambda path: spoil_parquet(path, rng)),
         (2, "card", any_of("README.md"), lambda path: spoil_card(path, rng)),
-        (2, "processor", any_of("tokenizer*.json", "*processor*.json"), lambda path: spoil_json(path, rng, bait)),
+        (2, "processor", any_of("tokenizer*.json", "*processor*.json"), json_of),
+        (2, "tokenizer", any_of("tokenizer.json"), lambda path: spoil_tokenizer(path, rng)),
+        (2, "sentences", any_of(*of_sentences), json_of),
+        (3, "migration", any_of(*migrations), json_of),
+        (1, "migration", any_of("*/migration.safetensors"), lambda path: spoil_safetensors(path, rng)),
+        (3, "renewed", any_of("renewed/*.safetensors"), lambda path: spoil_safetensors(path, rng)),
+        (4, "shards", any_of("shards/*.parquet"), lambda path: spoil_shard(path, rng)),
         (2, "files", upload, lambda path: spoil_files(path, rng, bait)),
+        (1, "save", upload, lambda path: leave_save(path, rng, bait)),
     ]
     there = [kind for kind in kinds if kind[2] is not None]
     _, name, path, way = rng.choices(there, [kind[0] for kind in there])[0]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from hf_relreps.migration.ways import (
     build,
     translations,
 )
+from hf_relreps.printing import one_line
 from hf_relreps.projection import refuse_directionless
 from hf_relreps.saving import finish_save, saving_beside
 from hf_relreps.similarities import unit
@@ -47,6 +49,7 @@ SAME = 0.9999  # cosine from which on two vectors are those of one document
 FEWEST_FOUND = 0.2  # of held-out pairs that find their other half, above chance
 STRANGER = 0.7  # as near to stored vectors as these are to one another, below which pairs come from elsewhere
 WEIGHTS_FILE, FACTS_FILE = "migration.safetensors", "migration.json"
+MOST_NUMBER = 1_000_000  # of settings and scores in a file: far above any that are tried or found
 FORMAT = 1
 
 # From the share of held-out documents whose nearest stored neighbour stays among the first ten.
@@ -299,7 +302,8 @@ class Migration:
 
     def __repr__(self) -> str:
         facts = self.facts
-        names = f" ({facts.new_model} asks an index of {facts.old_model})" if facts.old_model else ""
+        old, new = one_line(facts.old_model), one_line(facts.new_model)
+        names = f" ({new} asks an index of {old})" if facts.old_model else ""
         few = "" if facts.pairs >= WANTED_PAIRS else f"; {WANTED_PAIRS} pairs would do better"
         return (
             f"{facts.pairs} pairs from {facts.new_size} to {facts.old_size} dimensions{names}: expected recall@10 "
@@ -311,7 +315,7 @@ class Migration:
     def report(self) -> str:
         """What to know before anybody switches, in a few lines."""
         facts = self.facts
-        old, new = facts.old_model or "the old model", facts.new_model or "the new model"
+        old, new = one_line(facts.old_model or "the old model"), one_line(facts.new_model or "the new model")
         lines = [
             f"{facts.pairs} pairs from {facts.new_size} to {facts.old_size} dimensions: {new} asks an index of {old}",
             f"expected recall@{NEAREST}, as a share of the old model's own:",
@@ -345,19 +349,21 @@ class Migration:
         for name in (WEIGHTS_FILE, FACTS_FILE):
             if not (folder / name).is_file():
                 raise UploadError(f"{folder} has no {name}. Give the folder that Migration.save wrote.")
-        return cls._of(load_file(folder / WEIGHTS_FILE), json.loads((folder / FACTS_FILE).read_text("utf-8")), folder)
+        try:
+            content = json.loads((folder / FACTS_FILE).read_text("utf-8"))
+            tensors = load_file(folder / WEIGHTS_FILE)
+        except (ValueError, RecursionError, SafetensorError) as error:
+            raise UploadIntegrityError(f"{folder} holds no migration that can be read: {error}. Fit anew.") from error
+        return cls._of(tensors, content, folder)
 
     @classmethod
     def _of(cls, tensors: Mapping[str, Tensor], content: Any, where: Any) -> Self:
-        known = set(Facts.__dataclass_fields__)
-        if not isinstance(content, dict) or content.get("format_version") != FORMAT or set(content) - known:
-            raise UploadError(f"{where} holds no migration of format {FORMAT}. Fit it anew with this version.")
-        facts = Facts(**content)
+        facts = _facts_in(content, where)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         expected = {"old_ND": (facts.pairs, facts.old_size), "new_NE": (facts.pairs, facts.new_size)}
         if shapes != expected:
             raise UploadIntegrityError(f"{where} holds pairs of shapes {shapes}, its facts say {expected}. Fit anew.")
-        return cls(tensors["old_ND"], tensors["new_NE"], facts)
+        return cls(*_pairs(tensors["old_ND"], tensors["new_NE"]), facts)
 
     # -- inside
 
@@ -556,6 +562,61 @@ def _made(name: str, old_ND: Tensor, new_NE: Tensor, facts: Facts) -> Way:
             f"way={name!r} was not fitted. Choose one of {', '.join(facts.kept)}, or fit with ways=[..., {name!r}]."
         )
     return _joined(name, {one: build(one, old_ND, new_NE, facts.settings[one]) for one in names}, facts.spreads)
+
+
+# -- files from outside
+
+
+def _facts_in(content: Any, where: Any) -> Facts:
+    """The facts that a file holds: names and numbers of the kinds that `fit` writes, and nothing else.
+
+    Raises:
+        UploadError: If it was written by another version, or holds anything else.
+    """
+    known = {field.name: field for field in fields(Facts)}
+    needed = {name for name, one in known.items() if one.default is MISSING}
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT or set(content) - set(known):
+        raise UploadError(f"{where} holds no migration of format {FORMAT}. Fit it anew with this version.")
+    wrong = [name for name, is_right in _RIGHT.items() if name in content and not is_right(content[name])]
+    wrong += sorted(needed - set(content))
+    wrong = wrong or [name for name in ("method", "translator") if content[name] not in content["expected"]]
+    wrong = wrong or (["spreads"] if set(content["spreads"]) != set(content["settings"]) else [])
+    if wrong:
+        found = f"{content[wrong[0]]!r:.80}" if wrong[0] in content else "nothing"
+        raise UploadError(
+            f"{FACTS_FILE} of {where} has {wrong[0]}={found}, expected what Migration.save writes. Fit it anew."
+        )
+    return Facts(**content)
+
+
+def _is_number(found: Any) -> bool:
+    return isinstance(found, int | float) and not isinstance(found, bool) and abs(found) <= MOST_NUMBER
+
+
+def _is_count(found: Any) -> bool:
+    return isinstance(found, int) and not isinstance(found, bool) and found > 0
+
+
+def _are_by_way(found: Any, names: Sequence[str], is_right: Callable[[str, Any], bool]) -> bool:
+    return isinstance(found, dict) and all(name in names and is_right(name, one) for name, one in found.items())
+
+
+def _are_settings(name: str, found: Any) -> bool:
+    """Those that are tried for a way, each a number in a range that its mathematics bears."""
+    if not isinstance(found, dict) or set(found) != set(GRIDS[name][0]):
+        return False
+    return all(_is_count(one) if key == "rank" else _is_number(one) and one > 0 for key, one in found.items())
+
+
+_RIGHT: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("old_size", "new_size", "pairs", "stored"), _is_count),
+    "method": lambda found: found in WAYS,
+    "translator": lambda found: found in ON_UNTOUCHED_INDEX,
+    **dict.fromkeys(("kept", "expected"), lambda found: _are_by_way(found, WAYS, lambda _, one: _is_number(one))),
+    "settings": lambda found: _are_by_way(found, SINGLE, _are_settings),
+    "spreads": lambda found: _are_by_way(found, SINGLE, lambda _, one: _is_number(one) and one > 0),
+    **dict.fromkeys(("old_model", "new_model"), lambda found: isinstance(found, str | None)),
+}
 
 
 # -- pairs that belong together

@@ -146,8 +146,13 @@ class RenewedVectors:
 def _read(file: Path) -> tuple[list[Id], Tensor]:
     try:
         with safe_open(file, "pt") as content:
-            return json.loads(content.metadata()["ids"]), content.get_tensor("vectors")
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            ids, vectors_BE = json.loads(content.metadata()["ids"]), content.get_tensor("vectors")
+        if not isinstance(ids, list) or not all(isinstance(id_, int | str) for id_ in ids):
+            raise TypeError("its ids are not whole numbers and texts")
+        if not vectors_BE.isfinite().all():
+            raise ValueError("a vector is not finite")
+        return ids, vectors_BE.float()
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UploadError(
             f"{file} holds no renewed vectors ({type(error).__name__}: {error}). Give a folder of its own for them, "
             "or remove that file: its documents are encoded again."

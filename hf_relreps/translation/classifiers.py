@@ -31,7 +31,6 @@ from hf_relreps.configuration import LABEL_FIELDS, OF_TOKENS, POOLINGS, AnyRelat
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import AnchorError, SampleError, StitchingError
 from hf_relreps.heads import AUTO_CLASSIFIERS, CLASSIFIERS, READINGS, ClassifierHead, encoder_name, vector_argument
-from hf_relreps.inspection import refuse_unknown_model
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.pooling import LAST_LAYER, POOLERS, Interface, pool, vectors_of_tokens, vectors_of_words
 from hf_relreps.samples import SPANS, batches, to_device
@@ -438,7 +437,6 @@ def _load(classifier: Any, modality: str, processor: Any) -> tuple[PreTrainedMod
 
 
 def _from_hub(auto_class: Any, source: Source) -> Any:
-    refuse_unknown_model(source.json("config.json"), f"config.json of {source}")
     model, info = load_from_safetensors(auto_class, source, output_loading_info=True)
     missing = sorted(info["missing_keys"])
     if missing:
