@@ -50,8 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # These files take longest, so they come first: what begins last must be short where processes share the tests.
 LONGEST = (
-    *("quickstart", "shards", "sharded", "ranks", "untrusted_uploads", "load", "notebooks", "paper", "kill"),
-    *("distributed", "docs", "readme", "accelerate", "reconstruction", "image_classification"),
+    *("quickstart", "distributed", "shards", "ranks", "untrusted_uploads", "load", "notebooks", "paper", "kill"),
+    *("docs", "readme", "accelerate", "reconstruction", "image_classification"),
 )
 
 
