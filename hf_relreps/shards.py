@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -442,7 +443,11 @@ class _Actor:
             encoder.to("cuda")
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"rows": [sum(self.job.encode(int(share), self.shares)) for share in batch["id"]]}
+        """How many rows of a share were encoded, or the error: of what is raised Ray hands on the text only."""
+        try:
+            return {"rows": [sum(self.job.encode(int(batch["id"][0]), self.shares))], "error": [b""]}
+        except RelrepsError as error:
+            return {"rows": [0], "error": [pickle.dumps(error)]}
 
 
 def _run_with_ray(job: Encoding, actors: int) -> EncodedShards:
@@ -461,19 +466,12 @@ def _run_with_ray(job: Encoding, actors: int) -> EncodedShards:
     tasks = ray.data.from_items([{"id": share} for share in range(shares)], override_num_blocks=shares)
     how: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}
     how |= {"batch_size": 1, "compute": ray.data.ActorPoolStrategy(size=actors)}
-    try:
-        done = tasks.map_batches(_Actor, fn_constructor_args=(job, shares), **how).take_all()
-    except Exception as error:
-        raise _cause(error) from error
-    return job.end(sum(row["rows"] for row in done))
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error of ours that Ray wrapped, or else Ray's."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, RelrepsError):
-        found = getattr(found, "cause", None) or found.__cause__
-    return found or error
+    encoded = 0
+    for row in tasks.map_batches(_Actor, fn_constructor_args=(job, shares), **how).iter_rows():
+        if row["error"]:
+            raise pickle.loads(row["error"])  # noqa: S301 -- of our own actors
+        encoded += row["rows"]
+    return job.end(encoded)
 
 
 # -- What is in a folder

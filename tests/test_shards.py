@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value, load_dataset
+from processes import run_together
 from training import tiny_trainer
 
 from hf_relreps import AnchorSet, RelativeConfig, RelativeDecoder, RelativeDecoderConfig, RelativeModel
@@ -573,9 +574,9 @@ def test_one_process_of_two_that_is_killed_stops_no_other_and_its_shards_are_mad
 # -- Ray
 
 RAY = """
-import json, os, subprocess, sys, threading, time
+import json, sys, threading, time
 from pathlib import Path
-import ray
+import psutil, ray
 from hf_relreps import RelativeModel
 from hf_relreps.errors import SampleError
 from hf_relreps.shards import encode_shards
@@ -586,13 +587,22 @@ encoder = RelativeModel.from_pretrained(f"{many}/encoder")
 how = {"keep": ["id"], "rows_per_shard": 100, "batch_size": 4, "ray_actors": 2}
 killed = []
 
+def actors():
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "MapWorker" in process.name() or any("MapWorker" in word for word in process.cmdline()):
+                yield process
+        except psutil.Error:  # it has ended
+            pass
+
 def kill_an_actor():
-    while not list(Path(output).glob("part-*.parquet")):
+    while not killed:
         time.sleep(0.01)
-    found = subprocess.run(["pgrep", "-f", "^ray::MapWorker"], capture_output=True, text=True, check=True)
-    process = int(found.stdout.split()[0])
-    os.kill(process, 9)
-    killed.append(process)
+        if list(Path(output).glob("part-*.parquet")):
+            for process in actors():  # one that is at work: Ray names processes by what they do
+                process.kill()
+                killed.append(process.pid)
+                break
 
 if kill == "an actor":
     threading.Thread(target=kill_an_actor, daemon=True).start()
@@ -616,10 +626,8 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip 
 @pytest.mark.slow
 @needs_ray
 def test_two_actors_of_ray_encode_all_though_one_is_killed(many, tmp_path):
-    arguments = with_ray(many[0], tmp_path / "shards", "an actor")
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    told, error = done.stdout.strip().splitlines()[-2:]
+    printed = run_together(with_ray(many[0], tmp_path / "shards", "an actor"), TIMEOUT)
+    told, error = printed.strip().splitlines()[-2:]
     told = json.loads(told)
     assert told["complete"] and told["rows"] == 2 * HALF and len(told["killed"]) == 1
     assert "column 'id' of part" in error and "holds numbers, the encoder reads text" in error
