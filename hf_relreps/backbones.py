@@ -51,7 +51,7 @@ from hf_relreps.pooling import (
     vectors_of_words,
 )
 from hf_relreps.prompts import find_prompt, prompt_of
-from hf_relreps.quantization import refuse_float8
+from hf_relreps.quantization import plain_tensors, quantizing, refuse_float8
 from hf_relreps.samples import SPANS, batches, length, longer, to_device
 from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace, refuse_unknown_settings
@@ -576,7 +576,8 @@ def _load_by_name(source: Source, loader: dict[str, Any]) -> PreTrainedModel:
         )
     how = {name: value for name, value in loader.items() if name not in source.arguments}
     refuse_float8(how.get("dtype"), f"{source} was asked for")
-    return load_from_safetensors(AutoModel, source, **how)
+    with quantizing(how.get("quantization_config"), str(source)):
+        return load_from_safetensors(AutoModel, source, **how)
 
 
 def load_from_safetensors(auto_class: Any, source: Source, **how: Any) -> Any:
@@ -869,7 +870,8 @@ def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for part in plain_tensors(tensor):
+            sha.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 

@@ -38,6 +38,7 @@ from hf_relreps.heads import ClassifierHead, Placement, build_head
 from hf_relreps.pretrained import RelativePart, RelativePreTrainedModel
 from hf_relreps.projection import RelativeProjection, refuse_directionless, wide
 from hf_relreps.ridge import RIDGE, class_weights, fit_ridge, sharpness, sharpness_of_several
+from hf_relreps.samples import may_read
 from hf_relreps.similarities import unit
 from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace, require_within
@@ -156,9 +157,9 @@ class Drawing(NamedTuple):
         """Against the images to draw: see `reconstruction_loss`.
 
         Raises:
-            SampleError: If these have another shape, or do not lie in [0, 1].
+            SampleError: If these have another shape.
         """
-        refuse_other_pixels(self.images, target)
+        refuse_other_shape(self.images, target)
         error = reconstruction_loss(self.images, target)
         return error if self.divergence is None else error + self.divergence
 
@@ -226,8 +227,8 @@ def reconstruction_loss(drawn: Tensor, target: Tensor) -> Tensor:
     return 0.5 * target[0].numel() * torch.log(error.clamp_min(1e-8))
 
 
-def refuse_other_pixels(drawn: Tensor, target: Tensor) -> None:
-    """Raise `SampleError` unless the images to draw have the shape of those drawn, and pixels in [0, 1]."""
+def refuse_other_shape(drawn: Tensor, target: Tensor) -> None:
+    """Raise `SampleError` unless the images to draw have the shape of those drawn."""
     if drawn.shape != target.shape:
         channels, height, width = drawn.shape[1:]
         raise SampleError(
@@ -235,6 +236,10 @@ def refuse_other_pixels(drawn: Tensor, target: Tensor) -> None:
             f"{tuple(target.shape[1:])}. Set image_size and num_channels to match: from_encoder(..., image_size=..., "
             "num_channels=...)."
         )
+
+
+def refuse_other_pixels(target: Tensor) -> None:
+    """Raise `SampleError` unless the pixels of the images to draw lie in [0, 1]."""
     low, high = target.aminmax()
     if not (low >= 0 and high <= 1):  # written so that NaN is refused
         raise SampleError(
@@ -279,6 +284,8 @@ class RelativeDecoder(RelativePart):
     part = "decoder"
     base_model_prefix = "decoder"  # the prefix of its weights in a whole model's file
     main_input_name = "relative_embeds"
+    _saw_labels: bool = False  # that one counts
+    _saw_pixels: bool = False
 
     def __init__(
         self,
@@ -768,7 +775,7 @@ class RelativeDecoder(RelativePart):
             h = self.aggregation(h)
         if self.image is not None:
             drawing = self.image(self.dropout(h))
-            loss = None if labels is None else drawing.loss(labels)
+            loss = None if labels is None else self._loss_of_drawing(drawing, labels)
             return RelativeDecoderOutput(loss=loss, reconstruction=drawing.images)
         if self.hidden is not None:
             h = nn.functional.silu(self.hidden(h))
@@ -811,13 +818,26 @@ class RelativeDecoder(RelativePart):
         counts = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
         one_of_many = self.config.problem_type in (None, "single_label_classification") and logits_BC.shape[-1] > 1
         labels = labels.long() if counts and one_of_many else labels.to(logits_BC.dtype)
-        if one_of_many and not torch.compiler.is_compiling() and bool((labels == IGNORED).all()):
-            logger.warning_once(
-                f"No label of a batch counts: all {labels.numel()} are {IGNORED}. Its loss is 0 in place of NaN, "
-                "which would spoil the weights. If this holds for all batches, nothing is learned: check the labels."
-            )
-            return logits_BC.sum() * 0.0
-        return ForSequenceClassificationLoss(labels, logits_BC, self.config)
+        loss = ForSequenceClassificationLoss(labels, logits_BC, self.config)
+        if not one_of_many:
+            return loss
+        any_counts = (labels != IGNORED).any()
+        if may_read(labels, self._saw_labels):
+            self._saw_labels = bool(any_counts)
+            if not self._saw_labels:
+                logger.warning_once(
+                    f"No label of a batch counts: all {labels.numel()} are {IGNORED}. Its loss is 0 in place of NaN, "
+                    "which would spoil the weights. If this holds for all batches, nothing is learned: check the "
+                    "labels."
+                )
+        return torch.where(any_counts, loss, logits_BC.sum() * 0.0)
+
+    def _loss_of_drawing(self, drawing: Drawing, target: Tensor) -> Tensor:
+        loss = drawing.loss(target)
+        if may_read(target, self._saw_pixels):
+            refuse_other_pixels(target)
+            self._saw_pixels = True
+        return loss
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

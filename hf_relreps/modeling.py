@@ -90,7 +90,7 @@ from hf_relreps.projection import (
 )
 from hf_relreps.prompts import ids_of_prompt, with_prompt
 from hf_relreps.quantization import quantization_of, to_load
-from hf_relreps.samples import as_list, batches, digest_of_vocabulary, to_device
+from hf_relreps.samples import as_list, batches, digest_of_vocabulary, may_read, to_device
 from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace, refuse_unknown_settings, require_fit
 from hf_relreps.uploads import explain, locate, stored_sizes, stored_weights, weight_files
@@ -173,6 +173,7 @@ class RelativeModel(RelativePart):
     _interface: Interface | None = None
     _bound_to: int | None = None  # which projection knows this encoder
     _saw_prompt: bool = False
+    _saw_pairs: bool = False
     _is_proven: bool = False  # whether a forward pass has shown that the configuration asks for nothing immense
     _refreshes_in: int | None = None  # the process: a child that is forked meanwhile refreshes by itself
     _vocabulary: tuple[Any, str | None] | None = None  # which processor was described last, and as what
@@ -326,8 +327,13 @@ class RelativeModel(RelativePart):
         """Relative representations; those of padding are zeros where nothing is trained, for nobody reads them."""
         of_tokens = x_BD.ndim == 3 and isinstance(mask, Tensor) and mask.shape == x_BD.shape[:2]
         trained = live_anchors_AD is not None or (torch.is_grad_enabled() and x_BD.requires_grad)
-        if not of_tokens or trained or torch.compiler.is_compiling() or bool(mask.all()):
+        if not of_tokens or trained or torch.compiler.is_compiling():
             return self.projection(x_BD, live_anchors_AD)
+        mask = mask.to(x_BD.device)
+        if mask.device.type != "cpu":  # to leave padding out the host would wait there for how much of it there is
+            return self.projection(x_BD).masked_fill(~mask.bool().unsqueeze(-1), 0)
+        if mask.all():
+            return self.projection(x_BD)
         x_ND = x_BD.flatten(0, 1)
         dtype = torch.promote_types(x_ND.dtype, wide(self.projection.anchors_AD.dtype))
         r_NR = x_ND.new_zeros(len(x_ND), self.config.space.size, dtype=dtype)
@@ -366,9 +372,7 @@ class RelativeModel(RelativePart):
     def _refuse_promptless(self, ids_BT: Tensor | None) -> None:
         """Raise `SampleError` if no text of a batch holds the prompt that the anchors were encoded with."""
         prompt = self.config.prompt_ids if self.config.prompt else None
-        if not prompt or ids_BT is None or ids_BT.ndim != 2 or torch.compiler.is_compiling():
-            return
-        if self._saw_prompt and ids_BT.device.type != "cpu":  # to look makes the host wait: once is enough there
+        if not prompt or ids_BT is None or ids_BT.ndim != 2 or not may_read(ids_BT, self._saw_prompt):
             return
         windows_BWP = ids_BT.unfold(1, len(prompt), 1) if ids_BT.shape[1] >= len(prompt) else ids_BT.new_empty(0, 0, 1)
         if not (windows_BWP == ids_BT.new_tensor(prompt)).all(-1).any():
@@ -383,7 +387,7 @@ class RelativeModel(RelativePart):
     def _refuse_single_texts(self, ids_BT: Tensor | None) -> None:
         """Raise `SampleError` if a row of a batch is one text where the encoder reads two, joined by a token."""
         mark = self.config.pair_mark if self.config.modality == "pair" else None
-        if not mark or ids_BT is None or ids_BT.ndim != 2 or torch.compiler.is_compiling():
+        if not mark or ids_BT is None or ids_BT.ndim != 2 or not may_read(ids_BT, self._saw_pairs):
             return
         is_pair_B = (ids_BT == mark[0]).sum(1) >= mark[1]
         if not is_pair_B.all():
@@ -392,6 +396,7 @@ class RelativeModel(RelativePart):
                 f"which token {mark[0]} stands {mark[1]} times. Tokenize both: model.processor(texts, text_pairs). "
                 'Pipelines take {"text": ..., "text_pair": ...}.'
             )
+        self._saw_pairs = True
 
     def _live_anchors(self, output: Any) -> Tensor | None:
         """The anchors' embeddings in this very forward pass of a graph, where gradients are to pass through them."""

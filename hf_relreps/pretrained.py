@@ -34,7 +34,7 @@ from hf_relreps.errors import (
     UploadIntegrityError,
 )
 from hf_relreps.model_card import PICTURE_FILE, CardFacts, merged, model_card, model_tags
-from hf_relreps.quantization import dtype_to_compute, refuse_float8
+from hf_relreps.quantization import dtype_to_compute, quantizing, refuse_float8
 from hf_relreps.saving import saving_beside, write_text
 from hf_relreps.sources import CARD_FILE, Source, publish
 from hf_relreps.space import require_one_of
@@ -448,7 +448,8 @@ class RelativePart(RelativePreTrainedModel):
         try:
             config, kwargs = cls._resolve_config(source.name, kwargs | files, stored)
             config.dtype = dtype_to_compute(config.dtype)
-            with building(stored_sizes(files_of_weights)[0]):
+            asked = kwargs.get("quantization_config")
+            with building(stored_sizes(files_of_weights)[0]), quantizing(asked, f"The {part} of {source}"):
                 loaded: Any = super().from_pretrained(
                     source.name, *args, config=config, output_loading_info=True, **kwargs | files
                 )

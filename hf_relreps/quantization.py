@@ -5,14 +5,15 @@ Only settings that are known are read from an upload: numbers, switches and name
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hf_relreps.errors import ConfigurationError, MissingExtraError
+from hf_relreps.errors import ConfigurationError, MissingExtraError, RelrepsError
 
 
 METHOD = "bitsandbytes"  # whose weights can be stored and read again
@@ -45,7 +46,7 @@ def quantization_of(encoder: nn.Module, backbone: nn.Module) -> dict[str, Any] |
     method: str | None = "another library, or are a part of a quantized model"
     quantizer = next((one for one in quantizers if one is not None), None)
     if quantizer is None:
-        if all(weight.is_floating_point() for weight in backbone.parameters()):
+        if not any(_is_quantized(weight) for weight in backbone.parameters()):
             return None
     else:
         method = getattr(quantizer.quantization_config.quant_method, "value", None)
@@ -61,6 +62,32 @@ def quantization_of(encoder: nn.Module, backbone: nn.Module) -> dict[str, Any] |
     linear = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
     whole = [f"backbone.{name}" for name, module in linear.items() if module.weight.is_floating_point()]
     return kept | {"llm_int8_skip_modules": whole or ["projection"]}
+
+
+@contextmanager
+def quantizing(asked: Any, what: str) -> Iterator[None]:
+    """Raise `ConfigurationError` where a library that a `quantization_config` asks for is missing, or needs a GPU."""
+    try:
+        yield
+    except (ImportError, RuntimeError) as error:
+        if asked is None or isinstance(error, RelrepsError) or "mismatch" in str(error):
+            raise
+        raise ConfigurationError(
+            f"{what} cannot be quantized as quantization_config asks: {str(error).rstrip('.')}. Load it without "
+            "quantization_config, or where there is what this needs."
+        ) from error
+
+
+def plain_tensors(weight: Tensor) -> list[Tensor]:
+    """The tensors that hold a weight: itself, or the numbers and the scales of one that torchao has quantized."""
+    if not hasattr(weight, "__tensor_flatten__"):
+        return [weight]
+    return [part for name in weight.__tensor_flatten__()[0] for part in plain_tensors(getattr(weight, name))]
+
+
+def _is_quantized(weight: Tensor) -> bool:
+    is_wrapper = hasattr(weight, "__tensor_flatten__") and type(weight).__name__ != "DTensor"  # the latter is sharded
+    return is_wrapper or not weight.is_floating_point()
 
 
 def check_quantization(settings: Any) -> None:

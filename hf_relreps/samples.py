@@ -521,3 +521,11 @@ def _warn_of_truncation(tokens: Any, limit: int, tokenizer: Any) -> None:
 def to_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The same inputs on another device."""
     return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def may_read(inputs: Tensor, has_passed: bool = False) -> bool:
+    """Whether a check may read the values of inputs: on an accelerator only until it has passed once.
+
+    There it makes the host wait for the device. What is compiled must not depend on values at all.
+    """
+    return not torch.compiler.is_compiling() and (inputs.device.type == "cpu" or not has_passed)

@@ -41,6 +41,7 @@ from hf_relreps.configuration import (
 from hf_relreps.errors import AnchorIntegrityError, ConfigurationError, UploadError, UploadIntegrityError
 from hf_relreps.inspection import refuse_immense, refuse_unknown_processor
 from hf_relreps.model_card import PICTURE_FILE
+from hf_relreps.quantization import plain_tensors
 from hf_relreps.samples import is_failure
 from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace
@@ -317,7 +318,8 @@ def refuse_not_finite(model: PreTrainedModel, name: str) -> None:
     """Raise `UploadIntegrityError` if a weight is infinite or not a number: every output would be."""
     ours = ("anchors_AD", "points_RE", "shift_E")
     bounds = {name for name, _ in model.named_buffers() if not name.endswith(ours)}  # Gemma 4 clips at none
-    for key, tensor in model.state_dict().items():
+    weights = model.state_dict()
+    for key, tensor in ((key, part) for key, weight in weights.items() for part in plain_tensors(weight)):
         if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
             continue
         tensor = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch finds no bounds of float8

@@ -18,12 +18,19 @@ from hf_relreps import RelativeModelForSequenceClassification
 
 TIMEOUT = 600  # seconds for all cases; each process waits 240 for the other
 # 7 anchors (not a multiple of two), 1 (fewer than processes), 7 in 3 parts; the loop ends its group, so it comes last.
-CASES = ("7", "1", "7:3", "whole", "sharded", "resumed", "frozen", "version1", "on-one-rank", "loop")
+DDP, FSDP_2 = (
+    ("7", "1", "7:3", "whole"),
+    ("sharded", "resumed", "frozen", "pieces", "pieces-resumed", "half", "half-resumed"),
+)
+CASES = (*DDP, *FSDP_2, "version1", "on-one-rank", "loop")
+ZERO = ("whole", "zero-1", "zero-1-resumed", "zero-2", "zero-2-resumed", "zero-2-frozen", "zero-3")
 
 
-def run_cases(out, *cases):
+def run_cases(out, *cases, **environment):
     """Run cases of `scripts/train_together.py`; the folder with what each process wrote down, and the saved models."""
-    run_together([sys.executable, str(HERE / "scripts" / "train_together.py"), str(out), *cases], TIMEOUT)
+    run_together(
+        [sys.executable, str(HERE / "scripts" / "train_together.py"), str(out), *cases], TIMEOUT, **environment
+    )
     return out
 
 
@@ -96,7 +103,7 @@ def test_what_was_saved_loads_and_its_anchors_are_its_own_encoders(runs, k, save
 # -- FSDP2
 
 
-@pytest.mark.parametrize("case", ["sharded", "resumed", "frozen"])
+@pytest.mark.parametrize("case", FSDP_2)
 def test_each_process_holds_about_half_of_the_weights_and_all_of_the_anchors(runs, case):
     first, second = records(runs / case)
     assert "FSDP" in first["kind"]
@@ -152,6 +159,65 @@ def test_what_cannot_work_is_refused_with_what_to_do_instead(runs, case, said):
     for record in records(runs / case):
         assert said in record["refused"]
         assert "'version': 2" in record["refused"]
+
+
+def test_checkpoints_in_pieces_end_as_whole_ones_do(runs):
+    checkpoint = runs / "pieces" / "trainer" / "checkpoint-3"
+    assert (checkpoint / "pytorch_model_fsdp_0").is_dir() and not (checkpoint / "encoder").exists()
+    assert records(runs / "pieces")[0]["at_steps"] == records(runs / "sharded")[0]["at_steps"]
+    expected = load(runs / "sharded" / "model")
+    for case in ("pieces", "pieces-resumed"):
+        assert largest_difference(expected, load(runs / case / "model")) < 1e-6
+
+
+def test_mixed_precision_ends_with_the_same_anchors_on_both_and_weights_in_float32(runs):
+    first, second = records(runs / "half")
+    assert first["at_steps"] == second["at_steps"] and first["at_evaluations"] == second["at_evaluations"]
+    model = load(runs / "half" / "model")
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert 1e-4 < model.encoder.check_anchors() < 2e-2  # they were encoded in bfloat16
+    assert largest_difference(model, load(runs / "half-resumed" / "model")) < 1e-6
+
+
+# -- DeepSpeed
+
+
+@pytest.fixture(scope="module")
+def zero(tmp_path_factory):
+    pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install deepspeed")
+    return run_cases(tmp_path_factory.mktemp("zero"), *ZERO, DS_ACCELERATOR="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["zero-1", "zero-2"])
+def test_zero_ends_with_the_weights_of_ddp_and_the_same_anchors_on_both(zero, case):
+    first, second = records(zero / case)
+    assert "DEEPSPEED" in first["kind"]
+    for what in ("at_steps", "at_evaluations", "at_end", "weights", "drift"):
+        assert first[what] == second[what]
+    assert largest_difference(load(zero / "whole" / "model"), load(zero / case / "model")) < 1e-3
+    for saved in ("model", "trainer/checkpoint-3"):
+        model = load(zero / case / saved)
+        own_AD = model.encoder.encode(model.anchors.view("en").samples)
+        torch.testing.assert_close(model.encoder.projection.anchors_AD, own_AD, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_zero_resumes_exactly_and_leaves_a_frozen_encoder_as_it_is(zero):
+    for case in ("zero-1", "zero-2"):
+        assert largest_difference(load(zero / case / "model"), load(zero / f"{case}-resumed" / "model")) < 1e-6
+    first = records(zero / "zero-2-frozen")[0]
+    assert max(moved for _, moved in first["drift"]) < 1e-6  # batches round differently
+    early, late = load(zero / "zero-2-frozen" / "trainer" / "checkpoint-3"), load(zero / "zero-2-frozen" / "model")
+    assert largest_difference(early.encoder.backbone, late.encoder.backbone) == 0
+    assert largest_difference(early.decoder, late.decoder) > 1e-4
+
+
+@pytest.mark.slow
+def test_zero_3_is_refused(zero):
+    assert all(
+        "DeepSpeed ZeRO-3 has partitioned the weights" in record["refused"] for record in records(zero / "zero-3")
+    )
 
 
 # -- a loop without the Trainer

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from files import change
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 from training import tiny_trainer
-from transformers import AutoModel, BitsAndBytesConfig, FineGrainedFP8Config
+from transformers import AutoModel, BitsAndBytesConfig, FineGrainedFP8Config, TorchAoConfig
 from transformers.quantizers import AutoHfQuantizer
 
 from hf_relreps import AnchorCallback, RelativeModel, RelativeModelForSequenceClassification, stitch
+from hf_relreps.backbones import digest_of_weights
 from hf_relreps.errors import ConfigurationError, MissingExtraError
-from hf_relreps.quantization import check_quantization, quantization_of
+from hf_relreps.quantization import check_quantization, plain_tensors, quantization_of
 
 
 SETTINGS: dict[str, Any] = {
@@ -99,6 +103,106 @@ def test_weights_that_an_upload_cannot_hold_are_refused_before_anything_is_writt
     with pytest.raises(ConfigurationError, match="quantized by another library, or are a part of a quantized model"):
         model.save_pretrained(tmp_path / "model")
     assert quantization_of(make_model().encoder, make_model().encoder.backbone) is None
+
+
+@pytest.fixture
+def by_torchao(make_bert, tmp_path):
+    """An encoder that torchao has quantized to eight bits, and how."""
+    torchao = pytest.importorskip("torchao.quantization", reason="needs torchao: pip install torchao")
+    make_bert().save_pretrained(tmp_path / "bert")
+    how = TorchAoConfig(torchao.Int8WeightOnlyConfig())
+    return AutoModel.from_pretrained(tmp_path / "bert", quantization_config=how), how
+
+
+def test_an_encoder_of_torchao_is_read_trained_on_and_stitched(
+    by_torchao, make_model, make_bert, anchors, tokenizer, texts, make_dataset, tmp_path
+):
+    kinds = {"num_labels": 3}
+    model = RelativeModelForSequenceClassification.from_encoder(by_torchao[0], anchors.view("en"), tokenizer, **kinds)
+    whole = RelativeModelForSequenceClassification.from_encoder(make_bert(), anchors.view("en"), tokenizer, **kinds)
+    found_BD, expected_BD = (one.encoder.encode(texts["en"][:4]) for one in (model, whole))
+    assert 0 < float((found_BD - expected_BD).norm()) < 0.01 * float(expected_BD.norm())
+    assert digest_of_weights(model.encoder.backbone.state_dict()) != digest_of_weights(make_bert().state_dict())
+    model.encoder.requires_grad_(False)
+    before, anchors_AD = model.decoder.output.weight.clone(), model.encoder.projection.anchors_AD.clone()
+    tiny_trainer(model, tokenizer, make_dataset("en")[:16], tmp_path / "run", AnchorCallback()).train()
+    assert not torch.equal(model.decoder.output.weight, before)
+    assert torch.equal(model.encoder.projection.anchors_AD, anchors_AD)
+    with pytest.raises(ConfigurationError, match="quantized by torchao. Uploads hold those of bitsandbytes only"):
+        model.save_pretrained(tmp_path / "model")
+    model.decoder.save_pretrained(tmp_path / "decoder")
+    expected = answer(model.eval(), tokenizer, texts["en"][:4])
+    assert torch.equal(answer(stitch(model.encoder, tmp_path / "decoder"), tokenizer, texts["en"][:4]), expected)
+    assert answer(stitch(model, make_model(1, "fr")), tokenizer, texts["en"][:4]).shape == (4, 3)
+
+
+def test_an_upload_is_quantized_by_torchao_when_it_is_loaded(by_torchao, make_model, tokenizer, texts, tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path / "model")
+    again = RelativeModelForSequenceClassification.from_pretrained(
+        tmp_path / "model", quantization_config=by_torchao[1]
+    )
+    assert type(again.encoder.backbone.encoder.layer[0].output.dense.weight).__name__ == "Int8Tensor"
+    assert type(again.decoder.output.weight) is nn.Parameter
+    found, expected = (answer(one, tokenizer, texts["en"][:4]) for one in (again, model))
+    assert 0 < float((found - expected).abs().max()) < 0.1 * float(expected.abs().max())
+
+
+def in_fp8(folder: Path) -> None:
+    """Store the layers' weights as the fp8 uploads on the Hub do: float8 with a scale for each block of 128 x 128."""
+    file, blocks = folder / "model.safetensors", (128, 128)
+    weights = load_file(file)
+    for name in [name for name, weight in weights.items() if ".layer." in name and weight.ndim == 2]:
+        n, m = weights[name].shape
+        in_blocks = weights[name].reshape(n // 128, 128, m // 128, 128)
+        scale = in_blocks.abs().amax((1, 3)) / 448  # the largest number of the format
+        weights[name] = (in_blocks / scale[:, None, :, None]).reshape(n, m).to(torch.float8_e4m3fn)
+        weights[name.replace(".weight", ".weight_scale_inv")] = scale
+    save_file(weights, file, metadata={"format": "pt"})
+    how = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": list(blocks)}
+    change(folder / "config.json", quantization_config=how)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator computes in fp8")
+def test_an_encoder_in_fp8_becomes_float32_without_an_accelerator(make_bert, anchors, tokenizer, texts, tmp_path):
+    bert = make_bert(hidden_size=128, intermediate_size=256)
+    bert.save_pretrained(tmp_path / "bert")
+    in_fp8(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    view = anchors.view("en")
+    model = RelativeModelForSequenceClassification.from_encoder(str(tmp_path / "bert"), view, num_labels=3).eval()
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    found_BD, expected_BD = (
+        model.encoder.encode(texts["en"][:4]),
+        RelativeModel.from_encoder(bert, view, tokenizer).encode(texts["en"][:4]),
+    )
+    assert 0 < float((found_BD - expected_BD).norm()) < 0.05 * float(expected_BD.norm())
+    model.save_pretrained(tmp_path / "model")
+    again = RelativeModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert torch.equal(answer(again, tokenizer, texts["en"][:4]), answer(model, tokenizer, texts["en"][:4]))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator computes in fp8")
+def test_what_quantization_needs_is_said_where_it_is_missing(make_model, make_bert, anchors, tokenizer, tmp_path):
+    make_model().save_pretrained(tmp_path / "model")
+    make_bert().save_pretrained(tmp_path / "bert")
+    how = {"quantization_config": FineGrainedFP8Config()}
+    says = "cannot be quantized as quantization_config asks: No GPU or XPU found.*Load it without"
+    with pytest.raises(ConfigurationError, match=f"The encoder of .*model {says}"):
+        RelativeModelForSequenceClassification.from_pretrained(tmp_path / "model", **how)
+    with pytest.raises(ConfigurationError, match=f"bert {says}"):
+        RelativeModel.from_encoder(str(tmp_path / "bert"), anchors.view("en"), tokenizer, **how)
+
+
+def test_the_tensors_inside_a_weight_are_those_that_are_read():
+    halves = TwoTensor(torch.ones(2), torch.zeros(2))
+    assert [float(part.sum()) for part in plain_tensors(halves)] == [2, 0]
+    assert plain_tensors(weight := torch.ones(3)) == [weight]
+    assert digest_of_weights({"a": halves}) != digest_of_weights({"a": TwoTensor(torch.ones(2), torch.ones(2))})
+    model = nn.Linear(2, 1)
+    model.weight = nn.Parameter(TwoTensor(torch.ones(1, 2), torch.zeros(1, 2)))
+    with pytest.raises(ConfigurationError, match="quantized by another library"):
+        quantization_of(nn.Module(), model)
 
 
 @pytest.mark.parametrize(

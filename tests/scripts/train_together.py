@@ -10,7 +10,8 @@ saved, OUT/CASE/model. The cases:
 - ``resumed``: FSDP2 from checkpoint-3 of ``sharded``, to the same end;
 - ``frozen``: FSDP2 around a frozen encoder;
 - ``pieces``, ``pieces-resumed``: FSDP2 whose checkpoints hold each process's piece (SHARDED_STATE_DICT);
-- ``half``: FSDP2 in mixed precision, bfloat16;
+- ``half``, ``half-resumed``: FSDP2 in mixed precision, bfloat16;
+- ``zero-1``, ``zero-1-resumed``, ``zero-2``, ``zero-2-resumed``, ``zero-2-frozen``, ``zero-3``: stages of DeepSpeed;
 - ``version1``, ``on-one-rank``: what is refused; what was said is written down. accelerate builds neither on a CPU, so
   torch's own FSDP of version 1 is put around the model, and the setting is switched on in what accelerate has built.
 
@@ -52,9 +53,12 @@ TEXTS = [
 ]
 LABELS = [i // 16 for i in range(32)]
 IN_PIECES = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}
-FSDP = dict.fromkeys(("sharded", "resumed", "frozen", "half", "on-one-rank"), {"version": 2})
+FSDP = dict.fromkeys(("sharded", "resumed", "frozen", "half", "half-resumed", "on-one-rank"), {"version": 2})
 FSDP |= dict.fromkeys(("pieces", "pieces-resumed"), IN_PIECES)
-RESUMED = {"resumed": "sharded", "pieces-resumed": "pieces"}
+ZERO = {"zero-1": 1, "zero-2": 2, "zero-2-frozen": 2, "zero-3": 3}  # the stage
+ZERO |= {"zero-1-resumed": 1, "zero-2-resumed": 2}
+RESUMED = {"resumed": "sharded", "pieces-resumed": "pieces", "half-resumed": "half"}
+RESUMED |= {"zero-1-resumed": "zero-1", "zero-2-resumed": "zero-2"}
 
 
 def digest(tensors):
@@ -139,11 +143,13 @@ def train_alike(case, folder):
     """The same model in each case, whole or sharded."""
     layers = {"transformer_layer_cls_to_wrap": ["BertLayer"]}
     settings = {"fsdp": True, "fsdp_config": FSDP[case] | layers} if case in FSDP else {}
-    args = arguments(folder, bf16=case == "half", **settings)
+    if case in ZERO:
+        settings = {"deepspeed": {"zero_optimization": {"stage": ZERO[case]}, "train_micro_batch_size_per_gpu": 4}}
+    args = arguments(folder, bf16=case.startswith("half"), **settings)
     if case in FSDP and args.world_size:  # the latter finds the devices
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     torch.manual_seed(0)
-    model = make(5, freeze_encoder=case == "frozen")
+    model = make(5, freeze_encoder=case.endswith("frozen"))
     rank = int(os.environ["RANK"])
     batch = model.processor(TEXTS[rank::2], padding=True, return_tensors="pt")
     model.fit_decoder([{**batch, "labels": torch.tensor(LABELS[rank::2])}])
