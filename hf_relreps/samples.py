@@ -32,6 +32,8 @@ SAMPLE_TYPES: dict[str, type] = {"text": str, "word": Word, "image": Image.Image
 SPANS = "word_spans"  # among the inputs of a batch of words: sentence, first token and the one after the last (n, 3)
 SIDES = ("height", "width")
 MOST_PIXELS = 1 << 24  # of one image that an encoder reads: 200 MB as float32
+PIXELS_AT_ONCE, VALUES_AT_ONCE = 1 << 24, 1 << 25  # of the images and of the sounds of one batch, as they are read
+LONGEST_FIXED = 8_192  # tokens that each text is padded to where an encoder sees its padding
 COUNTS_PIXELS = 1_000_000  # a longest_edge from here on counts an image's pixels (Qwen)
 PANIC = "PanicException"  # what Rust's panics are called in Python, where they are no Exception
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow clips these to 8 bits without a word
@@ -286,6 +288,7 @@ def batches(
         return
     if modality not in ("text", "pair", "conversation"):
         read = _read_images if modality == "image" else _read_sounds
+        batch_size = min(batch_size, _most_at_once(samples, modality, processor))
         at_once = padding or modality == "image"
         together = [np.arange(len(samples))] if at_once else _of_one_length([length(sample) for sample in samples])
         for rows in _parts(together, batch_size):
@@ -377,14 +380,29 @@ def _parts(together: Sequence[np.ndarray], batch_size: int) -> Iterator[np.ndarr
 def _fixed_length(tokenizer: Any, max_length: int | None) -> dict[str, Any]:
     """How to pad for encoders that see the padding (SigLIP): to the one length that they were trained with."""
     limit = max_length or tokenizer.model_max_length
-    sees_padding = "attention_mask" not in tokenizer.model_input_names and limit < 1_000_000
+    sees_padding = "attention_mask" not in tokenizer.model_input_names and limit <= LONGEST_FIXED
     return {"padding": "max_length", "max_length": limit} if sees_padding else {}
+
+
+def _most_at_once(samples: Sequence[Any], modality: str, processor: Any) -> int:
+    """How many images or sounds may be read at once, by what a processor makes of each: it comes from outside."""
+    if modality == "image":
+        reader = getattr(processor, "image_processor", processor)
+        pixels = max([1, *(height * width for height, width in _boxes(reader, _ratio_of(samples)))])
+        return max(1, PIXELS_AT_ONCE // pixels)
+    values = getattr(getattr(processor, "feature_extractor", processor), "n_samples", 1)
+    return max(1, VALUES_AT_ONCE // max(1, values)) if isinstance(values, int) else 1
+
+
+def _ratio_of(images: Sequence[Image.Image]) -> float:
+    """Of the longer to the shorter side, where that is largest."""
+    return max(max(image.size) / max(1, min(image.size)) for image in images)
 
 
 def _read_images(images: list[Image.Image], processor: Any) -> dict[str, Tensor]:
     reader = getattr(processor, "image_processor", processor)
     with _explaining(reader):
-        _refuse_immense_size(reader, max(max(image.size) / max(1, min(image.size)) for image in images))
+        _refuse_immense_size(reader, _ratio_of(images))
         return _tensors(reader(images=[image.convert("RGB") for image in images], return_tensors="pt"))
 
 
@@ -436,13 +454,18 @@ def _refuse_immense_size(reader: Any, ratio: float) -> None:
         reader: The image processor.
         ratio: Of the longer to the shorter side, where that is largest.
     """
-    for box in (getattr(reader, name, None) for name in ("size", "crop_size", "pad_size")):
-        height, width = _sides(box, ratio)
-        if isinstance(height, int) and isinstance(width, int) and height * width > MOST_PIXELS:
+    for height, width in _boxes(reader, ratio):
+        if height * width > MOST_PIXELS:
             raise SampleError(
                 f"{type(reader).__name__} would resize an image to {height} x {width} pixels; the limit is "
                 f"{MOST_PIXELS}. Pass the processor that the encoder was trained with."
             )
+
+
+def _boxes(reader: Any, ratio: float) -> list[tuple[int, int]]:
+    """Height and width of what an image processor makes of images, where its settings tell."""
+    found = [_sides(getattr(reader, name, None), ratio) for name in ("size", "crop_size", "pad_size")]
+    return [(height, width) for height, width in found if isinstance(height, int) and isinstance(width, int)]
 
 
 def _sides(box: Any, ratio: float) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ Shapes: B batch, D absolute size, R relative size.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,6 +61,8 @@ SETTINGS_FILES = tuple(f"sentence_{name}_config.json" for name in NAMES)
 # Settings of a Transformer module whose words nothing opens, and switches that no upload may set.
 WORD_ARGUMENTS = ("transformer_task", "modality_config", "module_output_name", "processing_kwargs", "padding_side")
 SWITCHES = ("use_safetensors", "trust_remote_code", "weights_only", "ignore_mismatched_sizes", "backend")
+READING = re.compile(r"forward|get_\w+_features")  # methods of a model that a modality may be read by
+SIDES = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}  # of the weights of modules
 SAVED_FIELDS = ("embedding_size", "anchor_view", "anchor_digest", "format_version")
 
 
@@ -139,7 +142,6 @@ class RelativeEmbedding(Module):
                 f"{model_name_or_path} was built on anchors {fingerprint}, but its folder has {anchors.fingerprint}. "
                 "Pull it again."
             )
-        module = cls(config, anchors)
         file = cls.load_file_path(model_name_or_path, filename=SAFE_WEIGHTS_NAME, **place)
         if file is None:
             raise UploadError(
@@ -147,6 +149,10 @@ class RelativeEmbedding(Module):
                 "model again."
             )
         refuse_no_weights(Path(file), Source.of(str(folder)), SAFE_WEIGHTS_NAME)
+        _refuse_more_than_stored(
+            (config.space.num_anchors, config.embedding_size or 1), Path(file), f"{model_name_or_path}/{subfolder}"
+        )
+        module = cls(config, anchors)
         try:
             module.load_state_dict(load_file(file))
         except RuntimeError as error:
@@ -318,6 +324,11 @@ def load_with_module(name: str | Path, module: type[nn.Module] | None = None, **
         raise UploadIntegrityError(
             f"The weights of {source} do not match its configuration: {error}. Pull it again, or save the model again."
         ) from error
+    except (TypeError, AttributeError, LookupError) as error:  # settings of another type
+        raise UploadError(
+            f"{source} cannot be read as a SentenceTransformer: {type(error).__name__}: {error}. A file of settings "
+            "was changed: pull it again, or save the model again."
+        ) from error
 
 
 def _source_of(name: str | Path, arguments: Mapping[str, Any]) -> Source:
@@ -339,6 +350,10 @@ def _inspect(source: Source, own: set[str]) -> int:
     for kind, place in _modules_of(source, own):
         if kind != "Transformer":
             weights = place.file(SAFE_WEIGHTS_NAME)
+            settings = place.json("config.json") or {}
+            wanted = tuple(settings.get(name, 1) for name in SIDES.get(kind, ()))
+            if weights is not None or wanted:
+                _refuse_more_than_stored(wanted, weights, f"config.json of {place}")
             stored += 0 if weights is None else stored_sizes([weights])[0]
             continue
         if place.file(ADAPTER_FILE) is not None:
@@ -380,8 +395,26 @@ def _refuse_arguments(settings: Mapping[str, Any], where: str, source: Source) -
         arguments = value if isinstance(value, Mapping) and name.endswith(("_args", "_kwargs")) else {name: value}
         for argument, given in arguments.items():
             plain = given is None or isinstance(given, bool | int | float) or argument in WORD_ARGUMENTS
-            if argument in SWITCHES or not plain:
+            known = argument != "modality_config" or _calls_known_methods(given)
+            if argument in SWITCHES or not plain or not known:
                 raise UploadError(f"{where} has {argument}={given!r:.80}, which is not known. {_hand_over(source)}")
+
+
+def _calls_known_methods(modalities: Any) -> bool:
+    """Whether the methods of the model that would be called are those that read samples."""
+    named = [about.get("method") if isinstance(about, Mapping) else None for about in dict(modalities or {}).values()]
+    return all(isinstance(name, str) and READING.fullmatch(name) for name in named)
+
+
+def _refuse_more_than_stored(sides: tuple[Any, ...], weights: Path | None, where: str) -> None:
+    """Raise `UploadIntegrityError` if a module would be made with a weight of these sides that no file holds."""
+    stored = 0 if weights is None else stored_sizes([weights])[0]
+    if not all(isinstance(side, int) and side > 0 for side in sides) or math.prod(sides) > stored:
+        shape = " x ".join(map(str, sides))
+        raise UploadIntegrityError(
+            f"{where} asks for a weight of {shape:.80} numbers, but its file contains {stored}: the weights do not "
+            "match the configuration. Pull it again."
+        )
 
 
 def _hand_over(source: Source) -> str:

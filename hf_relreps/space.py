@@ -18,6 +18,7 @@ from hf_relreps.similarities import KERNELS, RBF_GAMMA, SIMILARITIES
 
 
 TRANSFORMS = ("none", "center", "standardize", "whiten")
+MOST_IN_BASIS = 32_768  # anchors whose change of basis is computed: a matrix of their square, 9 GB
 SHRINKAGE = 0.3
 
 
@@ -76,6 +77,10 @@ class RelativeSpace:
         require_one_of("transform", self.transform, TRANSFORMS)
         for name in self.similarity:
             require_one_of("similarity", name, tuple(SIMILARITIES))
+        if len(set(self.similarity)) < len(self.similarity):
+            raise ConfigurationError(
+                f"similarity={self.similarity!r:.60} names one twice, which would say the same twice. Name each once."
+            )
         if self.rbf_gamma is not None:
             require_within("rbf_gamma", self.rbf_gamma, low=0, strictly=True)
         if self.shrinkage is not None:
@@ -88,6 +93,11 @@ class RelativeSpace:
         if self.basis_ridge is not None:
             require_within("basis_ridge", self.basis_ridge, low=0, strictly=True)
             self._put("basis_ridge", float(self.basis_ridge))
+            if self.num_anchors > MOST_IN_BASIS:
+                raise ConfigurationError(
+                    f"basis_ridge={self.basis_ridge} takes the square of num_anchors={self.num_anchors} numbers; the "
+                    f"limit is {MOST_IN_BASIS} anchors. Set basis_ridge=None, or choose fewer anchors."
+                )
             without_basis = [name for name in self.similarity if name not in KERNELS]
             if without_basis:
                 raise ConfigurationError(

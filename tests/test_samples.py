@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast, ViTImageProcessor, Wav2Vec2FeatureExtractor
+from transformers import (
+    PreTrainedTokenizerFast,
+    ViTImageProcessor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 
 from hf_relreps import samples as module
 from hf_relreps.errors import ConfigurationError, SampleError
@@ -304,3 +309,27 @@ def test_a_digest_follows_the_rate_and_the_values_of_a_sound():
     assert len({digest_of_samples([one]) for one in sounds}) == 4
     as_list = {"array": sounds[0]["array"].tolist(), "sampling_rate": 16_000}
     assert digest_of_samples([as_list]) == digest_of_samples(sounds[:1])
+
+
+# -- what a processor from outside makes of a batch
+
+
+def test_few_images_are_read_at_once_where_a_processor_makes_large_ones(monkeypatch):
+    monkeypatch.setattr(module, "PIXELS_AT_ONCE", 3_000)
+    images = [Image.new("RGB", (8, 8)) for _ in range(5)]
+    large, small = ({"height": side, "width": side} for side in (32, 8))
+    assert [len(rows) for rows, _ in batches(images, ViTImageProcessor(size=large), 64)] == [2, 2, 1]
+    assert [len(rows) for rows, _ in batches(images, ViTImageProcessor(size=small), 64)] == [5]
+
+
+def test_few_sounds_are_read_at_once_where_each_is_filled_up(monkeypatch):
+    monkeypatch.setattr(module, "VALUES_AT_ONCE", 40_000)
+    sounds = [{"array": np.ones(160, np.float32), "sampling_rate": 16_000} for _ in range(3)]
+    assert [len(rows) for rows, _ in batches(sounds, WhisperFeatureExtractor(chunk_length=1), 64)] == [2, 1]
+    assert [len(rows) for rows, _ in batches(sounds, Wav2Vec2FeatureExtractor(), 64)] == [3]
+
+
+def test_texts_are_not_filled_up_to_a_limit_that_no_encoder_has():
+    tokenizer = word_tokenizer(model_max_length=900_000, model_input_names=["input_ids"])
+    ((_, inputs),) = batches(texts_of([3, 5]), tokenizer, 8)
+    assert inputs["input_ids"].shape == (2, 5)

@@ -14,7 +14,7 @@ pytest.importorskip("sentence_transformers", reason="sentence-transformers is no
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
-from sentence_transformers.base.modules import Transformer  # noqa: E402
+from sentence_transformers.base.modules import Dense, Transformer  # noqa: E402
 from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
 
 from hf_relreps import AnchorSet, RelativeModel  # noqa: E402
@@ -113,7 +113,7 @@ def test_a_pickle_in_the_place_of_its_weights_is_not_opened(model, tmp_path):
 def test_weights_without_the_anchors_embeddings_are_refused(model, tmp_path):
     model.save(str(tmp_path))
     folder = next(tmp_path.glob("*_RelativeEmbedding"))
-    save_file({"else": torch.zeros(1)}, folder / "model.safetensors")
+    save_file({"else": torch.zeros(20, 32)}, folder / "model.safetensors")
     with pytest.raises(UploadIntegrityError, match="does not contain the anchor embeddings"):
         RelativeEmbedding.load(str(folder))
 
@@ -228,6 +228,7 @@ def test_anchor_embeddings_that_are_not_the_models_own_are_refused(saved, anchor
         ("sentence_bert_config.json", {"model_kwargs": {"gguf_file": "/evil"}}, "gguf_file='/evil'"),
         ("sentence_bert_config.json", {"tokenizer_args": {"vocab_file": "/etc/passwd"}}, "vocab_file"),
         ("sentence_bert_config.json", {"backend": "onnx"}, "backend='onnx'"),
+        ("sentence_bert_config.json", {"modality_config": {"text": {"method": "push_to_hub"}}}, "modality_config="),
     ],
 )
 def test_no_file_of_a_saved_model_names_another(saved, file, fields, reason):
@@ -237,6 +238,46 @@ def test_no_file_of_a_saved_model_names_another(saved, file, fields, reason):
         with pytest.raises((ConfigurationError, UploadError), match=f"{reason}|module of type 'hf_relreps"):
             load(saved)
     with pytest.raises((ConfigurationError, UploadError), match=reason):
+        load_relative(saved)
+
+
+@pytest.mark.parametrize(
+    ("place", "fields"),
+    [
+        ("2_Dense", {"out_features": 200_000_000}),
+        ("2_Dense", {"in_features": "x"}),
+        ("3_RelativeEmbedding", {"embedding_size": 99_999}),
+        ("3_RelativeEmbedding", {"space": {"num_anchors": 32_000}}),
+    ],
+)
+def test_no_module_is_made_larger_than_its_file(absolute, anchors, tmp_path, place, fields):
+    relative(SentenceTransformer(modules=[*absolute, Dense(32, 12)], device="cpu"), anchors.view("en")).save(
+        str(tmp_path)
+    )
+    assert load_relative(tmp_path).get_embedding_dimension() == 20
+    file = next((tmp_path / place).glob("*config.json"))
+    content = json.loads(file.read_text())
+    content |= {"space": content["space"] | fields["space"]} if "space" in fields else fields
+    file.write_text(json.dumps(content))
+    with pytest.raises(UploadIntegrityError, match="asks for a weight of .* numbers, but its file contains [0-9]+"):
+        load_relative(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config_sentence_transformers.json", [1]),
+        ("config_sentence_transformers.json", {"prompts": 7}),
+        ("1_Pooling/config.json", {"evil": 7}),
+        (
+            "modules.json",
+            [{"idx": 0, "name": 7, "path": "", "type": "sentence_transformers.base.modules.Transformer"}],
+        ),
+    ],
+)
+def test_settings_of_another_type_are_an_error_that_says_which_model(saved, file, content):
+    (saved / file).write_text(json.dumps(content))
+    with pytest.raises(UploadError, match="cannot be read"):
         load_relative(saved)
 
 

@@ -142,3 +142,11 @@ def test_a_stitched_model_is_not_reached_by_what_happens_to_its_sources(make_mod
         english.encoder.use_projection(RelativeConfig.paper())
         french.decoder.output.bias.add_(1)
         assert torch.equal(model(**inputs).logits, before)
+
+
+def test_a_similarity_is_named_once_and_a_change_of_basis_has_a_limit():
+    with pytest.raises(ConfigurationError, match="names one twice"):
+        RelativeSpace(similarity=["rbf"] * 2_000)
+    with pytest.raises(ConfigurationError, match="takes the square of num_anchors=100000 .*Set basis_ridge=None"):
+        RelativeSpace(num_anchors=100_000)
+    assert RelativeSpace(num_anchors=100_000, basis_ridge=None).size == 100_000
