@@ -36,7 +36,8 @@ def nearest(queries: np.ndarray, count: int) -> list[dict[Any, str]]:
     return [dict(database.execute(ask, (str(query), count)).fetchall()) for query in queries.tolist()]
 
 
-draw = SQL("SELECT id, text, embedding::text FROM {} WHERE embedding IS NOT NULL ORDER BY random() LIMIT %s")
+# as good as random, and the same in each run, so that one goes on where it was
+draw = SQL("SELECT id, text, embedding::text FROM {} WHERE embedding IS NOT NULL ORDER BY md5(id::text) LIMIT %s")
 ids, texts, vectors = zip(*database.execute(draw.format(name), (SAMPLE,)).fetchall(), strict=True)
 switched = migrate(
     np.array([json.loads(vector) for vector in vectors]),

@@ -11,6 +11,7 @@ documents have been encoded.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -36,8 +37,20 @@ def nearest(queries: np.ndarray, count: int) -> list[dict[Any, str]]:
     return [{point.id: point.payload["text"] for point in found} for found in asked]
 
 
-drawn = models.SampleQuery(sample=models.Sample.RANDOM)
-sample = client.query_points(chosen.collection, query=drawn, limit=SAMPLE, with_vectors=True).points
+def points(with_payload: bool = False) -> Iterator[Any]:
+    """All of the collection, one page after the other."""
+    offset = None
+    while True:
+        page, offset = client.scroll(chosen.collection, limit=1000, offset=offset, with_payload=with_payload)
+        yield from page
+        if offset is None:
+            return
+
+
+ids = [point.id for point in points()]
+drawn = random.Random(0).sample(ids, min(SAMPLE, len(ids)))  # the same in each run, so that one goes on where it was
+found = {point.id: point for point in client.retrieve(chosen.collection, drawn, with_vectors=True)}
+sample = [found[one] for one in drawn]
 switched = migrate(
     np.array([point.vector for point in sample]),
     [point.payload["text"] for point in sample],
@@ -51,20 +64,15 @@ switched = migrate(
 
 
 def documents() -> Iterator[tuple[Any, str]]:
-    """All of them, one page after the other."""
-    offset = None
-    while True:
-        points, offset = client.scroll(chosen.collection, limit=256, offset=offset)
-        yield from ((point.id, point.payload["text"]) for point in points)
-        if offset is None:
-            return
+    """All of them."""
+    return ((point.id, point.payload["text"]) for point in points(with_payload=True))
 
 
 def write(vectors: Any) -> None:
     """A collection beside the old one."""
     name, texts = f"{chosen.collection}_new", dict(documents())
-    points = (models.PointStruct(id=one, vector=vector, payload={"text": texts[one]}) for one, vector in vectors)
-    while some := list(islice(points, 256)):
+    new = (models.PointStruct(id=one, vector=vector, payload={"text": texts[one]}) for one, vector in vectors)
+    while some := list(islice(new, 256)):
         if not client.collection_exists(name):
             of_width = models.VectorParams(size=len(some[0].vector), distance=models.Distance.COSINE)
             client.create_collection(name, vectors_config=of_width)

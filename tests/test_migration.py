@@ -126,6 +126,18 @@ def test_tensors_come_back_as_tensors_and_arrays_as_arrays(migration, vectors):
     assert isinstance(migration.queries(torch.as_tensor(new[:2])), torch.Tensor)
 
 
+def test_with_queries_the_ways_are_compared_by_what_these_find(vectors):
+    old, new = vectors
+    how = {"stored": old[:1000], "ways": ["procrustes", "relative"]}
+    migration = fit(old[:PAIRS], new[:PAIRS], queries=new[1000:1100], **how)
+    facts = migration.facts
+    assert facts.method == max(how["ways"], key=facts.agreed.__getitem__) and facts.translator == "procrustes"
+    plain = fit(old[:PAIRS], new[:PAIRS], **how).facts
+    assert plain.agreed is None and plain.expected == facts.expected
+    assert all(0.3 < facts.agreed[way] <= 1 for way in how["ways"])  # chance .05: three of sixty
+    assert fit(old[:PAIRS], new[:PAIRS], queries=np.roll(new[1000:1100], 1, 1), **how).facts.agreed != facts.agreed
+
+
 def test_only_the_ways_that_are_asked_for_are_chosen(vectors):
     old, new = vectors
     migration = fit(old[:PAIRS], new[:PAIRS], ways=["ridge"])
@@ -183,19 +195,21 @@ def test_pairs_of_no_use_are_refused(vectors):
         fit(old[:200], new[:200], stored=old[:20])
     with pytest.raises(ConfigurationError, match="way='rotate' does not exist"):
         fit(old[:200], new[:200], ways=["rotate"])
+    with pytest.raises(EmbeddingError, match=r"queries has shape \(9, 64\), expected \(30 or more, 64\): queries by"):
+        fit(old[:200], new[:200], queries=new[:9])
     with pytest.raises(ConfigurationError, match="ways is empty"):
         fit(old[:200], new[:200], ways=[])
 
 
 def test_vectors_of_another_width_are_refused(migration, vectors):
     old, new = vectors
-    with pytest.raises(EmbeddingError, match=r"shape \(1200, 48\), expected \(any, 64\): those of the new model"):
+    with pytest.raises(EmbeddingError, match=r"shape \(1200, 48\), expected \(any, 64\). Give vectors of the new"):
         migration.queries(old)
-    with pytest.raises(EmbeddingError, match=r"shape \(1200, 64\), expected \(any, 48\): those of the old model"):
+    with pytest.raises(EmbeddingError, match=r"shape \(1200, 64\), expected \(any, 48\). Give vectors of the old"):
         migration.documents(new)
     with pytest.raises(EmbeddingError, match=r"hubs has shape \(3,\), expected \(1200,\)"):
         migration.scores(new[:2], old, np.zeros(3))
-    with pytest.raises(ConfigurationError, match="way='rotate' was not fitted. Choose one of procrustes"):
+    with pytest.raises(ConfigurationError, match="way='rotate' does not exist. Choose one of procrustes"):
         migration.queries(new, "rotate")
 
 
@@ -226,6 +240,12 @@ def test_files_that_are_missing_or_of_another_migration_are_refused(migration, v
         Migration.load(tmp_path)
     facts.write_text(json.dumps(content | {"format_version": 9}))
     with pytest.raises(UploadError, match="holds no migration of format 1"):
+        Migration.load(tmp_path)
+    facts.write_text(json.dumps({"format_version": 1}))
+    with pytest.raises(UploadError, match="holds no migration of format 1"):
+        Migration.load(tmp_path)
+    facts.write_text('{"pairs": 3')
+    with pytest.raises(UploadError, match=r"holds a damaged migration \(JSONDecodeError.*Save or download it again"):
         Migration.load(tmp_path)
 
 

@@ -101,6 +101,19 @@ def test_one_query_may_be_a_text_alone_and_none_finds_nothing(switched):
     assert switched.search([], k=3).ids.shape == (0, 3)
 
 
+def test_queries_without_answers_choose_the_way_and_correct_for_documents_near_to_everything(index, texts, new):
+    queries = [text.partition(". ")[0] for text in texts]
+    how = {"pairs": PAIRS, "ways": ["procrustes", "relative"]}
+    switched = migrate(index, texts, new, queries=queries[300:500], **how)
+    migration, way = switched.migration, switched.way
+    assert migration.facts.agreed is not None
+    hubs = migration.hubs(index, new(queries[300:500]), way)
+    scores = migration.scores(new(queries[:20]), index, hubs, way)
+    found = switched.nearest(switched.queries(queries[:20]), 5)
+    assert [list(row)[0] for row in found] == scores.argmax(1).tolist()
+    assert np.mean([i in row for i, row in enumerate(found)]) > 0.3  # chance 5/900
+
+
 def test_a_store_is_asked_with_translated_queries_and_gives_its_own_ids(index, texts, new):
     names = [f"document {row}" for row in range(len(texts))]
     store, asked = in_memory(index, texts, names), []
@@ -177,6 +190,9 @@ def test_searches_that_cannot_be_are_refused(switched, index, texts, new):
     none = TextMigration(switched.migration, new, nearest=lambda queries, count: [])
     with pytest.raises(ConfigurationError, match="nearest gave candidates of 0 queries, expected 2"):
         none.search(["a game", "a server"])
+    numbers = TextMigration(switched.migration, new, nearest=lambda queries, count: [[7, 3]] * len(queries))
+    with pytest.raises(ConfigurationError, match="nearest gave a list, expected a mapping. For each query return"):
+        numbers.search("a game")
     with pytest.raises(ConfigurationError, match="The new model is a function, of which no SentenceTransformer"):
         switched.adapter()
 
@@ -302,6 +318,34 @@ def test_a_large_index_is_sampled(index, texts, new, tmp_path):
     found = migrate_index(tmp_path / "old.npy", new, texts=tmp_path / "texts.jsonl", pairs=PAIRS, ways=["procrustes"])
     assert (found.migration.facts.pairs, found.migration.facts.stored) == (PAIRS, 4000)
     assert found.nearest.stored == 4300
+    row = int(found.search("a game of cards", k=1).ids[0, 0])  # of the index, not of the sample
+    assert row in found.renewed and found.nearest.texts[found.nearest.ids.index(row)] == (texts * 8)[row]
+
+
+def test_a_table_of_lancedb_gives_the_same_as_arrays(run, index, texts, new, tmp_path):
+    lancedb = pytest.importorskip("lancedb", reason="lancedb is not installed")
+    database = lancedb.connect(tmp_path / "database")
+    rows = [{"id": f"d{i}", "text": text, "vector": index[i]} for i, text in enumerate(texts)]
+    table = database.create_table("documents", rows)
+    version = table.version
+    how = {"pairs": PAIRS, "ways": ["procrustes"]}
+    expected = migrate(index, texts, new, **how).queries("a game of cards")
+    for place in ("database", "database/documents.lance"):
+        found = migrate_index(tmp_path / place, new, **how)
+        np.testing.assert_allclose(found.queries("a game of cards"), expected, rtol=1e-5)
+        assert table.checkout_latest() or table.version == version  # only read
+    with pytest.raises(EmbeddingError, match="has no column 'embedding' of vectors, only id, text, vector"):
+        migrate_index(tmp_path / "database", new, vector_column="embedding")
+    with pytest.raises(FileNotFoundError, match="none.lance does not exist. Give the folder of a table of LanceDB"):
+        migrate_index(tmp_path / "database" / "none.lance", new)
+    database.create_table("others", [row | {"new": new([row["text"]])[0]} for row in rows[:600]])
+    with pytest.raises(ConfigurationError, match="has the tables documents, others. Say which one: table"):
+        migrate_index(tmp_path / "database", new)
+    with pytest.raises(ConfigurationError, match="has no table 'other', only documents, others"):
+        migrate_index(tmp_path / "database", new, table="other")
+    code, out, err = run(tmp_path / "database", "--table", "others", "--new-vectors", "new", "--pairs", 300)
+    assert code == 0, err
+    assert "300 pairs from 64 to 48 dimensions" in out and "expected recall@10" in out
 
 
 def test_files_that_are_no_index_are_refused(index, texts, new, tmp_path):

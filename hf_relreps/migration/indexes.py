@@ -30,13 +30,13 @@ class Rows(NamedTuple):
         vectors: By the old model (M, D).
         texts: Of the same documents, if there are any.
         new_vectors: By the new model (M, E), if there are any.
-        total: Documents in the index.
+        numbers: Of the rows in the index (M,).
     """
 
     vectors: np.ndarray
     texts: list[str] | None
     new_vectors: np.ndarray | None
-    total: int
+    numbers: np.ndarray
 
 
 def migrate_index(
@@ -53,6 +53,8 @@ def migrate_index(
     **how: Any,
 ) -> Migration | TextMigration:
     r"""`migrate` for an index in files, of which only a sample is read; `fit` where the new vectors are there too.
+
+    The ids of the documents are the numbers of their rows.
 
     Args:
         index: A `.npy` file of vectors, a parquet file or a folder of them, a table or a folder of LanceDB.
@@ -101,7 +103,7 @@ def migrate_index(
     if new is not None:
         if rows.texts is None:
             raise SampleError(f"{place} holds vectors only. Give texts, a file with the text of each row.")
-        return migrate(rows.vectors, rows.texts, new, pairs=pairs, seed=seed, **how)
+        return migrate(rows.vectors, rows.texts, new, ids=rows.numbers.tolist(), pairs=pairs, seed=seed, **how)
     assert rows.new_vectors is not None
     whole = np.isfinite(rows.new_vectors).all(1)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(whole))[:pairs]
@@ -132,7 +134,7 @@ def _of_arrays(place: Path, texts: str | Path | None, column: str, new: str | No
         vectors[rows].astype(np.float32),
         None if told is None else [told[row] for row in rows],
         None if new_vectors is None else new_vectors[rows].astype(np.float32),
-        len(vectors),
+        rows,
     )
 
 
@@ -162,18 +164,18 @@ def _of_table(
     columns = [one for one in (vector_column, text_column, new_column) if one is not None]
     for column in columns:
         _refuse_unknown(place, source.schema.names, column, "texts" if column == text_column else "vectors")
-    total = source.count_rows()
-    rows = draw.of(total)
+    rows = draw.of(source.count_rows())
     if _is_lance(place):
         found = source.take_offsets(rows.tolist()).select(columns).to_arrow()
     else:
         found = source.take(rows, columns=columns)
-    found = found.filter(found[vector_column].is_valid())
+    has_vector = found[vector_column].is_valid()
+    found = found.filter(has_vector)
     return Rows(
         _vectors(found, vector_column, place),
         None if text_column is None else found[text_column].to_pylist(),
         None if new_column is None else _vectors(found, new_column, place),
-        total,
+        rows[has_vector.to_numpy()],
     )
 
 
@@ -190,6 +192,8 @@ def _lance(place: Path, table: str | None) -> Any:
     folder, names = place, sorted(one.stem for one in place.glob(f"*{LANCE}"))
     if place.suffix == LANCE:
         folder, names = place.parent, [place.stem]
+        if not place.is_dir():
+            raise FileNotFoundError(f"{place} does not exist. Give the folder of a table of LanceDB.")
     if table is None and len(names) > 1:
         raise ConfigurationError(f"{place} has the tables {', '.join(names)}. Say which one: table.")
     name = table or names[0]

@@ -231,6 +231,13 @@ def nearest_rows(asking_QS: Tensor, documents_MS: Tensor, count: int, hubs_M: Te
     return scores_QM.topk(min(count, len(documents_MS))).indices.tolist()
 
 
+def hub_scores(asking_PS: Tensor, documents_MS: Tensor) -> Tensor:
+    """The mean of the ten highest scores of each document (M,) by queries in general."""
+    nearest = min(NEAREST, len(asking_PS))
+    parts = [(x_BS @ asking_PS.T).topk(nearest).values.mean(1) for x_BS in documents_MS.split(2048)]
+    return torch.cat(parts)
+
+
 def renew(
     ids: Iterable[Id], encode_new: Callable[[list[Id]], Any], renewed: RenewedVectors, progress: bool = False
 ) -> int:

@@ -28,6 +28,7 @@ from hf_relreps.migration.search import (
     Id,
     RenewedVectors,
     as_id,
+    hub_scores,
     nearest_rows,
     refuse_other_model,
     renew,
@@ -130,9 +131,9 @@ class TextMigration:
         known: dict[Id, str] = {}
 
         def candidates_of(x_QE: Tensor) -> list[list[Id]]:
-            found = [{as_id(one): text for one, text in row.items()} for row in ask(self._asking(x_QE), candidates)]
-            if len(found) != len(x_QE):
-                raise ConfigurationError(f"nearest gave candidates of {len(found)} queries, expected {len(x_QE)}.")
+            given = list(ask(self._asking(x_QE), candidates))
+            _refuse_no_texts(given, len(x_QE))
+            found = [{as_id(one): text for one, text in row.items()} for row in given]
             for row in found:
                 known.update(row)
             return [list(row) for row in found]
@@ -242,6 +243,7 @@ def migrate(
     new_queries: Encode | None = None,
     nearest: Nearest | None = None,
     ids: Sequence[Any] | None = None,
+    queries: Sequence[str] | None = None,
     pairs: int = WANTED_PAIRS,
     renewed: RenewedVectors | str | Path | None = None,
     ways: Sequence[str] = WAYS,
@@ -263,6 +265,8 @@ def migrate(
         nearest: How a store is asked, see `TextMigration`. If left out, `old_vectors` are searched in memory, by the
             best way: one that projects them keeps as many numbers for each as there are pairs.
         ids: Those of the documents in the store, row by row; row numbers if left out.
+        queries: Some hundreds of queries, whatever they ask, of which no answers are known: from a log, for instance.
+            The ways are compared by them, and a search in memory corrects for documents that are near to everything.
         pairs: Documents that the new model encodes: 1,000 if you can, 300 at least. Rows without a text or with a text
             that was drawn before are passed over.
         renewed: A folder that keeps what the new model encodes, for a run that is killed, and for the search.
@@ -305,16 +309,17 @@ def migrate(
     kept = _kept(renewed)
     if isinstance(new, str | Path):
         new_model, new = new_model or _name_of(new), _loaded(new)
-    _, encode, _ = _encoders(new, new_queries)
+    _, encode, encode_queries = _encoders(new, new_queries)
     asked = {as_id(row if ids is None else ids[row]): str(texts[row]) for row in drawn}
     if len(asked) < len(drawn):
         raise ConfigurationError(f"{len(drawn)} documents have {len(asked)} ids. Each needs an id of its own.")
     renew(asked, _of(asked, encode), kept, progress)
-    stored = _some_others(old_vectors, rows, drawn)
+    asking_QE = None if queries is None else vectors_of(list(queries), encode_queries)
     migration = fit(
         _rows(old_vectors, drawn),
         kept.take(asked),
-        stored=stored,
+        stored=_some_others(old_vectors, rows, drawn),
+        queries=asking_QE,
         ways=ways,
         old_model=old_model,
         new_model=new_model,
@@ -323,7 +328,8 @@ def migrate(
     way = migration.facts.translator
     if nearest is None:
         way = migration.facts.method
-        nearest = in_memory(migration.indexed(old_vectors, way), texts, ids)
+        others = None if asking_QE is None else migration.queries(asking_QE, way)
+        nearest = in_memory(migration.indexed(old_vectors, way), texts, ids, others)
     return TextMigration(migration, new, new_queries=new_queries, nearest=nearest, renewed=kept, way=way)
 
 
@@ -334,6 +340,8 @@ class in_memory:
         vectors: Stored vectors (M, D).
         texts: Their texts.
         ids: Of the documents; row numbers if left out.
+        others: Some hundreds of other queries, as it will be asked (P, D): to take off each document's mean of its ten
+            highest scores by them, so that none is found by everything.
 
     Example:
         Uses the names that the page `docs/api/migration.md` makes.
@@ -347,19 +355,36 @@ class in_memory:
         ```
     """
 
-    def __init__(self, vectors: Vectors, texts: Sequence[str], ids: Sequence[Any] | None = None) -> None:
+    def __init__(
+        self,
+        vectors: Vectors,
+        texts: Sequence[str],
+        ids: Sequence[Any] | None = None,
+        others: Vectors | None = None,
+    ) -> None:
         _refuse_unequal(vectors, texts, ids)
         self.vectors_MD = torch.nn.functional.normalize(torch.as_tensor(np.asarray(vectors)).float(), dim=-1)
         self.texts, self.ids = texts, ids
         self.stored = len(texts)
+        self.hubs_M = None if others is None else hub_scores(torch.as_tensor(others).float(), self.vectors_MD)
 
     def __call__(self, queries: np.ndarray, count: int) -> list[dict[Any, str]]:
         """See `TextMigration`."""
-        found = nearest_rows(torch.as_tensor(queries).float(), self.vectors_MD, count)
+        found = nearest_rows(torch.as_tensor(queries).float(), self.vectors_MD, count, self.hubs_M)
         return [{row if self.ids is None else self.ids[row]: self.texts[row] for row in rows} for rows in found]
 
 
 # -- inside
+
+
+def _refuse_no_texts(given: list[Any], queries: int) -> None:
+    """Raise `ConfigurationError` unless a store gave texts by their ids for each query."""
+    what = "For each query return the texts of its nearest documents by their ids: {7: 'a text', 3: 'another'}."
+    if len(given) != queries:
+        raise ConfigurationError(f"nearest gave candidates of {len(given)} queries, expected {queries}. {what}")
+    for row in given:
+        if not isinstance(row, Mapping):
+            raise ConfigurationError(f"nearest gave a {type(row).__name__}, expected a mapping. {what}")
 
 
 def _encoders(new: Any, new_queries: Encode | None) -> tuple[SentenceTransformer | None, Encode, Encode]:
@@ -423,7 +448,8 @@ def _drawn(rows: np.ndarray, vectors: np.ndarray, texts: Sequence[str], pairs: i
             break
     if len(drawn) < FEWEST_PAIRS:
         raise SampleError(
-            f"{len(drawn)} of {len(rows)} rows have a text of their own and a vector, expected {FEWEST_PAIRS} or more."
+            f"{len(drawn)} of {len(rows)} rows have a text of their own and a vector, expected {FEWEST_PAIRS} or "
+            "more. Give more rows of the index."
         )
     return list(drawn.values())
 
