@@ -383,7 +383,7 @@ class RelativeDecoderConfig(_PartConfig):
                 "RelativeDecoder.from_decoders."
             )
         if self.temperature is not None:
-            require_within("temperature", self.temperature, low=0, strictly=True)
+            require_within("temperature", self.temperature, low=1e-9, high=1e9)
         expected = CLASSIFIERS if self.decoder_type == SEVERAL else SINGLE
         for name, config in (self.decoders or {}).items():
             config.check()

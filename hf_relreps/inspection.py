@@ -86,10 +86,31 @@ LOADERS = ("from_pretrained", "_from_pretrained", "_get_arguments_from_pretraine
 OPENERS = frozenset(
     {"from_pretrained", "open", "cached_file", "hf_hub_download", "load_metadata", "snapshot_download"}
 )
-# Most of what a processor may make of one sample, as products of its fields: float32 numbers.
-MOST_VALUES = 30_000_000
-PRODUCTS = (("n_fft", "feature_size"), ("fft_window_size", "feature_size"), ("n_fft", "num_mel_bins"))
-LENGTHS = (("chunk_length", "sampling_rate"), ("max_length_s", "sampling_rate"), ("chunk_length_s", "sampling_rate"))
+# Most of what a processor of images or sounds may say, by the first of these that its field contains. A number of
+# pixels that an image is made smaller to costs nothing, one that it is made larger to does.
+MOST_BY_WORD = (
+    (r"token|_ids?$|index|seed|max_pixels|longest_edge|total_pixels", 100_000_000),
+    (r"pixels|shortest_edge", 1 << 22),
+    (r"win_length|hop_length", 16_384),
+    (r"rate|samples|frames|length|f_?max|f_?min|frequency", 4_000_000),
+    (r"divisor|ensure_multiple|pad_size", 2_048),
+    (r"mel|feature_size", 4_096),
+)
+MOST_OTHERWISE = 32_768  # sides, windows, patches
+MOST_AREA = 1 << 23  # height times width: 100 MB as float32
+TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# Most of what it may make of one sample, as products of its fields: numbers of a table, or of a sound.
+MOST_VALUES = 4_000_000
+FILTERS = ("feature_size", "num_mel_bins")
+WINDOWS = ("n_fft", "fft_window_size", "win_length", "frame_length")
+SECONDS = ("chunk_length", "max_length_s", "chunk_length_s")
+PRODUCTS = (
+    *((window, filters) for window in ("n_fft", "fft_window_size") for filters in FILTERS),
+    *((seconds, "sampling_rate") for seconds in SECONDS),
+    *((length, filters) for length in ("max_length", "nb_max_frames") for filters in FILTERS),
+)
+LONGEST_SOUND = 60  # seconds that a window is moved over
+MOST_SPECTRUM = 1 << 27
 MOST_TOKENS = 2_000_000  # what a tokenizer's files may number its tokens to
 
 
@@ -278,7 +299,8 @@ def refuse_unknown_processor(contents: Mapping[str, Any], where: str) -> None:
         if file == "config.json":
             continue
         _refuse_fields(content, f"{file} of {where}")
-        _refuse_products(content, f"{file} of {where}")
+        if file not in TOKENIZER_FILES:
+            _refuse_immense_reader(content, f"{file} of {where}")
     for name, found in _classes_of(contents):
         _refuse_loading_class(name, found, where)
 
@@ -312,20 +334,57 @@ def _refuse_token_numbers(decoder: Any, where: str) -> None:
         )
 
 
-def _refuse_products(content: Any, where: str) -> None:
-    if not isinstance(content, Mapping):
-        return
-    for names in (*PRODUCTS, *LENGTHS):
-        numbers = [content.get(name) for name in names]
-        if all(isinstance(number, int | float) for number in numbers):
-            product = abs(numbers[0] * numbers[1])  # type: ignore[operator]
-            if product > MOST_VALUES:
-                raise UploadError(
-                    f"{where} has {names[0]}={numbers[0]} and {names[1]}={numbers[1]}, which would make {product:.3g} "
-                    f"numbers of each sample; the limit is {MOST_VALUES}. {_give_processor()}"
-                )
-    for value in content.values():
-        _refuse_products(value, where)
+def _refuse_immense_reader(content: Any, where: str, name: str = "") -> None:
+    """Raise `UploadError` if a processor of images or sounds would make gigabytes of a sample."""
+    if isinstance(content, Mapping):
+        _refuse_products(content, where)
+        sides = [[value for key, value in content.items() if side in str(key)] for side in ("height", "width")]
+        _refuse_area([max(values) for values in sides if values and all(map(_is_number, values))], name, where)
+        for key, value in content.items():
+            _refuse_immense_reader(value, where, name if str(key).isdigit() else str(key))
+    elif isinstance(content, list):
+        _refuse_area(content if len(content) == 2 and all(map(_is_number, content)) else [], name, where)
+        for value in content:
+            _refuse_immense_reader(value, where, name)
+    elif _is_number(content):
+        most = next((most for word, most in MOST_BY_WORD if re.search(word, name)), MOST_OTHERWISE)
+        if abs(content) > most:
+            raise UploadError(f"{where} has {name}={content}, above the limit of {most}. {_give_processor()}")
+
+
+def _is_number(found: Any) -> bool:
+    return isinstance(found, int | float) and not isinstance(found, bool)
+
+
+def _refuse_area(sides: list[Any], name: str, where: str) -> None:
+    if len(sides) == 2 and sides[0] * sides[1] > MOST_AREA:
+        raise UploadError(
+            f"{where} has {name or 'a size'}={sides[0]} x {sides[1]} pixels, above the limit of {MOST_AREA}. "
+            f"{_give_processor()}"
+        )
+
+
+def _refuse_products(content: Mapping[str, Any], where: str) -> None:
+    def numbers(*names: str) -> list[Any]:
+        return [content[name] for name in names if _is_number(content.get(name))]
+
+    for names in PRODUCTS:
+        found = numbers(*names)
+        if len(found) == 2 and abs(found[0] * found[1]) > MOST_VALUES:
+            _refuse_values(dict(zip(names, found, strict=True)), abs(found[0] * found[1]), MOST_VALUES, where)
+    hop, rate = numbers("hop_length"), numbers("sampling_rate")
+    if hop and rate:
+        made = LONGEST_SOUND * abs(rate[0]) / max(abs(hop[0]), 1e-9) * max(map(abs, numbers(*WINDOWS)), default=400)
+        if made > MOST_SPECTRUM:
+            _refuse_values({"hop_length": hop[0], "sampling_rate": rate[0]}, made, MOST_SPECTRUM, where)
+
+
+def _refuse_values(fields: Mapping[str, Any], made: float, most: int, where: str) -> None:
+    told = " and ".join(f"{name}={value}" for name, value in fields.items())
+    raise UploadError(
+        f"{where} has {told}, which would make {made:.3g} numbers of each sample; the limit is {most}. "
+        f"{_give_processor()}"
+    )
 
 
 def _give_processor() -> str:

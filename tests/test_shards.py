@@ -27,7 +27,7 @@ from hf_relreps.shards import EncodedShards, encode_shards, read_shards
 
 
 ROOT = Path(__file__).parents[1]
-TIMEOUT = 600  # seconds
+TIMEOUT = 3600  # seconds; what hangs would do so for ever
 KINDS = ["animal", "food", "vehicle"]
 HALF = 1200  # rows of each of two files, where processes are killed
 

@@ -37,7 +37,7 @@ AT_ONCE = 256 << 20  # what it may ask for at once, used or not: the kernel ends
 ASKED = 1 << 30  # what it may ask for in all; an arena of an allocator alone is 128 MB
 PER_WORKER = 2_000
 IN_A_ROW, AT_RANDOM = 200, 2  # so many cases in a row spoil uploads of so many kinds, so that a short run makes few
-SILENCE = 300  # seconds without a word, after which a worker is taken to hang where no alarm reaches it
+SILENCE = 1200  # seconds without a word, after which a worker is taken to hang where no alarm reaches it
 
 
 def run(count: int, seed: int) -> Report:

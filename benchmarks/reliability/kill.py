@@ -20,7 +20,7 @@ from benchmarks.reliability import training
 from benchmarks.reliability.report import Report
 
 
-LIMIT = 300  # seconds for one run
+LIMIT = 3600  # seconds for one run
 
 
 def run(count: int, seed: int) -> Report:

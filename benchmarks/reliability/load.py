@@ -31,7 +31,7 @@ from hf_relreps.demos.tiny import small_bert, word_tokenizer
 ENGLISH = ["a small cat", "a big dog", "two red birds", "old bread", "hot soup", "a slow train", "a blue car", "rain"]
 FRENCH = ["un petit chat", "un grand chien", "deux oiseaux", "vieux pain", "soupe", "un train", "une voiture", "pluie"]
 THREADS, PROCESSES, TIMES = 16, 8, 3
-LIMIT = 600  # seconds
+LIMIT = 3600  # seconds
 # What a process may grow by in a service loop, after the first tenth of it: arenas of the allocator, no more.
 GROWTH = 8 << 20
 

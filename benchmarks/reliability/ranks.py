@@ -28,7 +28,7 @@ from hf_relreps import AnchorCallback, AnchorSet, RelativeModelForSequenceClassi
 from hf_relreps.demos.tiny import small_bert, word_tokenizer
 
 
-LIMIT = 300  # seconds for all processes together; a collective that one never reaches would hang for ever
+LIMIT = 1800  # seconds for all processes together; a collective that one never reaches would hang for ever
 GLOBAL_BATCH = 16
 # What sums in another order explain, after six steps of a network in float32.
 TOLERANCE = 1e-5

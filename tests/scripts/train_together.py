@@ -44,7 +44,7 @@ from hf_relreps.errors import ConfigurationError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_with_accelerate.py"
 FEW = ["--epochs", "1", "--rows", "64", "--anchors", "21"]  # 21: no multiple of two processes or four parts
-LIMIT = 240  # seconds that a process waits for the others
+LIMIT = 1200  # seconds that a process waits for the others
 STEPS, SAVED_AT = 6, 3
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 KINDS = ("cat dog bird horse", "bread soup cake rice")
