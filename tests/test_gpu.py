@@ -11,7 +11,14 @@ from training import tiny_trainer
 from transformers import AutoModel, BitsAndBytesConfig
 
 from benchmarks import accelerator as benchmark
-from hf_relreps import AnchorCallback, RelativeModel, RelativeModelForSequenceClassification, stitch
+from hf_relreps import (
+    AnchorCallback,
+    AnchorSet,
+    RelativeModel,
+    RelativeModelForSequenceClassification,
+    RelativeModelForTokenClassification,
+    stitch,
+)
 
 
 pytestmark = pytest.mark.gpu
@@ -129,6 +136,21 @@ def test_a_forward_pass_copies_nothing_between_host_and_device(device):
         inputs = benchmark.inputs_of(2, sizes.tokens)
         ours = benchmark.count_waits(benchmark.relative(model, sizes.anchors, sizes.tokens), inputs)
         assert ours <= benchmark.count_waits(model, inputs)
+
+
+def test_a_tagger_answers_as_on_the_cpu_and_reads_no_padding_on_the_host(device, make_bert, tokenizer, texts):
+    anchors = AnchorSet.from_tokens({"en": [text.split() for text in texts["en"]]}, 20)
+    model = RelativeModelForTokenClassification.from_encoder(make_bert(), anchors.view(), tokenizer, num_labels=4)
+    inputs = dict(tokenizer([*texts["en"][:3], "cat"], return_tensors="pt", padding=True))
+    with torch.no_grad():
+        expected = model.eval()(**inputs)
+        there = {name: tensor.to(device) for name, tensor in inputs.items()}
+        found = model.to(device)(**there)
+    assert_close(found.relative_embeds.cpu(), expected.relative_embeds)
+    assert_close(found.logits.cpu(), expected.logits)
+    assert not found.relative_embeds[~there["attention_mask"].bool()].any()
+    if not ON_CPU:
+        assert benchmark.count_waits(model, there) <= benchmark.count_waits(model.encoder.backbone, there)
 
 
 def test_peak_memory_of_a_training_step_is_counted(device):

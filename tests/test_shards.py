@@ -627,10 +627,9 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip 
 @needs_ray
 def test_two_actors_of_ray_encode_all_though_one_is_killed(many, tmp_path):
     printed = run_together(with_ray(many[0], tmp_path / "shards", "an actor"), TIMEOUT)
-    told, error = printed.strip().splitlines()[-2:]
-    told = json.loads(told)
+    told = json.loads(re.search(r'^\{"rows".*\}$', printed, re.MULTILINE)[0])  # Ray prints lines of its own
     assert told["complete"] and told["rows"] == 2 * HALF and len(told["killed"]) == 1
-    assert "column 'id' of part" in error and "holds numbers, the encoder reads text" in error
+    assert re.search("column 'id' of part . holds numbers, the encoder reads text", printed)
     check_all(tmp_path / "shards", many[1])
 
 
