@@ -234,10 +234,10 @@ def test_files_that_are_missing_or_of_another_migration_are_refused(migration, v
     with pytest.raises(UploadError, match="holds no migration of format 1"):
         Migration.load(tmp_path)
     facts.write_text(json.dumps({"format_version": 1}))
-    with pytest.raises(UploadError, match="holds no migration of format 1"):
+    with pytest.raises(UploadError, match="has expected=nothing, expected what Migration.save writes"):
         Migration.load(tmp_path)
     facts.write_text('{"pairs": 3')
-    with pytest.raises(UploadError, match=r"holds a damaged migration \(JSONDecodeError.*Save or download it again"):
+    with pytest.raises(UploadError, match="holds no migration that can be read"):
         Migration.load(tmp_path)
 
 
