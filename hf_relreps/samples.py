@@ -34,6 +34,9 @@ SIDES = ("height", "width")
 MOST_PIXELS = 1 << 24  # of one image that an encoder reads: 200 MB as float32
 PIXELS_AT_ONCE, VALUES_AT_ONCE = 1 << 24, 1 << 25  # of the images and of the sounds of one batch, as they are read
 LONGEST_FIXED = 8_192  # tokens that each text is padded to where an encoder sees its padding
+# Of one text, more than any encoder reads, and of those that are tokenized together: tokens take hundreds of bytes
+# each before they are cut off.
+MOST_CHARACTERS, CHARACTERS_AT_ONCE = 1_000_000, 1 << 18
 COUNTS_PIXELS = 1_000_000  # a longest_edge from here on counts an image's pixels (Qwen)
 PANIC = "PanicException"  # what Rust's panics are called in Python, where they are no Exception
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow clips these to 8 bits without a word
@@ -298,7 +301,8 @@ def batches(
     how = {}
     if modality == "conversation":
         samples, how = texts_of(samples, processor), special_tokens(processor)
-    yield from _padded(_tokenize(samples, tokenizer, max_length, **how), tokenizer, batch_size, max_length, padding)
+    tokens = _tokenize_in_parts(samples, tokenizer, max_length, **how)
+    yield from _padded(tokens, tokenizer, batch_size, max_length, padding)
 
 
 def _padded(
@@ -494,8 +498,32 @@ def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
-def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, **how: Any) -> Any:
-    """Tokens of texts, or of pairs: of the longer of two texts more is cut off."""
+def _tokenize_in_parts(
+    texts: Sequence[Any], tokenizer: Any, max_length: int | None, **how: Any
+) -> dict[str, list[list[int]]]:
+    """Tokens of any number of texts, of which only some have more than their ids at a time."""
+    found: dict[str, list[list[int]]] = {}
+    first = 0
+    while first < len(texts):
+        last, characters = first + 1, length(texts[first])
+        while last < len(texts) and characters + length(texts[last]) <= CHARACTERS_AT_ONCE:
+            characters += length(texts[last])
+            last += 1
+        tokens = _tokenize(texts[first:last], tokenizer, max_length, first, **how)
+        for name, rows in tokens.items():
+            found.setdefault(name, []).extend(rows)
+        first = last
+    return found
+
+
+def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, first: int = 0, **how: Any) -> Any:
+    """Tokens of texts, or of pairs: of the longer of two texts more is cut off. The first is `samples[first]`."""
+    for i, text in enumerate(texts, first):
+        if length(text) > MOST_CHARACTERS:
+            raise SampleError(
+                f"samples[{i}] has {length(text)} characters, more than any encoder reads; the limit is "
+                f"{MOST_CHARACTERS}. Cut it, or split it into several samples."
+            )
     if tokenizer.pad_token is None:
         raise SampleError(
             f"{type(tokenizer).__name__} has no padding token, so texts of different lengths cannot be batched. Set "
@@ -509,11 +537,11 @@ def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, **ho
             f"{type(tokenizer).__name__} gives {', '.join(tokens)} and its model_input_names are "
             f"{tokenizer.model_input_names}; expected input_ids in both. Load the encoder's own tokenizer."
         )
-    for i, ids in enumerate(tokens["input_ids"]):
+    for i, ids in enumerate(tokens["input_ids"], first):
         if not ids:
             raise SampleError(
-                f"samples[{i}] is {texts[i]!r:.60}, of which {type(tokenizer).__name__} makes no tokens. Drop or fill "
-                "that row, or let the tokenizer add special tokens."
+                f"samples[{i}] is {texts[i - first]!r:.60}, of which {type(tokenizer).__name__} makes no tokens. Drop "
+                "or fill that row, or let the tokenizer add special tokens."
             )
     if limit not in TOLD_OF_TRUNCATION.get(tokenizer, ()):
         _warn_of_truncation(tokens, limit, tokenizer)

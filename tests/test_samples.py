@@ -333,3 +333,13 @@ def test_texts_are_not_filled_up_to_a_limit_that_no_encoder_has():
     tokenizer = word_tokenizer(model_max_length=900_000, model_input_names=["input_ids"])
     ((_, inputs),) = batches(texts_of([3, 5]), tokenizer, 8)
     assert inputs["input_ids"].shape == (2, 5)
+
+
+def test_texts_are_tokenized_some_at_a_time_and_none_that_no_encoder_reads(monkeypatch):
+    samples, tokenizer = texts_of([3, 5, 1, 40, 2, 9]), word_tokenizer()
+    whole = [(rows.tolist(), inputs["input_ids"].tolist()) for rows, inputs in batches(samples, tokenizer, 2)]
+    monkeypatch.setattr(module, "CHARACTERS_AT_ONCE", 20)
+    parts = [(rows.tolist(), inputs["input_ids"].tolist()) for rows, inputs in batches(samples, tokenizer, 2)]
+    assert parts == whole
+    with pytest.raises(SampleError, match=r"samples\[1\] has 2000000 characters, more than any encoder reads.*Cut it"):
+        list(batches(["w1", "w2 " * 666_666 + "w3"], tokenizer, 2))

@@ -81,7 +81,8 @@ class _Worker:
     def __init__(self, seed: int, first: int, count: int) -> None:
         on = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS", "OMP_NUM_THREADS", "PYTHONFAULTHANDLER")
         self._home = tempfile.TemporaryDirectory(prefix="relreps-fuzz-", ignore_cleanup_errors=True)
-        environment = os.environ | dict.fromkeys(on, "1") | {"TOKENIZERS_PARALLELISM": "false"}
+        kept = {name: value for name, value in os.environ.items() if not name.endswith("_CACHE")}
+        environment = kept | dict.fromkeys(on, "1") | {"TOKENIZERS_PARALLELISM": "false"}
         environment["HF_HOME"] = str(Path(self._home.name, "cache"))  # which the client reads when it is imported
         command = [sys.executable, "-m", "benchmarks.reliability.fuzz", *map(str, (seed, first, count))]
         self._errors = tempfile.TemporaryFile("w+")
