@@ -73,6 +73,11 @@ def pool(output: Any, mask_BT: Tensor | None, pooling: str) -> Tensor:
                 f"{', '.join(POOLERS)}."
             )
         return pooled.flatten(1)  # convolutional poolers give (B, D, 1, 1)
+    if pooling not in POOLERS:
+        raise ConfigurationError(
+            f"pooling={pooling!r} leaves the vectors of a sample as they are, which only nodes of a graph bear. "
+            f"Choose one of {', '.join(POOLERS)}."
+        )
     hidden = vectors(output)
     expected = 4 if pooling == "spatial_mean" else 3
     if hidden.ndim != expected:

@@ -179,3 +179,8 @@ def test_the_default_suits_the_encoder_and_can_be_read_from_its_output(model, mo
     pooling = default_pooling(model, modality, result)
     assert pooling == expected
     assert pool(result, None, pooling).shape == (2, 8)
+
+
+def test_the_pooling_of_nodes_is_refused_for_other_samples():
+    with pytest.raises(ConfigurationError, match="pooling='none' leaves the vectors of a sample as they are"):
+        pool(SimpleNamespace(last_hidden_state=torch.zeros(2, 3, 4)), None, "none")

@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from hf_relreps.configuration import CONFIG_CLASSES, SETTINGS
 
@@ -652,9 +654,20 @@ def add_traps(upload: Path) -> None:
             (folder / name).write_text(TRAP, "utf-8")
 
 
+def forget_settings(upload: Path) -> None:
+    """Take from the weights what they say of their settings: else a changed configuration contradicts them at once."""
+    for file in upload.glob("*/model*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  not a dict
+        kept = {name: tensor for name, tensor in weights.items() if not name.endswith("_extra_state")}
+        save_file(kept or weights, file, {"format": "pt"})
+
+
 def spoil(upload: Path, rng: random.Random, bait: Path) -> str:
     """Spoil an upload in one place, or two; what was done, in words, for the report."""
     add_traps(upload)
+    if rng.random() < 0.5:
+        forget_settings(upload)
     done = [_spoil_once(upload, rng, bait) for _ in range(rng.choice((1, 1, 1, 2)))]
     return "; ".join(done)
 
