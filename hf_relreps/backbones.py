@@ -941,7 +941,13 @@ def add_adapters(backbone: PreTrainedModel, adapters: Mapping[str, Any], largest
         modules = [module for module, _ in backbone.named_modules()]
         most = largest or max((max(weight.shape, default=1) for weight in backbone.parameters()), default=1)
         own = known_adapter(own, modules, most, f"Adapter {name!r}")
-        backbone.add_adapter(config_class(**own), name)
+        try:
+            backbone.add_adapter(config_class(**own), name)
+        except (TypeError, AttributeError, LookupError) as error:
+            raise UploadError(
+                f"Adapter {name!r} has settings that peft {peft.__version__} cannot use ({type(error).__name__}: "
+                f"{error}). Pull it again, or ask its author."
+            ) from error
 
 
 def load_own_weights(backbone: nn.Module, weights: Mapping[str, Tensor], where: Any) -> None:
@@ -957,7 +963,13 @@ def load_own_weights(backbone: nn.Module, weights: Mapping[str, Tensor], where: 
             f"{where} contains {len(weights)} adapter weights, expected {len(expected)}; the first difference is "
             f"{differ[0]}. Pull it again, or save the model again."
         )
-    backbone.load_state_dict(dict(weights), strict=False)
+    try:
+        backbone.load_state_dict(dict(weights), strict=False)
+    except RuntimeError as error:
+        raise UploadError(
+            f"{where} contains adapter weights of other shapes than its settings say: {error}. Pull it again, or save "
+            "the model again."
+        ) from error
 
 
 def _own_prefixes(backbone: nn.Module) -> Iterator[str]:

@@ -37,7 +37,14 @@ from hf_relreps.inspection import refuse_unknown_model
 from hf_relreps.projection import CHECKED_ANCHORS, RelativeProjection, checked_rows, refuse_stale
 from hf_relreps.sources import Source
 from hf_relreps.space import PROJECTION_FIELDS, RelativeSpace, refuse_unknown_settings
-from hf_relreps.uploads import ADAPTER_FILE, inspect_processor, refuse_no_weights, stored_sizes, weight_files
+from hf_relreps.uploads import (
+    ADAPTER_FILE,
+    inspect_processor,
+    refuse_no_weights,
+    refuse_not_finite,
+    stored_sizes,
+    weight_files,
+)
 
 
 try:
@@ -62,6 +69,7 @@ SETTINGS_FILES = tuple(f"sentence_{name}_config.json" for name in NAMES)
 WORD_ARGUMENTS = ("transformer_task", "modality_config", "module_output_name", "processing_kwargs", "padding_side")
 SWITCHES = ("use_safetensors", "trust_remote_code", "weights_only", "ignore_mismatched_sizes", "backend")
 READING = re.compile(r"forward|get_\w+_features")  # methods of a model that a modality may be read by
+OUTPUTS = (None, "token_embeddings", "sentence_embedding")  # what a transformer is called to give
 SIDES = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}  # of the weights of modules
 SAVED_FIELDS = ("embedding_size", "anchor_view", "anchor_digest", "format_version")
 
@@ -317,7 +325,9 @@ def load_with_module(name: str | Path, module: type[nn.Module] | None = None, **
         how["revision"] = source.commit
     try:
         with building(stored):
-            return SentenceTransformer._load_with_module_classes(source.name, own, **how)
+            model = SentenceTransformer._load_with_module_classes(source.name, own, **how)
+        refuse_not_finite(model, str(source))
+        return model
     except (RelrepsError, torch.OutOfMemoryError):
         raise
     except RuntimeError as error:  # weights of other shapes
@@ -353,6 +363,8 @@ def _inspect(source: Source, own: set[str]) -> int:
             settings = place.json("config.json") or {}
             wanted = tuple(settings.get(name, 1) for name in SIDES.get(kind, ()))
             if weights is not None or wanted:
+                if weights is not None:
+                    refuse_no_weights(weights, place, SAFE_WEIGHTS_NAME)
                 _refuse_more_than_stored(wanted, weights, f"config.json of {place}")
             stored += 0 if weights is None else stored_sizes([weights])[0]
             continue
@@ -396,6 +408,7 @@ def _refuse_arguments(settings: Mapping[str, Any], where: str, source: Source) -
         for argument, given in arguments.items():
             plain = given is None or isinstance(given, bool | int | float) or argument in WORD_ARGUMENTS
             known = argument != "modality_config" or _calls_known_methods(given)
+            known = known and (argument != "module_output_name" or given in OUTPUTS)
             if argument in SWITCHES or not plain or not known:
                 raise UploadError(f"{where} has {argument}={given!r:.80}, which is not known. {_hand_over(source)}")
 

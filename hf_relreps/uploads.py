@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
-from transformers import AutoProcessor, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoProcessor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_relreps.anchor_files import FOLDER as ANCHORS_FOLDER
@@ -314,7 +314,7 @@ def refuse_other_anchors(
     return anchors
 
 
-def refuse_not_finite(model: PreTrainedModel, name: str) -> None:
+def refuse_not_finite(model: nn.Module, name: str) -> None:
     """Raise `UploadIntegrityError` if a weight is infinite or not a number: every output would be."""
     ours = ("anchors_AD", "points_RE", "shift_E")
     bounds = {name for name, _ in model.named_buffers() if not name.endswith(ours)}  # Gemma 4 clips at none

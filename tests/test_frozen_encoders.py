@@ -364,3 +364,17 @@ def test_peft_around_a_whole_model_keeps_working(hub, make_model, make_dataset, 
     again = AutoModelForSequenceClassification.from_pretrained(repo_id)
     assert torch.equal(logits(PeftModel.from_pretrained(again, tmp_path).eval(), inputs), expected)
     assert torch.allclose(logits(AutoModelForSequenceClassification.from_pretrained(tmp_path), inputs), expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"lora_alpha": {"x": 7}}, "has settings that peft .* cannot use"),
+        ({"r": 16}, "adapter weights of other shapes"),
+    ],
+)
+def test_settings_of_an_adapter_that_are_not_its_own_are_an_upload_error(make_adapted, tmp_path, fields, says):
+    make_adapted().save_pretrained(tmp_path)
+    edit(tmp_path, lambda of_encoder: of_encoder["encoder_adapters"]["default"].update(fields))
+    with pytest.raises(UploadError, match=says):
+        RelativeModel.from_pretrained(tmp_path)

@@ -229,6 +229,7 @@ def test_anchor_embeddings_that_are_not_the_models_own_are_refused(saved, anchor
         ("sentence_bert_config.json", {"tokenizer_args": {"vocab_file": "/etc/passwd"}}, "vocab_file"),
         ("sentence_bert_config.json", {"backend": "onnx"}, "backend='onnx'"),
         ("sentence_bert_config.json", {"modality_config": {"text": {"method": "push_to_hub"}}}, "modality_config="),
+        ("sentence_bert_config.json", {"module_output_name": "evil"}, "module_output_name='evil'"),
     ],
 )
 def test_no_file_of_a_saved_model_names_another(saved, file, fields, reason):
@@ -260,6 +261,20 @@ def test_no_module_is_made_larger_than_its_file(absolute, anchors, tmp_path, pla
     content |= {"space": content["space"] | fields["space"]} if "space" in fields else fields
     file.write_text(json.dumps(content))
     with pytest.raises(UploadIntegrityError, match="asks for a weight of .* numbers, but its file contains [0-9]+"):
+        load_relative(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["nothing", "a number that is none"])
+def test_weights_of_a_module_that_are_damaged_are_refused(absolute, anchors, tmp_path, what):
+    relative(SentenceTransformer(modules=[*absolute, Dense(32, 12)], device="cpu"), anchors.view("en")).save(
+        str(tmp_path)
+    )
+    file = tmp_path / "2_Dense" / "model.safetensors"
+    weights = load_file(file)
+    save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in weights.items()}, file)
+    if what == "nothing":
+        file.write_bytes(b"")
+    with pytest.raises(UploadIntegrityError, match="cannot be read as safetensors|contains infinite or NaN weights"):
         load_relative(tmp_path)
 
 
