@@ -14,7 +14,15 @@ from benchmarks.assets.emoji import load_emoji_pictures
 from benchmarks.assets.features import kept
 from benchmarks.assets.packages import package_folder, unpacked
 from benchmarks.assets.quantized_e5 import EMBEDDINGS, LAYER, read_quantized_e5
-from benchmarks.assets.texts import load_debian, load_emoji, load_english, load_glosses, load_trec, load_udhr
+from benchmarks.assets.texts import (
+    load_debian,
+    load_emoji,
+    load_english,
+    load_glosses,
+    load_trec,
+    load_udhr,
+    load_vitaminc,
+)
 
 
 def quantized(weights_N):
@@ -119,6 +127,23 @@ def test_definitions_lose_their_examples_and_keep_their_class(tmp_path):
         for word, text, i in zip(*(rows[c] for c in ("word", "text", "label")), strict=True)
     }
     assert found == {"big cat": ("a large feline", "animal"), "bread": ("food made of flour; often baked", "food")}
+
+
+def test_claims_are_split_from_page_and_evidence(tmp_path):
+    folder = tmp_path / "bigbench" / "package" / "bigbench" / "benchmark_tasks" / "vitaminc_fact_verification"
+    folder.mkdir(parents=True)
+    inputs = {"Chess: a game: for two .\nClaim: Two play .": "True", "Go: a game .\nClaim: Three play .": "Neither"}
+    inputs |= {f"Long: {'a' * 200}\nClaim: b": "False"}
+    examples = [
+        {"input": text, "target_scores": {name: int(name == label) for name in ("True", "False", "Neither")}}
+        for text, label in inputs.items()
+    ]
+    (folder / "task.json").write_text(json.dumps({"examples": examples}), "utf-8")
+    rows = load_vitaminc(tmp_path)
+    assert rows[:]["label"] == [rows.features["label"].str2int(name) for name in ("follows", "does not")] == [1, 0]
+    assert rows[0] == {"page": "Chess", "evidence": "a game: for two .", "claim": "Two play .", "label": 1}
+    with pytest.raises(FileNotFoundError, match="Found no package bigbench in .* Get it: pip download"):
+        load_vitaminc(tmp_path / "elsewhere")
 
 
 def declaration(tmp_path, code, *articles):

