@@ -4,9 +4,11 @@
   are most alike to its own by TF-IDF.
 - trec: two questions. They are of the same fine kind, of 50; or of other kinds, and then the second is one of the
   three that are most alike to the first.
+- vitaminc: a sentence of Wikipedia and a claim that follows from it, or one that is contradicted or left open; from
+  each page one of both. Others with few other words have the other label: the natural language inference of VitaminC.
 
-Half of the pairs match. TF-IDF chooses, not an encoder: none is favoured. No first text of a test pair was trained on
-or is an anchor; the labels of anchors are read by the control alone that needs them.
+Half of the pairs match. In the first two TF-IDF chooses, not an encoder: none is favoured. No first text or page of a
+test pair was trained on or is an anchor; the labels of anchors are read by the control alone that needs them.
 Shapes: N texts.
 """
 
@@ -18,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.assets.texts import load_trec
+from benchmarks.assets.texts import load_trec, load_vitaminc
 from benchmarks.retrieval import synopses_and_documents
 from hf_relreps.pairs import pairs_of
 
@@ -68,7 +70,27 @@ def trec(seed: int, arguments: Namespace, anchors_seed: int = 0) -> Task:
     )
 
 
-TASKS: dict[str, Callable[..., Task]] = {"debian": debian, "trec": trec}
+def vitaminc(seed: int, arguments: Namespace, anchors_seed: int = 0) -> Task:
+    """Sentences of Wikipedia with a claim that follows, and with one that does not."""
+    rows = load_vitaminc(arguments.assets)
+    pages: dict[str, tuple[list[int], list[int]]] = {}
+    for i, (page, label) in enumerate(zip(rows["page"], rows["label"], strict=True)):
+        pages.setdefault(page, ([], []))[label].append(i)
+    usable = [both for both in pages.values() if all(both)]
+    test, rest = np.split(np.random.default_rng(0).permutation(len(usable)), [TEST // 2])
+    anchors, known = _split(len(rest), ANCHORS // 2, TRAIN // 2, seed, anchors_seed)
+
+    def made(chosen: np.ndarray, seed: int) -> Pairs:
+        rng = np.random.default_rng(seed)
+        picked = [(int(rng.choice(usable[i][label])), label) for i in chosen for label in (0, 1)]
+        picked = [picked[i] for i in rng.permutation(len(picked))]
+        texts = rows[[i for i, _ in picked]]
+        return Pairs(pairs_of(texts["evidence"], texts["claim"]), [label for _, label in picked])
+
+    return Task(made(rest[known], seed), made(rest[anchors], anchors_seed), made(test, 0))
+
+
+TASKS: dict[str, Callable[..., Task]] = {"debian": debian, "trec": trec, "vitaminc": vitaminc}
 
 
 def hard_rows(texts: Sequence[str], others: Sequence[str], allowed: np.ndarray | None = None) -> np.ndarray:
