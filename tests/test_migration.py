@@ -126,10 +126,16 @@ def test_tensors_come_back_as_tensors_and_arrays_as_arrays(migration, vectors):
     assert isinstance(migration.queries(torch.as_tensor(new[:2])), torch.Tensor)
 
 
-def test_the_way_that_keeps_most_of_the_first_neighbours_is_chosen(migration):
+def test_with_queries_the_ways_are_compared_by_what_these_find(vectors):
+    old, new = vectors
+    how = {"stored": old[:1000], "ways": ["procrustes", "relative"]}
+    migration = fit(old[:PAIRS], new[:PAIRS], queries=new[1000:1100], **how)
     facts = migration.facts
-    assert facts.method == max(WAYS, key=facts.expected.__getitem__)
-    assert facts.translator == max(ON_UNTOUCHED_INDEX, key=facts.expected.__getitem__)
+    assert facts.method == max(how["ways"], key=facts.agreed.__getitem__) and facts.translator == "procrustes"
+    plain = fit(old[:PAIRS], new[:PAIRS], **how).facts
+    assert plain.agreed is None and plain.expected == facts.expected
+    assert all(0.3 < facts.agreed[way] <= 1 for way in how["ways"])  # chance .05: three of sixty
+    assert fit(old[:PAIRS], new[:PAIRS], queries=np.roll(new[1000:1100], 1, 1), **how).facts.agreed != facts.agreed
 
 
 def test_only_the_ways_that_are_asked_for_are_chosen(vectors):
@@ -189,6 +195,8 @@ def test_pairs_of_no_use_are_refused(vectors):
         fit(old[:200], new[:200], stored=old[:20])
     with pytest.raises(ConfigurationError, match="way='rotate' does not exist"):
         fit(old[:200], new[:200], ways=["rotate"])
+    with pytest.raises(EmbeddingError, match=r"queries has shape \(9, 64\), expected \(30 or more, 64\): queries by"):
+        fit(old[:200], new[:200], queries=new[:9])
     with pytest.raises(ConfigurationError, match="ways is empty"):
         fit(old[:200], new[:200], ways=[])
 

@@ -101,11 +101,12 @@ def test_one_query_may_be_a_text_alone_and_none_finds_nothing(switched):
     assert switched.search([], k=3).ids.shape == (0, 3)
 
 
-def test_queries_without_answers_correct_for_documents_that_are_near_to_everything(index, texts, new):
+def test_queries_without_answers_choose_the_way_and_correct_for_documents_near_to_everything(index, texts, new):
     queries = [text.partition(". ")[0] for text in texts]
     how = {"pairs": PAIRS, "ways": ["procrustes", "relative"]}
     switched = migrate(index, texts, new, queries=queries[300:500], **how)
     migration, way = switched.migration, switched.way
+    assert migration.facts.agreed is not None
     hubs = migration.hubs(index, new(queries[300:500]), way)
     scores = migration.scores(new(queries[:20]), index, hubs, way)
     found = switched.nearest(switched.queries(queries[:20]), 5)

@@ -50,6 +50,7 @@ from hf_relreps.space import require_one_of, require_whole
 
 FEWEST_PAIRS, WANTED_PAIRS = 100, 1000
 HELD_OUT, MOST_HELD_OUT = 0.2, 500  # a share of the pairs, and a number
+FEWEST_QUERIES, AMONG_THE_FIRST = 30, 3
 HELD_OUT_IN_ALL = 300  # of as few pairs several fifths are held out in turn
 TUNED_ON, TUNED_AGAINST = 1000, 1500  # pairs and stored vectors on which settings are tried
 MOST_STORED = 4000  # stored vectors among which held-out documents are searched
@@ -88,6 +89,8 @@ class Facts:
         spreads: By way, the standard deviation of its scores: what the mean divides by.
         old_model: Name of the old model, if it was given.
         new_model: Name of the new model, if it was given.
+        agreed: By way, the share of queries without labels that find what the new model finds first among held-out
+            pairs, if there were queries.
     """
 
     old_size: int
@@ -102,6 +105,7 @@ class Facts:
     spreads: Mapping[str, float]
     old_model: str | None = None
     new_model: str | None = None
+    agreed: Mapping[str, float] | None = None
     format_version: int = field(default=FORMAT)
 
 
@@ -411,6 +415,7 @@ def fit(
     new_vectors: Vectors,
     *,
     stored: Vectors | None = None,
+    queries: Vectors | None = None,
     ways: Sequence[str] = WAYS,
     old_model: str | None = None,
     new_model: str | None = None,
@@ -426,6 +431,8 @@ def fit(
         old_vectors: The stored vectors of these documents (N, D).
         new_vectors: The same documents by the new model (N, E), row by row.
         stored: The index, or a sample of it (M, D), for a better forecast; the pairs themselves if left out.
+        queries: Some hundreds of queries by the new model (Q, E), whatever they ask. Needed where queries are unlike
+            documents, as single words are: the ways are then compared by them. If left out, by held-out documents.
         ways: Among which to choose: names in `WAYS`.
         old_model: Its name, for the record.
         new_model: Its name, for the record.
@@ -434,7 +441,7 @@ def fit(
     Raises:
         ConfigurationError: If there is no such way.
         EmbeddingError: If the pairs do not belong together: of other numbers, too few, shuffled, or not vectors of the
-            model that made the index.
+            model that made the index; if queries are fewer than 30, or of another width.
 
     Example:
         Uses the names that the page `docs/api/migration.md` makes.
@@ -457,11 +464,12 @@ def fit(
     old_ND, new_NE = _pairs(old_vectors, new_vectors)
     stored_MD = old_ND if stored is None else _tensor(stored)
     _refuse_strangers(old_ND, stored_MD)
+    queries_QE = None if queries is None else _asking(queries, new_NE.shape[1])
     generator = torch.Generator().manual_seed(seed)
     stored_MD = stored_MD[torch.randperm(len(stored_MD), generator=generator)[:MOST_STORED]]
     trials = _trials(old_ND, new_NE, torch.randperm(len(old_ND), generator=generator))
     _refuse_unrelated(trials)
-    facts = _choose(trials, stored_MD, ways)
+    facts = _choose(trials, stored_MD, ways, queries_QE)
     whole = Facts(
         old_size=old_ND.shape[1],
         new_size=new_NE.shape[1],
@@ -493,15 +501,18 @@ def _trials(old_ND: Tensor, new_NE: Tensor, order_N: Tensor) -> list[_Trial]:
     return trials
 
 
-def _choose(trials: Sequence[_Trial], stored_MD: Tensor, ways: Sequence[str]) -> dict[str, Any]:
-    """Settings of each way by how many neighbours of the old model stay, then the best way by whether the first does.
+def _choose(
+    trials: Sequence[_Trial], stored_MD: Tensor, ways: Sequence[str], queries_QE: Tensor | None
+) -> dict[str, Any]:
+    """Settings of each way by how many neighbours of the old model stay; the best way by queries, if there are any.
 
-    Ten neighbours say more of settings that are nearly alike; of unlike ways the first says which a search needs.
+    Without queries by whether the first neighbour stays.
     """
     names = SINGLE if {"relative", "mean"} & set(ways) else TRANSLATORS
     settings = {name: _best_settings(name, trials, stored_MD[:TUNED_AGAINST]) for name in names}
     asked = [name for name in WAYS if name in ways or name in ON_UNTOUCHED_INDEX]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
+    agreement: dict[str, list[float]] = {name: [] for name in asked}
     for trial in trials:
         singles = {name: build(name, trial.old_AD, trial.new_AE, settings[name]) for name in names}
         spreads = {name: float(_scores(way, trial.new_HE, stored_MD).std()) for name, way in singles.items()}
@@ -509,16 +520,28 @@ def _choose(trials: Sequence[_Trial], stored_MD: Tensor, ways: Sequence[str]) ->
         for name in asked:
             way = joined(name, singles, spreads)
             found[name].append(neighbours.found_by(_scores(way, trial.new_HE, stored_MD)))
+            if queries_QE is not None:
+                agreement[name].append(_agreed(way, queries_QE, trial))
     kept, expected = ({name: float(np.mean([one[i] for one in found[name]])) for name in asked} for i in (0, 1))
+    agreed = None if queries_QE is None else {name: float(np.mean(some)) for name, some in agreement.items()}
+    best = expected if agreed is None else agreed
     translators = [name for name in ON_UNTOUCHED_INDEX if name in ways] or list(ON_UNTOUCHED_INDEX)
     return {
-        "method": max(ways, key=expected.__getitem__),
-        "translator": max(translators, key=expected.__getitem__),
+        "method": max(ways, key=best.__getitem__),
+        "translator": max(translators, key=best.__getitem__),
+        "agreed": agreed,
         "kept": kept,
         "expected": expected,
         "settings": settings,
         "spreads": spreads,
     }
+
+
+def _agreed(way: Way, queries_QE: Tensor, trial: _Trial) -> float:
+    """The share of queries whose nearest held-out pair, by the new model, is among the first by the way."""
+    nearest_Q = (unit(queries_QE) @ unit(trial.new_HE).T).argmax(1)
+    first_QK = _scores(way, queries_QE, trial.old_HD).topk(AMONG_THE_FIRST).indices
+    return float((first_QK == nearest_Q[:, None]).any(1).float().mean())
 
 
 def _best_settings(name: str, trials: Sequence[_Trial], stored_MD: Tensor) -> Mapping[str, Any]:
@@ -672,6 +695,17 @@ def _refuse_strangers(old_ND: Tensor, stored_MD: Tensor) -> None:
             f"has a cosine of {towards_N:.2f}, that of stored vectors among themselves {among_M:.2f}. Take the old "
             "side of the pairs from the index itself."
         )
+
+
+def _asking(queries: Vectors, width: int) -> Tensor:
+    queries_QE = _tensor(queries)
+    if queries_QE.ndim != 2 or queries_QE.shape[1] != width or len(queries_QE) < FEWEST_QUERIES:
+        raise EmbeddingError(
+            f"queries has shape {tuple(queries_QE.shape)}, expected ({FEWEST_QUERIES} or more, {width}): queries by "
+            "the new model, some hundreds if you can. Or leave them out."
+        )
+    refuse_directionless(queries_QE, "query")
+    return queries_QE
 
 
 def _refuse_unrelated(trials: Sequence[_Trial]) -> None:
