@@ -1,23 +1,34 @@
 """Search the index of one text encoder with another after a migration: recall against the number of pairs.
 
-The tasks are real: nouns of WordNet and their definitions, the synopsis of a Debian package and the rest of its
-description. The pairs are other documents, of which both encoders' vectors are known. For each pair of encoders the
-table shows recall@10 and recall@1
+The tasks are real:
+
+- `wordnet`: nouns ask, their definitions answer;
+- `debian`: the synopsis of a package asks, the rest of its description answers;
+- `trec`: a question asks, those that ask for the same of 50 kinds of things answer (many for each).
+
+The pairs are other documents, of which both encoders' vectors are known. For each pair of encoders and number of pairs
+the tables show recall@10, recall@1 and nDCG@10
 
 - of both encoders by themselves, and without an adapter, where the widths are equal;
 - of each way of `hf_relreps.migration`, with the correction of hubs by other queries that have no labels;
-- in two stages, where the new encoder ranks 20 or 50 candidates again;
-- expected: the forecast of `fit`, from pairs and stored vectors alone, as a share of the old encoder's own recall@10.
+- of the rivals in `benchmarks.migration_rivals`, with the same correction;
+- in two stages, where the new encoder ranks 20 to 200 candidates again;
+- chosen: what `fit` takes for the best way, by its expected share, beside other rules that need no labels: the ten
+  neighbours of documents, what queries without labels find of held-out pairs, always the same way;
+- expected: the forecast of `fit`, as a share of the old encoder's own recall@10.
 
-    python -m benchmarks.migration --assets assets
+    python -m benchmarks.migration --assets assets --data data
 
 Nothing is chosen on the test queries. `--cache` keeps what the encoders say; `benchmarks/assets` names the packages.
-Shapes: N documents, Q queries, P texts that pairs are drawn from, D and E widths.
+`benchmarks.migration_costs` measures time and memory.
+Shapes: N documents, Q queries, P texts that pairs are drawn from, K documents found, D and E widths.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Callable, Mapping
 from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,180 +38,397 @@ import torch
 from torch import Tensor
 
 from benchmarks.assets.text_encoders import text_features
-from benchmarks.assets.texts import load_glosses
-from benchmarks.reporting import markdown, write
+from benchmarks.assets.texts import load_glosses, load_trec
+from benchmarks.migration_rivals import Rival, paper, residual_mlp, universes
+from benchmarks.reporting import markdown, picture, write
 from benchmarks.retrieval import synopses_and_documents
-from hf_relreps.migration import WAYS, fit
+from hf_relreps.migration import WAYS, Migration, fit
+from hf_relreps.migration.fitting import joined
+from hf_relreps.migration.ways import SINGLE, build
 from hf_relreps.similarities import unit
 
 
 RESULTS = Path(__file__).parent / "results" / "migration"
-ENCODERS = ("minilm", "me5")
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "migration.png"
+ENCODERS = ("minilm", "me5", "mpnet")
 SIZES = (300, 1000, 3000)
-CANDIDATES = (20, 50)
+SLOW = {"mpnet": 1000}  # of an encoder that takes minutes: the most pairs
+CANDIDATES = (20, 50, 100, 200)
 POOL = 3000  # texts that pairs are drawn from
-OTHERS = 1000  # queries without labels
-GLOSSES = 2000  # definitions to search in
+OTHERS = 500  # queries without labels
+DOCUMENTS = 1000  # to search in, where there are more
 NEAREST = 10
+HELD_OUT = 0.2
+FIGURES = ("recall@10", "recall@1", "ndcg@10")
+RIVALS = ("paper's cosine", "residual MLP", "all at once, GPA", "all at once, GPA corrected", "all at once, CCA")
+FIRST_STAGES = ("procrustes", "relative")
 ENCODED_AT_ONCE = 1000  # texts in a file of the cache
 
 
 class Texts(NamedTuple):
-    """Queries and the documents of the same row; texts of pairs; queries without labels."""
+    """Queries, documents, which of them belong together; texts of pairs; queries without labels."""
 
     queries: list[str]
     documents: list[str]
     pool: list[str]
     others: list[str]
+    relevant_QN: Tensor
 
 
 class Vectors(NamedTuple):
     """The same by one encoder."""
 
     queries_QD: Tensor
-    documents_QD: Tensor
+    documents_ND: Tensor
     pool_PD: Tensor
     others_PD: Tensor
 
 
-def wordnet(assets: Path | None) -> Texts:
+def wordnet(arguments: argparse.Namespace) -> Texts:
     """Nouns ask, their definitions answer."""
-    glosses = load_glosses(assets, size=GLOSSES + POOL + OTHERS)
+    glosses = load_glosses(arguments.assets, size=DOCUMENTS + POOL + OTHERS)
     words, texts = list(glosses["word"]), list(glosses["text"])
-    pool = texts[GLOSSES : GLOSSES + POOL]
-    return Texts(words[:GLOSSES], texts[:GLOSSES], pool, words[GLOSSES + POOL :])
+    own_QN = torch.eye(DOCUMENTS, dtype=torch.bool)
+    pool = texts[DOCUMENTS : DOCUMENTS + POOL]
+    return Texts(words[:DOCUMENTS], texts[:DOCUMENTS], pool, words[DOCUMENTS + POOL :], own_QN)
 
 
-def debian(assets: Path | None) -> Texts:
+def debian(arguments: argparse.Namespace) -> Texts:
     """The synopsis of a package asks, the rest of its description answers."""
     queries, documents = synopses_and_documents("test")
     others, pool = synopses_and_documents("train")
-    return Texts(queries, documents, pool[:POOL], others[-OTHERS:])
+    own_QN = torch.eye(len(queries), dtype=torch.bool)
+    return Texts(queries, documents, pool[:POOL], others[-OTHERS:], own_QN)
 
 
-DATA = {"wordnet": wordnet, "debian": debian}
+def trec(arguments: argparse.Namespace) -> Texts:
+    """A question asks, those of the same kind answer."""
+    asking, answering = (load_trec(arguments.data / "trec.parquet", split, "fine") for split in ("test", "train"))
+    answering = answering.shuffle(seed=0)
+    texts, labels = list(answering["text"]), torch.tensor(answering["label"])
+    relevant_QN = torch.tensor(asking["label"])[:, None] == labels[:DOCUMENTS]
+    answered_Q = relevant_QN.any(1)
+    queries = [text for text, answered in zip(asking["text"], answered_Q, strict=True) if answered]
+    pool, others = texts[DOCUMENTS : DOCUMENTS + POOL], texts[DOCUMENTS + POOL :][:OTHERS]
+    return Texts(queries, texts[:DOCUMENTS], pool, others, relevant_QN[answered_Q])
 
 
-def recall(scores_QN: Tensor, at: int = NEAREST) -> float:
-    """Share of queries whose own document, the column of the same number, is among the first."""
-    return _hits(scores_QN.topk(at).indices)
+TASKS: dict[str, Callable[[argparse.Namespace], Texts]] = {"wordnet": wordnet, "debian": debian, "trec": trec}
 
 
-def _hits(ids_QK: Tensor) -> float:
-    return float((ids_QK == torch.arange(len(ids_QK))[:, None]).any(1).float().mean())
+def figures(ids_QK: Tensor, relevant_QN: Tensor) -> dict[str, float]:
+    """recall@10, recall@1 and nDCG@10 of the documents found, the best first.
+
+    Of a query with many documents recall is the share of the first ones that are among them.
+    """
+    hits_QK = relevant_QN.gather(1, ids_QK[:, :NEAREST]).double()
+    there_Q = relevant_QN.sum(1).clamp(max=NEAREST)
+    gains_K = 1 / torch.arange(2, NEAREST + 2).double().log2()
+    return {
+        "recall@10": float((hits_QK.sum(1) / there_Q).mean()),
+        "recall@1": float(hits_QK[:, 0].mean()),
+        "ndcg@10": float((hits_QK @ gains_K / gains_K.cumsum(0)[there_Q - 1]).mean()),
+    }
 
 
-def both_recalls(scores_QN: Tensor) -> dict[str, float]:
-    """recall@10 and recall@1."""
-    return {"recall@10": recall(scores_QN), "recall@1": recall(scores_QN, 1)}
+def hub_scores(others_PN: Tensor) -> Tensor:
+    """The mean of each document's ten highest scores by other queries."""
+    return others_PN.topk(NEAREST, dim=0).values.mean(0)
 
 
-def without_hubs(scores_QN: Tensor, others_PN: Tensor) -> Tensor:
-    """Twice the scores less the mean of each document's ten highest scores by other queries."""
-    return 2 * scores_QN - others_PN.topk(NEAREST, dim=0).values.mean(0)
+def both(scores_QN: Tensor, others_PN: Tensor, relevant_QN: Tensor) -> dict[str, Any]:
+    """Figures of scores as they are, and of twice the scores less those of hubs."""
+    corrected_QN = 2 * scores_QN - hub_scores(others_PN)
+    found = {"plain": scores_QN, "hubs": corrected_QN}
+    return {name: figures(some_QN.topk(NEAREST).indices, relevant_QN) for name, some_QN in found.items()}
 
 
-def own(of: Vectors) -> dict[str, Any]:
-    """What an encoder reaches in an index of its own."""
-    documents_DN = unit(of.documents_QD).T
-    scores_QN, others_PN = (unit(asking) @ documents_DN for asking in (of.queries_QD, of.others_PD))
-    return {"plain": both_recalls(scores_QN), "hubs": both_recalls(without_hubs(scores_QN, others_PN))}
+def of_rival(rival: Rival, old: Vectors, new: Vectors, relevant_QN: Tensor) -> dict[str, Any]:
+    """What it finds."""
+    documents_KN = rival.documents(old.documents_ND).T
+    scores_QN, others_PN = (rival.queries(asking) @ documents_KN for asking in (new.queries_QD, new.others_PD))
+    return both(scores_QN, others_PN, relevant_QN)
 
 
-def migrated(old: Vectors, new: Vectors, chosen_A: Tensor) -> dict[str, Any]:
-    """All ways and both stages, fitted on the pairs of these rows of the pool."""
-    migration = fit(old.pool_PD[chosen_A], new.pool_PD[chosen_A], stored=old.documents_QD)
+def migrated(
+    old: Vectors, new: Vectors, chosen_A: Tensor, relevant_QN: Tensor, shared: Mapping[str, Rival]
+) -> dict[str, Any]:
+    """All ways, rivals and both stages, fitted on the pairs of these rows of the pool."""
+    old_AD, new_AE = old.pool_PD[chosen_A], new.pool_PD[chosen_A]
+    migration = fit(old_AD, new_AE, stored=old.documents_ND)
     facts = migration.facts
     row: dict[str, Any] = {"chosen": facts.method, "translator": facts.translator, "expected": dict(facts.expected)}
+    row |= {"kept": dict(facts.kept), "agreed": agreement(old_AD, new_AE, new.others_PD, migration)}
     row |= {"settings": {name: dict(some) for name, some in facts.settings.items()}, "ways": {}, "two stages": {}}
+    new_QN = unit(new.queries_QD) @ unit(new.documents_ND).T
     for way in WAYS:
-        hubs = migration.hubs(old.documents_QD, new.others_PD, way)
-        plain_QN = migration.scores(new.queries_QD, old.documents_QD, way=way)
-        row["ways"][way] = {"plain": both_recalls(plain_QN), "hubs": both_recalls(2 * plain_QN - hubs)}
-    for way in ("procrustes", "relative"):
-        hubs = migration.hubs(old.documents_QD, new.others_PD, way)
-        row["two stages"][way] = {}
-        for candidates in CANDIDATES:
-            how = {"candidates": candidates, "hubs": hubs, "way": way}
-            found = migration.search(new.queries_QD, old.documents_QD, new.documents_QD.__getitem__, **how)
-            ids_QK = torch.from_numpy(found.ids)
-            row["two stages"][way][candidates] = {"recall@10": _hits(ids_QK), "recall@1": _hits(ids_QK[:, :1])}
+        hubs_N = migration.hubs(old.documents_ND, new.others_PD, way)
+        plain_QN = migration.scores(new.queries_QD, old.documents_ND, way=way)
+        corrected_QN = 2 * plain_QN - hubs_N
+        found = {"plain": plain_QN, "hubs": corrected_QN}
+        row["ways"][way] = {n: figures(one.topk(NEAREST).indices, relevant_QN) for n, one in found.items()}
+        if way in FIRST_STAGES:
+            ids_QC = corrected_QN.topk(max(CANDIDATES)).indices
+            row["two stages"][way] = {
+                count: figures(ranked_again(ids_QC[:, :count], new_QN), relevant_QN) for count in CANDIDATES
+            }
+    rivals = {"paper's cosine": paper(old_AD, new_AE), "residual MLP": residual_mlp(old_AD, new_AE), **shared}
+    row["rivals"] = {name: of_rival(rival, old, new, relevant_QN) for name, rival in rivals.items()}
     return row
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """By dataset and pair of encoders: own recall, and what each number of pairs gives in each draw."""
-    settings: list[dict[str, Any]] = []
-    found = {"settings": settings, "sizes": list(arguments.sizes), "draws": arguments.draws}
-    for data in arguments.data:
-        texts = DATA[data](arguments.assets)
-        texts = texts._replace(pool=texts.pool[: -(-max(arguments.sizes) // ENCODED_AT_ONCE) * ENCODED_AT_ONCE])
-        said = {name: Vectors(*(_encoded(name, some, arguments) for some in texts)) for name in arguments.encoders}
-        for old, new in permutations(arguments.encoders, 2):
-            here, there = said[old], said[new]
-            setting: dict[str, Any] = {"data": data, "old": old, "new": new, "own": own(here), "new's own": own(there)}
-            setting |= {"documents": len(texts.documents), "no adapter": None, "by pairs": {}}
-            if here.documents_QD.shape[1] == there.queries_QD.shape[1]:
-                setting["no adapter"] = both_recalls(unit(there.queries_QD) @ unit(here.documents_QD).T)
-            settings.append(setting)
-            for size in arguments.sizes:
-                setting["by pairs"][size] = rows = []
-                for seed in range(arguments.draws):
-                    order = np.random.default_rng(seed).permutation(len(texts.pool))
-                    rows.append(migrated(here, there, torch.from_numpy(order[:size])))
-                    write(arguments.output, found)  # what is measured is not lost if the rest is stopped
+def agreement(old_AD: Tensor, new_AE: Tensor, others_PE: Tensor, migration: Migration) -> dict[str, float]:
+    """Share of queries without labels that find, among held-out pairs, what the new encoder finds first in three."""
+    held = round(HELD_OUT * len(old_AD))
+    facts, nearest_P = migration.facts, (unit(others_PE) @ unit(new_AE[:held]).T).argmax(1)
+    singles = {name: build(name, old_AD[held:], new_AE[held:], facts.settings[name]) for name in SINGLE}
+    found = {}
+    for name in WAYS:
+        way = joined(name, singles, facts.spreads)
+        first_PK = (way.queries(others_PE) @ way.documents(old_AD[:held]).T).topk(3).indices
+        found[name] = float((first_PK == nearest_P[:, None]).any(1).float().mean())
     return found
 
 
-def _encoded(name: str, texts: list[str], arguments: argparse.Namespace) -> Tensor:
+def ranked_again(ids_QC: Tensor, new_QN: Tensor) -> Tensor:
+    """Candidates in the order of the new encoder's own scores, as `Migration.search` has them."""
+    return ids_QC.gather(1, new_QN.gather(1, ids_QC).topk(min(NEAREST, ids_QC.shape[1])).indices)
+
+
+def measure(task: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """By pair of encoders: own figures, and what each number of pairs gives in each draw."""
+    texts = TASKS[task](arguments)
+    relevant_QN = texts.relevant_QN
+    said = {name: encoded(name, texts, arguments) for name in arguments.encoders}
+    settings = {}
+    for old, new in permutations(said, 2):
+        setting: dict[str, Any] = {"data": task, "old": old, "new": new, "own": own(said[old], relevant_QN)}
+        setting |= {"new's own": own(said[new], relevant_QN), "no adapter": None, "by pairs": {}}
+        if said[old].documents_ND.shape[1] == said[new].queries_QD.shape[1]:
+            untouched = Rival(unit, unit)
+            setting["no adapter"] = of_rival(untouched, said[old], said[new], relevant_QN)["plain"]
+        settings[old, new] = setting
+    found = {"settings": list(settings.values()), "sizes": list(arguments.sizes), "draws": arguments.draws}
+    found |= {"documents": len(texts.documents), "queries": len(texts.queries)}
+    for seed in range(arguments.draws):
+        for size in arguments.sizes:
+            names = [name for name in said if size <= len(said[name].pool_PD)]
+            chosen_A = torch.from_numpy(np.random.default_rng(seed).permutation(_pool(names, said))[:size])
+            maps = universes({name: said[name].pool_PD[chosen_A] for name in names}) if len(names) > 1 else {}
+            for old, new in permutations(names, 2):
+                shared = {name: Rival(into[new], into[old]) for name, into in maps.items()}
+                rows = settings[old, new]["by pairs"].setdefault(size, [])
+                rows.append(migrated(said[old], said[new], chosen_A, relevant_QN, shared))
+            write(arguments.output / f"{task}.json", found)  # what is measured is not lost if the rest is stopped
+    return found
+
+
+def _pool(names: list[str], said: Mapping[str, Vectors]) -> int:
+    """Texts that all of them have encoded."""
+    return min((len(said[name].pool_PD) for name in names), default=0)
+
+
+def own(of: Vectors, relevant_QN: Tensor) -> dict[str, Any]:
+    """What an encoder reaches in an index of its own."""
+    return of_rival(Rival(unit, unit), of, of, relevant_QN)
+
+
+def encoded(name: str, texts: Texts, arguments: argparse.Namespace) -> Vectors:
+    """What an encoder says of all texts."""
+    needed = -(-min(max(arguments.sizes), SLOW.get(name, max(arguments.sizes))) // ENCODED_AT_ONCE) * ENCODED_AT_ONCE
+    texts = texts._replace(pool=texts.pool[:needed])
+    return Vectors(*(_in_parts(name, some, arguments) for some in texts[:4]))
+
+
+def _in_parts(name: str, texts: list[str], arguments: argparse.Namespace) -> Tensor:
     parts = [texts[i : i + ENCODED_AT_ONCE] for i in range(0, len(texts), ENCODED_AT_ONCE)]
     return torch.cat([text_features(name, part, arguments.cache, arguments.assets) for part in parts])
 
 
-def table(found: dict[str, Any], at: str = "recall@10") -> str:
-    """Means over settings and draws as Markdown: shares of the old encoder's own recall, and of the new one's."""
-    lines = [["no adapter", *(_share(found, size, lambda s, row: s["no adapter"], at) for size in found["sizes"])]]
-    for way in WAYS:
-        for kind in ("plain", "hubs"):
-            name = f"`{way}`" + (", hubs corrected" if kind == "hubs" else "")
-            cells = [_share(found, k, lambda s, row, w=way, o=kind: row["ways"][w][o], at) for k in found["sizes"]]
-            lines.append([name, *cells])
-    for way in ("procrustes", "relative"):
-        for candidates in CANDIDATES:
-            name = f"the best {candidates} of `{way}`, hubs corrected, ranked again by the new encoder"
-            cells = [
-                _share(found, k, lambda s, row, w=way, c=candidates: _by(row["two stages"][w], c), at)
-                for k in found["sizes"]
-            ]
-            lines.append([name, *cells])
-    return markdown(["", *(f"{size} pairs" for size in found["sizes"])], lines)
+# -- tables
 
 
-def forecast(found: dict[str, Any]) -> str:
-    """Expected and measured shares of the old encoder's own recall@10, by setting and number of pairs."""
+class Row(NamedTuple):
+    """One draw of pairs in one setting."""
+
+    setting: dict[str, Any]
+    size: int
+    content: dict[str, Any]
+
+
+Take = Callable[[Row], dict[str, float] | None]
+
+
+def rows_of(found: list[dict[str, Any]], sizes: tuple[int, ...] | None = None) -> list[Row]:
+    """Of the settings that were measured with all of these numbers of pairs."""
+    rows = []
+    for setting in (one for result in found for one in result["settings"]):
+        by_size = {int(size): some for size, some in setting["by pairs"].items()}  # JSON makes text of numbers
+        if sizes is None or set(sizes) <= set(by_size):
+            rows += [Row(setting, size, row) for size in sizes or by_size for row in by_size[size]]
+    return rows
+
+
+def lines_of() -> dict[str, Take]:
+    """What each line of the tables shows."""
+    lines: dict[str, Take] = {"no adapter": lambda row: row.setting["no adapter"]}
+    for group, names in (("rivals", RIVALS), ("ways", WAYS)):
+        for name in names:
+            for kind, more in (("plain", ""), ("hubs", ", hubs corrected")):
+                title = f"`{name}`{more}" if group == "ways" else f"{name}{more}"
+                lines[title] = lambda row, g=group, n=name, k=kind: row.content[g][n][k]  # type: ignore[misc]
+    for way in FIRST_STAGES:
+        for count in CANDIDATES:
+            title = f"the best {count} of `{way}`, ranked again by the new encoder"
+            lines[title] = lambda row, w=way, c=count: _by(row.content["two stages"][w], c)  # type: ignore[misc]
+    return lines
+
+
+def common(found: list[dict[str, Any]]) -> tuple[int, ...]:
+    """The numbers of pairs that every setting was measured with."""
+    sizes = [{row.size for row in rows_of([{"settings": [one]}])} for result in found for one in result["settings"]]
+    return tuple(sorted(set.intersection(*sizes)))
+
+
+def table(found: list[dict[str, Any]], at: str = "recall@10", sizes: tuple[int, ...] | None = None) -> str:
+    """Means over settings and draws as Markdown: shares of the old encoder's own figure, and of the new one's."""
+    sizes = sizes or common(found)
+    rows = rows_of(found, sizes)
+    lines = [
+        [name, *(_share([row for row in rows if row.size == size], take, at) for size in sizes)]
+        for name, take in lines_of().items()
+    ]
+    return markdown(["", *(f"{size:,} pairs" for size in sizes)], lines)
+
+
+def figures_of(found: list[dict[str, Any]], size: int | None = None) -> str:
+    """All three figures as shares of the old encoder's own, hubs corrected."""
+    size = size or common(found)[-1]
+    rows = rows_of(found, (size,))
+    kept = {name: take for name, take in lines_of().items() if "hubs corrected" in name or "the best" in name}
+    lines = [
+        [name.replace(", hubs corrected", ""), *(_share(rows, take, at).split(" / ")[0] for at in FIGURES)]
+        for name, take in kept.items()
+    ]
+    return markdown([f"{size:,} pairs, hubs corrected", *FIGURES], lines)
+
+
+def by_setting(found: list[dict[str, Any]], size: int | None = None) -> str:
+    """recall@10 itself, of each pair of encoders, mean over draws, hubs corrected."""
+    size = size or common(found)[-1]
+    heads = [
+        "data",
+        "index",
+        "query",
+        "old own",
+        "new own",
+        "`procrustes`",
+        "residual MLP",
+        "`relative`",
+        "the best 50",
+    ]
     lines = []
-    for setting in found["settings"]:
-        for size, rows in setting["by pairs"].items():
-            base = setting["own"]["plain"]["recall@10"]
-            for row in rows:
-                chosen = row["chosen"]
-                measured = row["ways"][chosen]["plain"]["recall@10"] / base
-                names = [setting[name] for name in ("data", "old", "new")]
-                lines.append([*names, size, chosen, row["expected"][chosen], measured])
-    errors = [abs(line[-1] - line[-2]) for line in lines]
-    heads = ["data", "index", "query", "pairs", "chosen", "expected", "measured"]
-    return f"{markdown(heads, lines)}\n\nmean absolute error {np.mean(errors):.3f}, largest {max(errors):.3f}"
+    for setting in (one for result in found for one in result["settings"]):
+        rows = [row.content for row in rows_of([{"settings": [setting]}], (size,))]
+        if not rows:
+            continue
+        taken = [
+            [row["ways"]["procrustes"]["hubs"] for row in rows],
+            [row["rivals"]["residual MLP"]["hubs"] for row in rows],
+            [row["ways"]["relative"]["hubs"] for row in rows],
+            [_by(row["two stages"]["relative"], 50) for row in rows],
+        ]
+        means = [float(np.mean([one["recall@10"] for one in some])) for some in taken]
+        owns = [setting[name]["plain"]["recall@10"] for name in ("own", "new's own")]
+        lines.append([*(setting[name] for name in ("data", "old", "new")), *owns, *means])
+    return markdown(heads, lines)
 
 
-def _share(found: dict[str, Any], size: int, take: Any, at: str) -> str:
-    of_old, of_new = [], []
-    for setting in found["settings"]:
-        for row in _by(setting["by pairs"], size):
-            figures = take(setting, row)
-            if figures is not None:
-                of_old.append(figures[at] / setting["own"]["plain"][at])
-                of_new.append(figures[at] / setting["new's own"]["plain"][at])
-    return f"{np.mean(of_old):.3f} / {np.mean(of_new):.3f}" if of_old else "-"
+def choice(found: list[dict[str, Any]]) -> str:
+    """How much of the best way's recall@10 is reached by the way that is chosen without labels, by data and pairs."""
+    lines = []
+    rows = rows_of(found)
+    for data, size in dict.fromkeys((row.setting["data"], row.size) for row in rows):
+        some = [row.content for row in rows if (row.setting["data"], row.size) == (data, size)]
+        shares = [[_reached(row, choose(row)) for row in some] for choose in CHOICES.values()]
+        lines.append([data, size, *map(float, np.mean(shares, 1))])
+    return markdown(["data", "pairs", *CHOICES], lines)
+
+
+CHOICES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "by the expected share": lambda row: max(row["expected"], key=row["expected"].__getitem__),
+    "by ten neighbours": lambda row: max(row["kept"], key=row["kept"].__getitem__),
+    "by queries": lambda row: max(row["agreed"], key=row["agreed"].__getitem__),
+    "always `relative`": lambda row: "relative",
+    "always `mean`": lambda row: "mean",
+}
+
+
+def _reached(row: dict[str, Any], way: str) -> float:
+    measured = {name: one["plain"]["recall@10"] for name, one in row["ways"].items()}
+    return measured[way] / max(measured.values())
+
+
+def errors_of(found: list[dict[str, Any]]) -> list[tuple[Row, float, float]]:
+    """Expected and measured shares of the old encoder's own recall@10, by the way that was chosen."""
+    triples = []
+    for row in rows_of(found):
+        chosen = row.content["chosen"]
+        measured = row.content["ways"][chosen]["plain"]["recall@10"] / row.setting["own"]["plain"]["recall@10"]
+        triples.append((row, row.content["expected"][chosen], measured))
+    return triples
+
+
+def forecast(found: list[dict[str, Any]]) -> str:
+    """Expected and measured shares, by data and number of pairs: means, and the errors."""
+    lines = []
+    triples = errors_of(found)
+    for data, size in dict.fromkeys((row.setting["data"], row.size) for row, _, _ in triples):
+        some = [(e, m) for row, e, m in triples if (row.setting["data"], row.size) == (data, size)]
+        expected, measured = np.array(some).T
+        gap = np.abs(expected - measured)
+        lines.append([data, size, *map(float, (expected.mean(), measured.mean(), gap.mean(), gap.max()))])
+    heads = ["data", "pairs", "expected", "measured", "mean absolute error", "largest"]
+    everything = [abs(e - m) for _, e, m in triples]
+    return f"{markdown(heads, lines)}\n\nmean absolute error {np.mean(everything):.3f}, largest {max(everything):.3f}"
+
+
+def draw(found: list[dict[str, Any]], path: Path) -> None:
+    """recall@10 against the number of pairs, mean over pairs of encoders: one panel for each task."""
+    with picture(path, len(found), (3.2 * len(found), 3.2)) as (_, axes):
+        for axis, result in zip(axes, found, strict=True):
+            sizes = sorted({row.size for row in rows_of([result])})
+            rows = rows_of([result], tuple(sizes))  # the same pairs of encoders at each number
+            for name, colour, style, take in CURVES:
+                points = [_mean([row for row in rows if row.size == size], take) for size in sizes]
+                axis.plot(sizes, points, style, color=colour, label=name)
+            axis.set(xscale="log", title=result["settings"][0]["data"], xlabel="pairs")
+            axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axis.minorticks_off()
+        axes[0].set_ylabel("recall@10")
+        axes[-1].legend(loc="lower right", fontsize="small")
+
+
+CURVES: tuple[tuple[str, str, str, Take], ...] = (
+    ("old model, own", "0.5", "--", lambda row: row.setting["own"]["plain"]),
+    ("new model, own", "0.2", ":", lambda row: row.setting["new's own"]["plain"]),
+    ("one stage, Procrustes", "tab:orange", "o-", lambda row: row.content["ways"]["procrustes"]["hubs"]),
+    ("one stage, relative", "tab:blue", "o-", lambda row: row.content["ways"]["relative"]["hubs"]),
+    ("two stages, 50 candidates", "tab:green", "o-", lambda row: _by(row.content["two stages"]["relative"], 50)),
+)
+
+
+def _mean(rows: list[Row], take: Take) -> float:
+    return float(np.mean([(take(row) or {})["recall@10"] for row in rows]))
+
+
+def _share(rows: list[Row], take: Take, at: str) -> str:
+    pairs = []
+    for row in rows:
+        taken = take(row)
+        if taken is not None:
+            pairs.append([taken[at] / row.setting[whose]["plain"][at] for whose in ("own", "new's own")])
+    return " / ".join(f"{share:.3f}" for share in np.mean(pairs, 0)) if pairs else "-"
 
 
 def _by(content: dict[Any, Any], key: int) -> Any:
@@ -208,23 +436,34 @@ def _by(content: dict[Any, Any], key: int) -> Any:
     return content[key] if key in content else content[str(key)]
 
 
+def read(folder: Path) -> list[dict[str, Any]]:
+    """What was measured before, task by task."""
+    files = [folder / f"{task}.json" for task in TASKS]
+    return [json.loads(file.read_text("utf-8")) for file in files if file.is_file()]
+
+
 def main() -> None:
-    """Measure, print the tables, write the JSON."""
+    """Measure, print the tables, write the JSON and the picture."""
     parser = argparse.ArgumentParser(
         "benchmarks.migration", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--assets", type=Path, help="folder of packages; see benchmarks/assets")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with trec.parquet")
     parser.add_argument("--cache", type=Path, default=Path(".cache/migration"), help="what encoders say, kept there")
     parser.add_argument("--encoders", nargs="+", default=ENCODERS, help="of minilm, me5, mpnet, use")
-    parser.add_argument("--data", nargs="+", default=tuple(DATA), choices=tuple(DATA))
+    parser.add_argument("--tasks", nargs="*", default=tuple(TASKS), help="nothing: print what was measured before")
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="numbers of pairs")
-    parser.add_argument("--draws", type=int, default=2, help="draws of pairs")
-    parser.add_argument("--output", type=Path, default=RESULTS / "results.json", help="where the JSON goes")
+    parser.add_argument("--draws", type=int, default=3, help="draws of pairs")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON, one for each task")
+    parser.add_argument("--picture", type=Path, help="where the picture goes")
     arguments = parser.parse_args()
     with torch.inference_mode():
-        found = measure(arguments)
-    print(f"{table(found)}\n\n{table(found, 'recall@1')}\n\n{forecast(found)}")
-    write(arguments.output, found)
+        for task in arguments.tasks:
+            write(arguments.output / f"{task}.json", measure(task, arguments))
+    found = read(arguments.output)
+    print(*(made(found) for made in (table, figures_of, by_setting, choice, forecast)), sep="\n\n")
+    if arguments.picture is not None:
+        draw(found, arguments.picture)
 
 
 if __name__ == "__main__":
