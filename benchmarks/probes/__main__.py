@@ -22,8 +22,8 @@ Then the state at which the assistant begins is changed along what a decoder rea
 
 along the other model's decoder, pulled back through this model's anchors (stitched), the same times the covariance of
 this model's unlabelled states (pattern, as Haufe et al., 2014), the model's own decoder, its class means, and random
-directions. Models are kept in `--cache`. Decoders and directions choose nothing on the test conversations; the design of
-the benchmark was changed after a look at them.
+directions. Models are kept in `--cache`. Decoders and directions choose nothing on the test conversations; the design
+of the benchmark was changed after a look at them.
 Shapes: N samples, D width, C classes, R relative size.
 """
 
