@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.reporting import console, machine, markdown, quiet, write
-from benchmarks.tokens import choices, english, languages
+from benchmarks.tokens import choices, english, fine_tuned, languages
 
 
 TABLES = {
@@ -23,6 +23,7 @@ TABLES = {
     "entities": english.measure_entities,
     "languages": languages.measure,
     "choices": choices.measure,
+    "fine_tuned": fine_tuned.measure,
 }
 RESULTS = Path(__file__).parents[1] / "results" / "tokens"
 
@@ -53,7 +54,7 @@ def report(name: str, found: dict[str, Any]) -> str:
     if name == "choices":
         return "\n\n".join(map(_choices, found, found.values()))
     if name != "languages":
-        return "\n\n".join(_table(task, rows) for task, rows in found.items())
+        return "\n\n".join(_table(title, rows) for title, rows in found.items())
     parts = []
     for language, tasks in found.items():
         parts.append(f"{language}: {tasks['pairs']}")
