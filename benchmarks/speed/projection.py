@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.reliability.guard import memory
 from benchmarks.speed.timing import paired, row
 from hf_relreps import RelativeConfig, RelativeEncoderConfig, RelativeSpace
 from hf_relreps.projection import RelativeProjection
@@ -55,15 +56,9 @@ def measure_peak(what: str, n: int) -> None:
         modules[what](x_ND[:5000])  # what is made once for all sizes
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5", "utf-8")  # the peak begins anew
-    before = _status("VmRSS")
+    before = memory("VmRSS")
     r_NK = modules[what](x_ND) if what in modules else normalize(x_ND) @ normalize(anchors_AD).T
-    print((_status("VmHWM") - before) * 1024 / (r_NK.numel() * 4))  # noqa: T201
-
-
-def _status(name: str) -> int:
-    """A line of what Linux knows of this process, in KiB."""
-    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
+    print((memory("VmHWM") - before) / (r_NK.numel() * 4))  # noqa: T201
 
 
 def run(quick: bool = False) -> dict[str, Any]:

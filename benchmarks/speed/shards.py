@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.reliability.guard import memory
 from benchmarks.speed import subjects
 from benchmarks.speed.timing import Pairs, clock, row
 from hf_relreps.shards import encode_shards, read_shards
@@ -74,8 +75,6 @@ def synthetic(n: int) -> Iterator[dict[str, Any]]:
 
 def peak(n: int) -> None:
     """What a process of its own does: n rows of a stream through a tiny encoder; its peak memory."""
-    import resource
-
     from datasets import IterableDataset
 
     encoder = subjects.relative(subjects.absolute(num_hidden_layers=1, hidden_size=48), 50, LONGEST).encoder
@@ -84,10 +83,10 @@ def peak(n: int) -> None:
         done = encode_shards(encoder, stream, "text", folder, keep=["id"])
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
     assert done.is_complete and done.rows == n
-    print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "disk": size / 2**20}))
+    print(json.dumps({"peak": round(memory("VmHWM") / 2**20), "disk": size / 2**20}))
 
 
-def memory(quick: bool) -> list[dict[str, Any]]:
+def memories(quick: bool) -> list[dict[str, Any]]:
     """Peak memory of processes with more and more rows."""
     rows = []
     paths = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
@@ -133,7 +132,7 @@ def run(quick: bool = False) -> dict[str, Any]:
     """Speed, memory and what half precision costs."""
     rows, texts_per_second = speed(quick)
     cost = {"texts_per_second": texts_per_second, "projected_per_second": projecting(quick)}
-    return {"rows": rows, "memory": memory(quick), "float16": half(quick), "cost": cost}
+    return {"rows": rows, "memory": memories(quick), "float16": half(quick), "cost": cost}
 
 
 if __name__ == "__main__":
