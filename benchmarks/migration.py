@@ -394,19 +394,21 @@ def forecast(found: list[dict[str, Any]]) -> str:
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
-    """recall@10 against the number of pairs, mean over pairs of encoders: one panel for each task."""
-    with picture(path, len(found), (3.2 * len(found), 3.2)) as (_, axes):
-        for axis, result in zip(axes, found, strict=True):
-            sizes = sorted({row.size for row in rows_of([result])})
-            rows = rows_of([result], tuple(sizes))  # the same pairs of encoders at each number
+    """recall@10 against the number of pairs: one panel for each task and pair of encoders."""
+    settings = [setting for result in found for setting in result["settings"]]
+    with picture(path, len(settings), (3.2 * len(settings), 3.8), sharey=True) as (figure, axes):
+        for axis, setting in zip(axes, settings, strict=True):
+            rows = rows_of([{"settings": [setting]}])
+            sizes = sorted({row.size for row in rows})
             for name, colour, style, take in CURVES:
                 points = [_mean([row for row in rows if row.size == size], take) for size in sizes]
                 axis.plot(sizes, points, style, color=colour, label=name)
-            axis.set(xscale="log", title=result["settings"][0]["data"], xlabel="pairs")
+            axis.set(xscale="log", xlabel="pairs")
+            axis.set_title(f"{setting['data']}: {setting['new']} asks {setting['old']}'s index", fontsize="medium")
             axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
             axis.minorticks_off()
         axes[0].set_ylabel("recall@10")
-        axes[-1].legend(loc="lower right", fontsize="small")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
 
 
 CURVES: tuple[tuple[str, str, str, Take], ...] = (

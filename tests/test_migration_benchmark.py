@@ -143,7 +143,8 @@ def test_the_picture_shows_every_number_of_pairs(tmp_path):
     figures = dict.fromkeys(("recall@10", "recall@1", "ndcg@10"), 0.5)
     both = {"plain": figures, "hubs": figures}
     row = {"ways": dict.fromkeys(WAYS, both), "two stages": {"relative": {"50": figures}}}
-    setting = {"data": "d", "own": both, "new's own": both, "by pairs": {"300": [row], "1000": [row]}}
+    setting = {"data": "d", "old": "a", "new": "b", "own": both, "new's own": both}
+    setting["by pairs"] = {"300": [row], "1000": [row]}
     draw([{"settings": [setting]}], tmp_path / "migration.png")
     assert (tmp_path / "migration.png").stat().st_size > 5000
 
