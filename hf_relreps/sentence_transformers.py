@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -334,7 +335,7 @@ def load_with_module(name: str | Path, module: type[nn.Module] | None = None, **
         raise UploadIntegrityError(
             f"The weights of {source} do not match its configuration: {error}. Pull it again, or save the model again."
         ) from error
-    except (TypeError, AttributeError, LookupError) as error:  # settings of another type
+    except (TypeError, AttributeError, LookupError, StrictDataclassError) as error:  # settings of another type
         raise UploadError(
             f"{source} cannot be read as a SentenceTransformer: {type(error).__name__}: {error}. A file of settings "
             "was changed: pull it again, or save the model again."
@@ -408,14 +409,18 @@ def _refuse_arguments(settings: Mapping[str, Any], where: str, source: Source) -
         for argument, given in arguments.items():
             plain = given is None or isinstance(given, bool | int | float) or argument in WORD_ARGUMENTS
             known = argument != "modality_config" or _calls_known_methods(given)
-            known = known and (argument != "module_output_name" or given in OUTPUTS)
+            known = known and (
+                argument != "module_output_name" or (isinstance(given, str | None) and given in OUTPUTS)
+            )
             if argument in SWITCHES or not plain or not known:
                 raise UploadError(f"{where} has {argument}={given!r:.80}, which is not known. {_hand_over(source)}")
 
 
 def _calls_known_methods(modalities: Any) -> bool:
     """Whether the methods of the model that would be called are those that read samples."""
-    named = [about.get("method") if isinstance(about, Mapping) else None for about in dict(modalities or {}).values()]
+    if not isinstance(modalities, Mapping):
+        return modalities is None
+    named = [about.get("method") if isinstance(about, Mapping) else None for about in modalities.values()]
     return all(isinstance(name, str) and READING.fullmatch(name) for name in named)
 
 

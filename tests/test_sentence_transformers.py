@@ -230,6 +230,8 @@ def test_anchor_embeddings_that_are_not_the_models_own_are_refused(saved, anchor
         ("sentence_bert_config.json", {"backend": "onnx"}, "backend='onnx'"),
         ("sentence_bert_config.json", {"modality_config": {"text": {"method": "push_to_hub"}}}, "modality_config="),
         ("sentence_bert_config.json", {"module_output_name": "evil"}, "module_output_name='evil'"),
+        ("sentence_bert_config.json", {"modality_config": 2}, "modality_config=2"),
+        ("sentence_bert_config.json", {"module_output_name": ["evil"]}, "module_output_name="),
     ],
 )
 def test_no_file_of_a_saved_model_names_another(saved, file, fields, reason):
