@@ -158,9 +158,8 @@ class RelativeEmbedding(Module):
                 "model again."
             )
         refuse_no_weights(Path(file), Source.of(str(folder)), SAFE_WEIGHTS_NAME)
-        _refuse_more_than_stored(
-            (config.space.num_anchors, config.embedding_size or 1), Path(file), f"{model_name_or_path}/{subfolder}"
-        )
+        sides = (config.space.num_anchors, config.embedding_size or 1)
+        _refuse_more_than_stored(sides, stored_sizes([Path(file)])[0], f"{model_name_or_path}/{subfolder}")
         module = cls(config, anchors)
         try:
             module.load_state_dict(load_file(file))
@@ -360,14 +359,15 @@ def _inspect(source: Source, own: set[str]) -> int:
     stored = 0
     for kind, place in _modules_of(source, own):
         if kind != "Transformer":
-            weights = place.file(SAFE_WEIGHTS_NAME)
+            weights, held = place.file(SAFE_WEIGHTS_NAME), 0
+            if weights is not None:
+                refuse_no_weights(weights, place, SAFE_WEIGHTS_NAME)
+                held = stored_sizes([weights])[0]
             settings = place.json("config.json") or {}
             wanted = tuple(settings.get(name, 1) for name in SIDES.get(kind, ()))
             if weights is not None or wanted:
-                if weights is not None:
-                    refuse_no_weights(weights, place, SAFE_WEIGHTS_NAME)
-                _refuse_more_than_stored(wanted, weights, f"config.json of {place}")
-            stored += 0 if weights is None else stored_sizes([weights])[0]
+                _refuse_more_than_stored(wanted, held, f"config.json of {place}")
+            stored += held
             continue
         if place.file(ADAPTER_FILE) is not None:
             raise UploadError(
@@ -424,9 +424,8 @@ def _calls_known_methods(modalities: Any) -> bool:
     return all(isinstance(name, str) and READING.fullmatch(name) for name in named)
 
 
-def _refuse_more_than_stored(sides: tuple[Any, ...], weights: Path | None, where: str) -> None:
-    """Raise `UploadIntegrityError` if a module would be made with a weight of these sides that no file holds."""
-    stored = 0 if weights is None else stored_sizes([weights])[0]
+def _refuse_more_than_stored(sides: tuple[Any, ...], stored: int, where: str) -> None:
+    """Raise `UploadIntegrityError` if a module would be made with a weight of these sides and its file holds less."""
     if not all(isinstance(side, int) and side > 0 for side in sides) or math.prod(sides) > stored:
         shape = " x ".join(map(str, sides))
         raise UploadIntegrityError(

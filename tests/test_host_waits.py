@@ -31,6 +31,7 @@ from hf_relreps.pairs import pairs_of
 from hf_relreps.projection import Frame, RelativeProjection
 
 
+META = torch.device("meta")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
@@ -92,13 +93,17 @@ def labels_of(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.long, device="meta")
 
 
-def step(model: nn.Module, inputs: Any, **more: Any) -> None:
-    """A pass without gradients, and one of a training with its backward pass."""
+def step(model: nn.Module, inputs: Any, **more: Any) -> list[torch.device]:
+    """Where a pass without gradients, and the loss and the gradients of one in training, are computed."""
     with torch.no_grad():
-        model.eval()(**inputs)
+        found = model.eval()(**inputs).to_tuple()
     for part in model.modules():  # not `train()`, which refreshes anchors when it is left
         part.training = True
-    model(**inputs, **more).loss.backward()
+    loss = model(**inputs, **more).loss
+    loss.backward()
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    assert gradients
+    return [tensor.device for tensor in (*(one for one in found if torch.is_tensor(one)), loss, *gradients)]
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
@@ -107,7 +112,7 @@ def test_a_classifier_reads_no_values(pooling, config, on_device, make_classifie
     model = on_device(make_classifier(pooling, **({} if config is None else {"config": config})))
     inputs = inputs_of(tokenizer, [*texts["en"][:3], "cat"])
     model.decoder._saw_labels = True  # as after the first batch
-    step(model, inputs, labels=labels_of((4,)))
+    assert set(step(model, inputs, labels=labels_of((4,)))) == {META}
 
 
 def test_a_tagger_reads_no_values(on_device, make_llama, texts, tokenizer):
@@ -116,7 +121,8 @@ def test_a_tagger_reads_no_values(on_device, make_llama, texts, tokenizer):
     model = RelativeModelForTokenClassification.from_encoder(make_llama(), anchors.view(), tokenizer, num_labels=4)
     inputs = inputs_of(tokenizer, [*texts["en"][:3], "cat"])
     on_device(model.eval()).decoder._saw_labels = True
-    step(model, inputs, labels=labels_of(tuple(inputs["input_ids"].shape)))
+    labels = labels_of(tuple(inputs["input_ids"].shape))
+    assert set(step(model, inputs, labels=labels)) == {META}
 
 
 def test_pairs_are_looked_at_once(on_device, make_llama, texts, tokenizer):
@@ -143,7 +149,7 @@ def test_a_pair_of_passes_reads_no_values(on_device, make_llama, anchors, tokeni
     on_device(model).decoder._saw_labels = True
     inputs = inputs_of(tokenizer, [*texts["en"][:3], "cat"])
     both = {name: torch.stack([tensor, tensor], 1) for name, tensor in inputs.items()}
-    step(model, both, labels=labels_of((4,)))
+    assert set(step(model, both, labels=labels_of((4,)))) == {META}
 
 
 def test_pixels_to_draw_are_looked_at_once(on_device, images):
@@ -154,7 +160,7 @@ def test_pixels_to_draw_are_looked_at_once(on_device, images):
     with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):
         on_device(model)(**inputs)
     model.decoder._saw_pixels = True
-    step(model, inputs)
+    assert set(step(model, inputs)) == {META}
 
 
 def test_the_first_batch_of_labels_is_looked_at(on_device, make_classifier, tokenizer, texts):

@@ -517,11 +517,12 @@ def _choose(
         singles = {name: build(name, trial.old_AD, trial.new_AE, settings[name]) for name in names}
         spreads = {name: float(_scores(way, trial.new_HE, stored_MD).std()) for name, way in singles.items()}
         neighbours = _Neighbours(trial.old_HD, stored_MD)
+        nearest_Q = None if queries_QE is None else (unit(queries_QE) @ unit(trial.new_HE).T).argmax(1)
         for name in asked:
             way = joined(name, singles, spreads)
             found[name].append(neighbours.found_by(_scores(way, trial.new_HE, stored_MD)))
-            if queries_QE is not None:
-                agreement[name].append(_agreed(way, queries_QE, trial))
+            if queries_QE is not None and nearest_Q is not None:
+                agreement[name].append(_agreed(_scores(way, queries_QE, trial.old_HD), nearest_Q))
     kept, expected = ({name: float(np.mean([one[i] for one in found[name]])) for name in asked} for i in (0, 1))
     agreed = None if queries_QE is None else {name: float(np.mean(some)) for name, some in agreement.items()}
     best = expected if agreed is None else agreed
@@ -537,10 +538,9 @@ def _choose(
     }
 
 
-def _agreed(way: Way, queries_QE: Tensor, trial: _Trial) -> float:
-    """The share of queries whose nearest held-out pair, by the new model, is among the first by the way."""
-    nearest_Q = (unit(queries_QE) @ unit(trial.new_HE).T).argmax(1)
-    first_QK = _scores(way, queries_QE, trial.old_HD).topk(AMONG_THE_FIRST).indices
+def _agreed(scores_QH: Tensor, nearest_Q: Tensor) -> float:
+    """The share of queries whose nearest held-out pair, by the new model, is among the first by a way."""
+    first_QK = scores_QH.topk(AMONG_THE_FIRST).indices
     return float((first_QK == nearest_Q[:, None]).any(1).float().mean())
 
 
