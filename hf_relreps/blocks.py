@@ -251,6 +251,7 @@ def _digest_of_first(stream: Any, column: str | tuple[str, ...]) -> str:
 def _by_name(data: str | Path | Sequence[str | Path], split: str) -> tuple[IterableDataset, dict[str, Any]]:
     """Files, or a dataset on the Hub at its newest commit, as a stream, and what it is known by."""
     from datasets import load_dataset
+    from huggingface_hub.utils import httpx
 
     names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
     try:
@@ -263,7 +264,7 @@ def _by_name(data: str | Path | Sequence[str | Path], split: str) -> tuple[Itera
         if kind is None:
             raise ValueError(f"the files are {', '.join(sorted({file.suffix or file.name for file in files}))}")
         stream = load_dataset(kind, data_files=[str(file) for file in files], split="train", streaming=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, httpx.HTTPError) as error:
         raise SampleError(
             f"Cannot read the data {', '.join(names)[:200]!r} with split {split!r}: {str(error).rstrip('.')}. Pass "
             f"{', '.join(FILE_FORMATS)} files of one kind, a folder of them, or a dataset on the Hub."

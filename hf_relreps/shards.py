@@ -483,6 +483,7 @@ class _Shard:
 
     file: Path
     rows: int
+    schema: pa.Schema
     part: int
     number: int
     ends_part: bool
@@ -522,7 +523,8 @@ def _whole_shard(file: Path) -> _Shard | None:
         return None
     if MADE_BY not in (told.metadata or {}):
         raise ConfigurationError(f"{file} is not a shard that encode_shards wrote. Choose another folder.")
-    return _Shard(file, told.num_rows, **_said_by(told.metadata[MADE_BY], file))
+    schema = told.schema.to_arrow_schema().remove_metadata()
+    return _Shard(file, told.num_rows, schema, **_said_by(told.metadata[MADE_BY], file))
 
 
 def _said_by(text: bytes, file: Path) -> dict[str, Any]:
@@ -584,16 +586,14 @@ def complete_shards(folder: Path) -> list[_Shard]:
             f"{folder} holds {len(shards)} shards, but not yet all of the data. Run the same encode_shards again: it "
             "encodes what is missing."
         )
-    schema = None
     for shard in shards:
-        schema = schema or pq.read_schema(shard.file).remove_metadata()
-        _refuse_no_embeddings(shard, schema)
+        _refuse_no_embeddings(shard, shards[0].schema)
     return shards
 
 
 def _refuse_no_embeddings(shard: _Shard, schema: pa.Schema) -> None:
     """Raise `ConfigurationError` unless a shard has the columns of the first, and the bytes that its rows need."""
-    found = pq.read_schema(shard.file).remove_metadata()
+    found = shard.schema
     column = found.field(ABSOLUTE).type if ABSOLUTE in found.names else pa.null()
     is_right = pa.types.is_fixed_size_list(column) and pa.types.is_floating(column.value_type) and found == schema
     bytes_of_rows = shard.rows * column.list_size * column.value_type.bit_width // 8 if is_right else 0

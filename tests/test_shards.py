@@ -348,6 +348,12 @@ def test_what_cannot_be_encoded_is_refused(encoder, dataset, files, tmp_path, da
     assert not list(tmp_path.iterdir())
 
 
+def test_a_hub_that_cannot_be_reached_is_named(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(SampleError, match="Cannot read the data 'me/texts' with split 'train'.*Connection refused"):
+        encode_shards(encoder, "me/texts", "text", tmp_path)
+
+
 def test_a_column_with_a_name_of_the_shards_is_refused(encoder, dataset, tmp_path):
     with pytest.raises(ConfigurationError, match="keep names 'row'"):
         encode_shards(encoder, dataset.rename_column("name", "row"), "text", tmp_path, keep=["row"])
