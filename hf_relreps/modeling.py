@@ -90,7 +90,7 @@ from hf_relreps.projection import (
 )
 from hf_relreps.prompts import ids_of_prompt, with_prompt
 from hf_relreps.quantization import quantization_of, to_load
-from hf_relreps.samples import as_list, batches, digest_of_vocabulary, may_read, to_device
+from hf_relreps.samples import as_list, batches, digest_of_vocabulary, explaining, may_read, to_device
 from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace, refuse_unknown_settings, require_fit
 from hf_relreps.uploads import explain, locate, stored_sizes, stored_weights, weight_files
@@ -589,7 +589,8 @@ class RelativeModel(RelativePart):
         if self.config.prompt:
             self.config.prompt_ids = ids_of_prompt(processor)
         if self.config.modality == "pair":
-            self.config.pair_mark = mark_of_pairs(processor)
+            with explaining(processor):
+                self.config.pair_mark = mark_of_pairs(processor)
             if self.config.pair_mark is None:
                 logger.warning_once(
                     f"{type(processor).__name__} joins two texts without a token between them: an encoder cannot tell "

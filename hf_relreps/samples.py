@@ -314,7 +314,7 @@ def _padded(
     filled = _fixed_length(tokenizer, max_length)
     for rows in _parts([np.concatenate(together)] if padding or filled else together, batch_size):
         chosen = {key: [tokens[key][i] for i in rows] for key in tokens}
-        with _explaining(tokenizer):
+        with explaining(tokenizer):
             padded = dict(tokenizer.pad(chosen, return_tensors="pt", **filled))
         yield rows, padded
 
@@ -405,7 +405,7 @@ def _ratio_of(images: Sequence[Image.Image]) -> float:
 
 def _read_images(images: list[Image.Image], processor: Any) -> dict[str, Tensor]:
     reader = getattr(processor, "image_processor", processor)
-    with _explaining(reader):
+    with explaining(reader):
         _refuse_immense_size(reader, _ratio_of(images))
         return _tensors(reader(images=[image.convert("RGB") for image in images], return_tensors="pt"))
 
@@ -423,7 +423,7 @@ def _read_sounds(sounds: list[Mapping[str, Any]], processor: Any) -> dict[str, T
     if hasattr(reader, "n_samples"):  # Whisper reads one fixed length; the mask says where there is sound
         how = {"padding": "max_length", "return_attention_mask": True}
         _warn_of_cut_sounds(arrays, reader)
-    with _explaining(reader):
+    with explaining(reader):
         inputs = _tensors(reader(arrays, sampling_rate=reader.sampling_rate, return_tensors="pt", **how))
     if "return_attention_mask" in how and "attention_mask" in inputs:
         inputs["input_features_mask"] = inputs.pop("attention_mask")  # for the few of these encoders that read it
@@ -431,8 +431,12 @@ def _read_sounds(sounds: list[Mapping[str, Any]], processor: Any) -> dict[str, T
 
 
 @contextmanager
-def _explaining(reader: Any) -> Iterator[None]:
-    """Settings of a processor come from outside and may be of any type: it then fails in any way."""
+def explaining(reader: Any) -> Iterator[None]:
+    """Settings of a processor come from outside and may be of any type: it then fails in any way.
+
+    Raises:
+        SampleError: If it does.
+    """
     try:
         yield
     except (RelrepsError, MemoryError):
@@ -530,7 +534,7 @@ def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, firs
             "one first, for example tokenizer.pad_token = tokenizer.eos_token."
         )
     limit = max_length or min(tokenizer.model_max_length, 1_000_000)
-    with _explaining(tokenizer):
+    with explaining(tokenizer):
         tokens = tokenizer(*_columns_of(texts), truncation=True, max_length=limit, **how)
     if "input_ids" not in tokens or "input_ids" not in tokenizer.model_input_names:
         raise SampleError(

@@ -314,7 +314,7 @@ def load_with_module(name: str | Path, module: type[nn.Module] | None = None, **
 
     Raises:
         ConfigurationError: If a configuration in it names another model, or asks for more than its weights justify.
-        UploadError: If it has modules, arguments or files that are not known.
+        UploadError: If it has modules, arguments or files that are not known, or cannot read a text.
     """
     own = {} if module is None else {f"{module.__module__}.{module.__name__}": module}
     source = _source_of(name, arguments)
@@ -327,10 +327,12 @@ def load_with_module(name: str | Path, module: type[nn.Module] | None = None, **
         with building(stored):
             model = SentenceTransformer._load_with_module_classes(source.name, own, **how)
         refuse_not_finite(model, str(source))
+        if model.supports("text"):
+            model.encode(["a"], show_progress_bar=False)  # names that modules hand on are looked at only then
         return model
     except (RelrepsError, torch.OutOfMemoryError):
         raise
-    except RuntimeError as error:  # weights of other shapes
+    except RuntimeError as error:  # weights of other shapes, also from one module to the next
         raise UploadIntegrityError(
             f"The weights of {source} do not match its configuration: {error}. Pull it again, or save the model again."
         ) from error

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import processors
+from tokenizers import Tokenizer, processors
 from training import tiny_trainer
 from transformers import (
     AutoModelForSequenceClassification,
@@ -17,6 +17,7 @@ from transformers import (
     BertForSequenceClassification,
     GPT2Config,
     GPT2Model,
+    PreTrainedTokenizerFast,
     pipeline,
 )
 
@@ -374,6 +375,14 @@ def test_a_card_without_anchors_shows_how_pairs_are_given(trained, tmp_path, new
     code = ModelCard.load(name).text.split("```python\n")[1].split("```")[0]
     assert '"text_pair": "And the second one here."' in code
     exec(code, {})
+
+
+def test_a_tokenizer_that_lacks_its_separator_is_refused(anchors, letters):
+    content = json.loads(letters.backend_tokenizer.to_str())
+    del content["post_processor"]["special_tokens"]["[SEP]"]
+    broken = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), pad_token="[PAD]")
+    with pytest.raises(SampleError, match="cannot read these samples: PanicException"):
+        RelativeModel.from_encoder(bert(letters, 0), anchors.view("en"), broken)
 
 
 def test_an_ordinary_cross_encoder_becomes_relative(anchors, letters):

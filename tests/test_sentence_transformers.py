@@ -266,6 +266,17 @@ def test_no_module_is_made_larger_than_its_file(absolute, anchors, tmp_path, pla
         load_relative(tmp_path)
 
 
+@pytest.mark.parametrize("fields", [{"module_input_name": "evil"}, {"module_input_name": {}}])
+def test_modules_that_read_what_no_module_gives_are_refused(absolute, anchors, tmp_path, fields):
+    relative(SentenceTransformer(modules=[*absolute, Dense(32, 12)], device="cpu"), anchors.view("en")).save(
+        str(tmp_path)
+    )
+    file = tmp_path / "2_Dense" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    with pytest.raises(UploadError, match="cannot be read as a SentenceTransformer.*pull it again"):
+        load_relative(tmp_path)
+
+
 @pytest.mark.parametrize("what", ["nothing", "a number that is none"])
 def test_weights_of_a_module_that_are_damaged_are_refused(absolute, anchors, tmp_path, what):
     relative(SentenceTransformer(modules=[*absolute, Dense(32, 12)], device="cpu"), anchors.view("en")).save(
