@@ -321,7 +321,7 @@ def _refuse_fields(content: Any, where: str, name: str = "") -> None:
                 f"{where} has {name}={content!r:.80}: the field could name another model, a folder or a file, and no "
                 f"known processor needs it. {_give_processor()}"
             )
-    elif isinstance(content, int | float) and not isinstance(content, bool) and name != "model_max_length":
+    elif is_number(content) and name != "model_max_length":
         if abs(content) > LARGEST:
             raise UploadError(f"{where} has {name}={content}, above the limit of {LARGEST}. {_give_processor()}")
 
@@ -339,20 +339,21 @@ def _refuse_immense_reader(content: Any, where: str, name: str = "") -> None:
     if isinstance(content, Mapping):
         _refuse_products(content, where)
         sides = [[value for key, value in content.items() if side in str(key)] for side in ("height", "width")]
-        _refuse_area([max(values) for values in sides if values and all(map(_is_number, values))], name, where)
+        _refuse_area([max(values) for values in sides if values and all(map(is_number, values))], name, where)
         for key, value in content.items():
             _refuse_immense_reader(value, where, name if str(key).isdigit() else str(key))
     elif isinstance(content, list):
-        _refuse_area(content if len(content) == 2 and all(map(_is_number, content)) else [], name, where)
+        _refuse_area(content if len(content) == 2 and all(map(is_number, content)) else [], name, where)
         for value in content:
             _refuse_immense_reader(value, where, name)
-    elif _is_number(content):
+    elif is_number(content):
         most = next((most for word, most in MOST_BY_WORD if re.search(word, name)), MOST_OTHERWISE)
         if abs(content) > most:
             raise UploadError(f"{where} has {name}={content}, above the limit of {most}. {_give_processor()}")
 
 
-def _is_number(found: Any) -> bool:
+def is_number(found: Any) -> bool:
+    """Whether a field of a file holds a number; a switch is none."""
     return isinstance(found, int | float) and not isinstance(found, bool)
 
 
@@ -366,7 +367,7 @@ def _refuse_area(sides: list[Any], name: str, where: str) -> None:
 
 def _refuse_products(content: Mapping[str, Any], where: str) -> None:
     def numbers(*names: str) -> list[Any]:
-        return [content[name] for name in names if _is_number(content.get(name))]
+        return [content[name] for name in names if is_number(content.get(name))]
 
     for names in PRODUCTS:
         found = numbers(*names)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hf_relreps.errors import ConfigurationError, EmbeddingError, UploadError, UploadIntegrityError
+from hf_relreps.inspection import is_number
 from hf_relreps.migration.search import (
     NEAREST,
     QUERIES_AT_ONCE,
@@ -623,8 +624,8 @@ def _facts_in(content: Any, where: Any) -> Facts:
     return Facts(**content)
 
 
-def _is_number(found: Any) -> bool:
-    return isinstance(found, int | float) and not isinstance(found, bool) and abs(found) <= MOST_NUMBER
+def _is_bounded(found: Any) -> bool:
+    return is_number(found) and abs(found) <= MOST_NUMBER
 
 
 def _is_count(found: Any) -> bool:
@@ -639,17 +640,17 @@ def _are_settings(name: str, found: Any) -> bool:
     """Those that are tried for a way, each a number in a range that its mathematics bears."""
     if not isinstance(found, dict) or set(found) != set(GRIDS[name][0]):
         return False
-    return all(_is_count(one) if key == "rank" else _is_number(one) and one > 0 for key, one in found.items())
+    return all(_is_count(one) if key == "rank" else _is_bounded(one) and one > 0 for key, one in found.items())
 
 
 _RIGHT: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("old_size", "new_size", "pairs", "stored"), _is_count),
     "method": lambda found: found in WAYS,
     "translator": lambda found: found in ON_UNTOUCHED_INDEX,
-    **dict.fromkeys(("kept", "expected"), lambda found: _are_by_way(found, WAYS, lambda _, one: _is_number(one))),
-    "agreed": lambda found: found is None or _are_by_way(found, WAYS, lambda _, one: _is_number(one)),
+    **dict.fromkeys(("kept", "expected"), lambda found: _are_by_way(found, WAYS, lambda _, one: _is_bounded(one))),
+    "agreed": lambda found: found is None or _are_by_way(found, WAYS, lambda _, one: _is_bounded(one)),
     "settings": lambda found: _are_by_way(found, SINGLE, _are_settings),
-    "spreads": lambda found: _are_by_way(found, SINGLE, lambda _, one: _is_number(one) and one > 0),
+    "spreads": lambda found: _are_by_way(found, SINGLE, lambda _, one: _is_bounded(one) and one > 0),
     **dict.fromkeys(("old_model", "new_model"), lambda found: isinstance(found, str | None)),
 }
 
