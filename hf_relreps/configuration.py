@@ -217,7 +217,9 @@ class RelativeEncoderConfig(_PartConfig):
         super().check()
         for name in ("base_model_name_or_path", "base_model_revision", "base_model_digest", "anchor_digest"):
             require_text(name, getattr(self, name))
-        if not isinstance(self.encoder_adapters, dict | None):
+        adapters = self.encoder_adapters
+        are_settings = isinstance(adapters, dict) and all(isinstance(one, dict) for one in adapters.values())
+        if adapters is not None and not are_settings:
             raise ConfigurationError(
                 f"encoder_adapters={self.encoder_adapters!r:.60} must be a dict of settings by adapter name."
             )

@@ -328,7 +328,8 @@ def load_with_module(name: str | Path, module: type[nn.Module] | None = None, **
             model = SentenceTransformer._load_with_module_classes(source.name, own, **how)
         refuse_not_finite(model, str(source))
         if model.supports("text"):
-            model.encode(["a"], show_progress_bar=False)  # names that modules hand on are looked at only then
+            # Names that modules hand on, and the token that pads the shorter text, are looked at only then.
+            model.encode(["a", "a a"], show_progress_bar=False)
         return model
     except (RelrepsError, torch.OutOfMemoryError):
         raise

@@ -277,6 +277,14 @@ def test_modules_that_read_what_no_module_gives_are_refused(absolute, anchors, t
         load_relative(tmp_path)
 
 
+def test_a_token_for_padding_that_the_model_does_not_know_is_refused(absolute, anchors, tmp_path):
+    relative(absolute, anchors.view("en")).save(str(tmp_path))
+    file = next(tmp_path.rglob("tokenizer_config.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": "unheard of"}))
+    with pytest.raises(UploadError, match="cannot be read as a SentenceTransformer: IndexError"):
+        load_relative(tmp_path)
+
+
 @pytest.mark.parametrize("what", ["nothing", "a number that is none"])
 def test_weights_of_a_module_that_are_damaged_are_refused(absolute, anchors, tmp_path, what):
     relative(SentenceTransformer(modules=[*absolute, Dense(32, 12)], device="cpu"), anchors.view("en")).save(

@@ -211,6 +211,7 @@ def test_an_immense_header_of_weights_is_refused(upload):
         ("encoder", "fingerprint", 2),
         ("decoder", "fingerprint", 2),
         ("encoder", "encoder_adapters", [1]),
+        ("encoder", "encoder_adapters", {"default": "LORA"}),
         ("encoder", "space", 7),
         ("decoder", "space", ["x"]),
     ],
