@@ -12,12 +12,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import torch
 from huggingface_hub.errors import HFValidationError
@@ -39,9 +40,10 @@ from hf_relreps.configuration import (
     is_ours,
 )
 from hf_relreps.errors import ConfigurationError, MissingExtraError, RelrepsError, SampleError, UploadError
+from hf_relreps.idle_layers import LAST_LAYER, lower_parts, shortened
 from hf_relreps.inspection import known_adapter, refuse_unknown_model
+from hf_relreps.placement import device_of, refuse_empty, share_weights
 from hf_relreps.pooling import (
-    LAST_LAYER,
     Interface,
     default_layer,
     default_pooling,
@@ -65,8 +67,6 @@ from hf_relreps.uploads import (
     weight_files,
 )
 
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # Settings that follow from the encoder and its anchors.
 MEASURED_FIELDS = (
@@ -95,12 +95,6 @@ ADAPTER_SWITCHES = (
 # What a model may be built of: so many times the numbers that its files hold (an encoder-decoder has three tables of
 # tokens until they are tied, and of its two halves one may be stored), more for computed buffers, and so many parts.
 TIMES_STORED, BEYOND_FILES, MOST_MODULES = 4, 1 << 24, 200_000
-# How weights are split among processes.
-ZERO_3 = "DeepSpeed ZeRO-3 has partitioned the weights"
-FSDP_1, FSDP_2 = "FSDP version 1 has sharded the weights", "FSDP2 has sharded the weights"
-TENSOR_PARALLEL = "tensor parallelism has sharded the weights"
-# What accelerate replaces in a model that it has offloaded; the new ones are bound to the model they were put on.
-MOVES = ("to", "cuda", "npu", "xpu", "mlu", "sdaa", "musa")
 MODES = threading.Lock()
 _evaluated: dict[nn.Module, tuple[bool, int]] = {}  # the mode that a module had, and how many evaluate it now
 
@@ -221,76 +215,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                     module.training = True
 
 
-def share_weights(module: ModuleT, *same: Any) -> ModuleT:
-    """A copy whose modules are its own and whose tensors are the same: its mode, hooks and settings change alone.
-
-    Args:
-        module: What is copied; hooks of accelerate are bound to the copy.
-        *same: Other things that the copy holds by reference.
-    """
-    memo = {id(thing): thing for thing in same}
-    for part in module.modules():
-        held = [*part.parameters(recurse=False), *part.buffers(recurse=False), *vars(part).values()]
-        memo |= {id(tensor): tensor for tensor in held if isinstance(tensor, Tensor)}
-        for hook in _hooks_of(part):  # weights that accelerate holds elsewhere
-            memo |= {id(held): held for held in vars(hook).values() if isinstance(held, Mapping)}
-    return copy.deepcopy(module, memo)
-
-
-def _hooks_of(module: nn.Module) -> list[Any]:
-    """The hooks that accelerate has put on a module."""
-    hook = getattr(module, "_hf_hook", None)
-    return [] if hook is None else list(getattr(hook, "hooks", [hook]))
-
-
-def in_memory(module: ModuleT) -> ModuleT:
-    """Bring weights that a device map offloaded into memory, so that the module may be moved and trained; in place."""
-    from accelerate.hooks import remove_hook_from_module
-    from accelerate.utils import align_module_device, has_offloaded_params
-
-    for part in module.modules():
-        if has_offloaded_params(part):
-            with align_module_device(part, torch.device("cpu")):
-                held = {name: tensor.detach().clone() for name, tensor in _direct_tensors(part)}
-            remove_hook_from_module(part)
-            for name, tensor in held.items():
-                _put(part, name, tensor)
-    vars(module).pop("hf_device_map", None)
-    for name in MOVES:
-        vars(module).pop(name, None)
-    return module
-
-
-def _direct_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters(recurse=False)
-    yield from module.named_buffers(recurse=False)
-
-
-def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    old = getattr(module, name)
-    is_weight = isinstance(old, nn.Parameter)
-    setattr(module, name, nn.Parameter(tensor, requires_grad=old.requires_grad) if is_weight else tensor)
-
-
-def is_offloaded(model: nn.Module) -> bool:
-    """Whether hooks of accelerate bring weights to their device for each pass."""
-    return any(getattr(hook, "offload", False) for part in model.modules() for hook in _hooks_of(part))
-
-
-def refuse_empty(model: nn.Module, what: str) -> None:
-    """Raise `ConfigurationError` if weights lie on the meta device, and nothing brings their values."""
-    if is_offloaded(model):
-        return
-    named = (*model.named_parameters(), *model.named_buffers())
-    empty = [name for name, tensor in named if tensor.is_meta]
-    if empty:
-        raise ConfigurationError(
-            f"{len(empty)} weights of {what} lie on the meta device, which holds no values; the first is {empty[0]}. "
-            "Load it with its weights: from_pretrained(name). To keep them out of memory, pass device_map='auto' and "
-            "offload_folder."
-        )
-
-
 class Freshness:
     """Whether an encoder's stored anchors are still what its weights make of them.
 
@@ -339,58 +263,6 @@ class Freshness:
         return vars(copy.deepcopy(self))
 
 
-def sharding_of(model: nn.Module) -> str | None:
-    """What has split the weights, so that a process holds only a share of them; ``None`` where each has all."""
-    if any(hasattr(weight, "ds_id") for weight in model.parameters()):
-        return ZERO_3
-    kinds = {type(weight).__name__ for weight in model.parameters()}
-    if "FlatParameter" in kinds or any(type(part).__name__ == "FullyShardedDataParallel" for part in model.modules()):
-        return FSDP_1
-    if sharded_root(model) is not None:
-        return FSDP_2
-    return TENSOR_PARALLEL if "DTensor" in kinds else None
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether a process holds only a share of the weights: it cannot encode alone."""
-    return sharding_of(model) is not None
-
-
-def sharded_root(model: nn.Module) -> nn.Module | None:
-    """The outermost module whose weights FSDP2 shards: a pass through it gathers them, on all ranks together."""
-    for part in model.modules():
-        if any(base.__name__ == "FSDPModule" for base in type(part).__mro__):
-            return part
-    return None
-
-
-@contextmanager
-def gathering(root: nn.Module, function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """`function` as a pass through the `sharded_root`: FSDP gathers the weights for it.
-
-    All ranks must call it equally often, as they do with ``forward``.
-    """
-    from torch.distributed.fsdp import register_fsdp_forward_method
-
-    holder: Any = root
-    holder.pass_of_anchors = function
-    register_fsdp_forward_method(root, "pass_of_anchors")
-    try:
-        yield holder.pass_of_anchors
-    finally:
-        del holder.pass_of_anchors
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model takes its inputs; weights that were offloaded lie on no device at all."""
-    for part in model.modules():
-        for hook in _hooks_of(part):
-            if getattr(hook, "execution_device", None) is not None:
-                return torch.device(hook.execution_device)
-    tensor = next((t for t in (*model.parameters(), *model.buffers()) if not t.is_meta), None)
-    return torch.device("cpu") if tensor is None else tensor.device
-
-
 def embed(interface: Interface, inputs: dict[str, Any], config: RelativeEncoderConfig) -> tuple[Any, Tensor]:
     """Output of the wrapped model, and its pooled absolute embeddings (B, D).
 
@@ -398,12 +270,12 @@ def embed(interface: Interface, inputs: dict[str, Any], config: RelativeEncoderC
     """
     nodes, spans_n3 = inputs.pop("nodes", None), inputs.pop(SPANS, None)
     output = interface.model(**interface.readable(inputs) | interface.asks(config.layer), return_dict=True)
-    read = interface.at_layer(output, config.layer)
+    at_layer = interface.at_layer(output, config.layer)
     if config.modality == "node":
-        x_ND = read.last_hidden_state
+        x_ND = at_layer.last_hidden_state
         return output, x_ND if nodes is None else x_ND[nodes]
-    read, mask_BT = interface.unpack(read, inputs)
-    output = read if config.layer == LAST_LAYER else interface.unpack(output, inputs)[0]
+    read, mask_BT = interface.unpack(at_layer, inputs)
+    output = read if at_layer is output else interface.unpack(output, inputs)[0]
     pooling = config.pooling or default_pooling(interface.model, config.modality, read)
     if config.modality == "word":
         x_BTD = vectors_of_tokens(read, mask_BT)
@@ -467,9 +339,25 @@ def fetch_base(config: RelativeEncoderConfig, **hub_arguments: Any) -> tuple[Pre
     encoder_config.dtype = None  # as stored, so that its digest does not depend on how it will be used
     refuse_adapter(source, "the encoder itself")
     how: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, **_pooler_argument(config)}
-    with building(stored_sizes(weight_files(source))[0]):
+    with building(stored_sizes(weight_files(source))[0]), _without_load_report():
         base = AutoModel.from_pretrained(source.name, config=encoder_config, **how, **source.arguments)
     return without_idle_pooler(tower_of(base, config.tower), config), source.commit or ""
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Keep back what transformers tells of weights without a place: those of a base that matter have a digest."""
+    thread = threading.get_ident()
+
+    def is_no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage() or record.thread != thread
+
+    modeling = logging.getLogger("transformers.modeling_utils")
+    modeling.addFilter(is_no_report)
+    try:
+        yield
+    finally:
+        modeling.removeFilter(is_no_report)
 
 
 def refuse_adapter(source: Source, expected: str) -> None:
@@ -768,8 +656,14 @@ def _settings_of(config: AnyRelativeConfig | RelativeSpace | None) -> dict[str, 
 
 
 @torch.no_grad()
-def measure(backbone: PreTrainedModel, view: AnchorView, processor: Any, config: RelativeEncoderConfig) -> None:
-    """Fill in what no configuration says: the pooling that suits, D, and whether padding leaves embeddings alone."""
+def measure(
+    backbone: PreTrainedModel, view: AnchorView, processor: Any, config: RelativeEncoderConfig
+) -> PreTrainedModel:
+    """Fill in what no configuration says: the pooling that suits, D, and whether padding leaves embeddings alone.
+
+    Returns:
+        The encoder to wrap: where it reads a lower layer, without those above, if it gives the same without them.
+    """
     reads_graphs = reads(backbone, "node")
     if reads_graphs != (view.modality == "node"):
         raise ConfigurationError(
@@ -777,15 +671,16 @@ def measure(backbone: PreTrainedModel, view: AnchorView, processor: Any, config:
             f"{view.modality}s. Nodes need a graph encoder such as hf_relreps.encoders.graphs.GraphEncoder, and graph "
             "encoders need nodes."
         )
-    interface, sample = Interface(backbone), min(view.samples, key=length)
+    sample = min(view.samples, key=length)
 
-    def embed_together(samples: list[Any]) -> Tensor:
+    def embed_together(samples: list[Any], model: PreTrainedModel = backbone) -> Tensor:
         """The embedding of the first."""
         ((rows, inputs),) = batches(samples, processor, len(samples), config.max_length)
-        refuse_unknown_tokens(backbone, inputs)
-        output, x_BD = embed(interface, to_device(inputs, device_of(backbone)), config)
+        refuse_unknown_tokens(model, inputs)
+        interface = Interface(model)
+        output, x_BD = embed(interface, to_device(inputs, device_of(model)), config)
         read = interface.at_layer(output, config.layer)
-        config.pooling = config.pooling or default_pooling(backbone, config.modality, read)
+        config.pooling = config.pooling or default_pooling(model, config.modality, read)
         config.padding = config.padding and not interface.guesses_mask(read, inputs)
         return x_BD[list(rows).index(0)].float()
 
@@ -795,6 +690,44 @@ def measure(backbone: PreTrainedModel, view: AnchorView, processor: Any, config:
             together = [sample, longer(sample, 2), longer(sample, 3)]
             config.padding = config.padding and _bears_padding(x_D, lambda: embed_together(together), backbone.dtype)
     config.embedding_size = x_D.shape[-1]
+
+    def gives_the_same(part: PreTrainedModel) -> bool:
+        with evaluating(part):
+            return torch.equal(embed_together([sample], part), x_D)
+
+    return _without_idle_layers(backbone, config, gives_the_same)
+
+
+def _without_idle_layers(
+    backbone: PreTrainedModel, config: RelativeEncoderConfig, gives_the_same: Callable[[PreTrainedModel], bool]
+) -> PreTrainedModel:
+    """The lower part of an encoder that gives the same embeddings and can be built again, else the whole."""
+    if config.layer == LAST_LAYER or config.tower is not None:
+        return backbone
+    for lower in lower_parts(without_idle_pooler(backbone, config), config.layer):
+        shorter: Any = copy.deepcopy(config)
+        try:
+            shorter.encoder_config = shortened(config.encoder_config, lower.config.num_hidden_layers)
+            is_it = gives_the_same(lower) and gives_the_same(_built_again(lower, shorter))
+        except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError):  # its type forbids it
+            continue
+        if is_it:
+            config.encoder_config = shorter.encoder_config
+            return lower
+    return backbone
+
+
+def _built_again(backbone: PreTrainedModel, config: RelativeEncoderConfig) -> PreTrainedModel:
+    """The model that a load makes of a configuration, with weights that are there: some types count their layers."""
+    encoder_config: Any = config.encoder_config
+    type(encoder_config).from_dict(encoder_config.to_dict())
+    with BUILDING, torch.device("meta"):
+        built = build_backbone(config)
+    built.load_state_dict(backbone.state_dict(), assign=True)
+    for name, buffer in backbone.named_buffers():  # also those that are never stored
+        above, _, own = name.rpartition(".")
+        setattr(built.get_submodule(above), own, buffer)
+    return built
 
 
 def _bears_padding(x_D: Tensor, beside_longer: Callable[[], Tensor], dtype: torch.dtype) -> bool:

@@ -24,12 +24,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 
 from hf_relreps.anchors import AnchorView
-from hf_relreps.backbones import FSDP_2, evaluating, gathering, is_sharded, sharded_root, sharding_of
+from hf_relreps.backbones import (
+    evaluating,
+)
 from hf_relreps.checkpoints import warn_of_cut_checkpoint
 from hf_relreps.configuration import RelativeEncoderConfig
 from hf_relreps.errors import AnchorError, ConfigurationError, RelrepsError
 from hf_relreps.model_card import CardFacts, training_facts
 from hf_relreps.modeling import RelativeModel
+from hf_relreps.placement import FSDP_2, gathering, is_sharded, sharded_root, sharding_of
 from hf_relreps.pretrained import RelativePreTrainedModel
 from hf_relreps.samples import batches, to_device
 from hf_relreps.similarities import unit

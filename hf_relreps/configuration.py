@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_relreps.errors import ConfigurationError, UploadError
+from hf_relreps.idle_layers import left_out_of
 from hf_relreps.inspection import declared_only, refuse_immense, refuse_unknown_model
 from hf_relreps.quantization import check_quantization
 from hf_relreps.space import (
@@ -145,7 +146,8 @@ class RelativeEncoderConfig(_PartConfig):
         layer: Which hidden state is pooled: -1 the last, -3 the third from the end, 0 the output of the embeddings,
             as in the `hidden_states` of transformers. These are taken as the model gives them: GPT-2, Llama, T5 and
             ViT apply their final norm to the last alone. -1 is always `last_hidden_state`. ``None`` chooses: the last,
-            and for words -3 where the encoder has six layers or more (`docs/tokens.md` says why).
+            and for words -3 where the encoder has six layers or more (`docs/tokens.md` says why). Layers above are
+            left out of the encoder where that changes nothing; `layer` counts them all the same.
         embedding_size: D, the width of the pooled absolute embedding.
         max_length: Longest input in tokens; longer texts are truncated. ``None`` leaves it to the tokenizer.
         prompt: Text that the tokenizer adds before every text, anchors and samples alike, as "query: " for e5.
@@ -225,6 +227,7 @@ class RelativeEncoderConfig(_PartConfig):
             )
         check_quantization(self.encoder_quantization)
         require_one_of("pooling", self.pooling or POOLINGS[0], POOLINGS if self.modality != "word" else OF_PIECES)
+        require_whole("layers_left_out", left_out_of(self.encoder_config), low=0)
         self._check_layer()
         _check_tower(self.tower)
         if self.anchor_gradient and self.modality != "node":

@@ -21,7 +21,9 @@ from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.utils import ModelOutput, logging
 
 from hf_relreps.anchors import AnchorSet, AnchorView
-from hf_relreps.backbones import BUILDING, share_weights
+from hf_relreps.backbones import (
+    BUILDING,
+)
 from hf_relreps.configuration import (
     CLASSIFIERS,
     MEAN,
@@ -35,6 +37,7 @@ from hf_relreps.configuration import (
 )
 from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError, SampleError, StitchingError
 from hf_relreps.heads import ClassifierHead, Placement, build_head
+from hf_relreps.placement import share_weights
 from hf_relreps.pretrained import RelativePart, RelativePreTrainedModel
 from hf_relreps.projection import RelativeProjection, refuse_directionless, wide
 from hf_relreps.ridge import RIDGE, class_weights, fit_ridge, sharpness, sharpness_of_several

@@ -30,24 +30,19 @@ from hf_relreps.backbones import (
     build_backbone,
     building,
     describe_architecture,
-    device_of,
     digest_of_weights,
     embed,
     evaluating,
     fetch_base,
     first_difference,
     in_forked_children,
-    in_memory,
     is_frozen,
-    is_sharded,
     load_backbone,
     load_own_weights,
     measure,
     own_weights,
-    refuse_empty,
     refuse_unknown_tokens,
     resolve_config,
-    share_weights,
     split_settings,
     tower_of,
     without_idle_pooler,
@@ -77,6 +72,7 @@ from hf_relreps.errors import (
     UploadIntegrityError,
 )
 from hf_relreps.pairs import is_pair, mark_of_pairs
+from hf_relreps.placement import device_of, in_memory, is_sharded, refuse_empty, share_weights
 from hf_relreps.pooling import LAST_LAYER, Interface, default_pooling
 from hf_relreps.pretrained import RelativePart, RelativePreTrainedModel
 from hf_relreps.projection import (
@@ -261,11 +257,12 @@ class RelativeModel(RelativePart):
         backbone = tower_of(backbone, own.tower)
         if freeze_encoder:
             backbone.requires_grad_(False)
-        measure(backbone, view, processor, own)
+        backbone = measure(backbone, view, processor, own)
         model = cls(own, backbone)
         model.projection.to(device_of(backbone))
         if device_map is not None:  # says to pipelines and Trainer that it is placed
-            placed: Any = {f"backbone.{name}".rstrip("."): place for name, place in device_map.items()}
+            of_parts = getattr(backbone, "hf_device_map", device_map)
+            placed: Any = {f"backbone.{name}".rstrip("."): place for name, place in of_parts.items()}
             model.hf_device_map = placed
         model.encode_anchors(view, processor, batch_size=batch_size)
         return model
@@ -344,7 +341,8 @@ class RelativeModel(RelativePart):
     def _handed_on(self, output: Any, asked: bool | None) -> Any:
         """All hidden states if asked for: where the encoder reads one of them, the output holds them anyway."""
         asked = getattr(self.backbone.config, "output_hidden_states", False) if asked is None else asked
-        return getattr(output, "hidden_states", None) if asked or self.config.layer == LAST_LAYER else None
+        is_last = self.interface.place(self.config.layer) == LAST_LAYER
+        return getattr(output, "hidden_states", None) if asked or is_last else None
 
     def refuse_unknown_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Raise `TypeError` if an input that was given has a name that the wrapped model does not know."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from hf_relreps.errors import ConfigurationError
+from hf_relreps.idle_layers import LAST_LAYER, left_out_of, place_of
 
 
 def cls(hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
@@ -148,7 +149,6 @@ OUTPUTS = ("last_hidden_state", "encoder_last_hidden_state", "image_embeds", "te
 
 
 WORD_LAYER, FEWEST_LAYERS = -3, 6  # where words are read unless asked otherwise, in encoders with as many layers
-LAST_LAYER = -1  # what a model gives as its vectors, whether or not it is among its hidden states
 
 # Methods by which audio encoders tell how many vectors they make of what they read.
 SHORTENING = ("_get_feature_vector_attention_mask", "_get_output_attention_mask")
@@ -208,7 +208,7 @@ class Interface:
         Raises:
             ConfigurationError: If it gives no other.
         """
-        if layer is None or layer == LAST_LAYER:
+        if self.place(layer) in (None, LAST_LAYER):
             return {}
         if not self.gives_layers:
             raise ConfigurationError(self._no_layers(layer))
@@ -222,20 +222,25 @@ class Interface:
         Raises:
             ConfigurationError: If there is no such hidden state.
         """
-        if layer is None or layer == LAST_LAYER:
+        place = self.place(layer)
+        if place is None or place == LAST_LAYER:
             return output
         states = getattr(output, "hidden_states", None)
         if not states:
             raise ConfigurationError(self._no_layers(layer))
-        if not -len(states) <= layer < len(states):
+        if not -len(states) <= place < len(states):
             raise ConfigurationError(
                 f"layer={layer} is not one of the {len(states)} hidden states that {type(self.model).__name__} "
                 f"returns. Choose one from {-len(states)} to {len(states) - 1}: -1 is the last, 0 the output of the "
                 "embeddings."
             )
-        return BaseModelOutput(last_hidden_state=states[layer])
+        return BaseModelOutput(last_hidden_state=states[place])
 
-    def _no_layers(self, layer: int) -> str:
+    def place(self, layer: int | None) -> int | None:
+        """Where the model has a hidden state of the whole encoder: `hf_relreps.idle_layers.place_of`."""
+        return place_of(layer, getattr(self.model, "config", None))  # a frozen base may be missing
+
+    def _no_layers(self, layer: int | None) -> str:
         return (
             f"layer={layer} reads a hidden state below the last, and {type(self.model).__name__} returns none. Leave "
             "layer out, wrap another model, or name the submodel that returns hidden states: tower=..."
@@ -375,7 +380,7 @@ def default_pooling(model: Any, modality: str, output: Any = None) -> str:
 
 def default_layer(model: Any, modality: str) -> int:
     """Which hidden state suits: of words a lower one, for the last is shaped by what the encoder was trained to do."""
-    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 0
+    layers = (getattr(model.config.get_text_config(), "num_hidden_layers", None) or 0) + left_out_of(model.config)
     return WORD_LAYER if modality == "word" and layers >= FEWEST_LAYERS else LAST_LAYER
 
 

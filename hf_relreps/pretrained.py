@@ -23,7 +23,9 @@ from transformers.utils import logging
 
 from hf_relreps.anchor_files import FOLDER as ANCHORS_FOLDER
 from hf_relreps.anchors import AnchorSet
-from hf_relreps.backbones import building, in_memory, is_offloaded, refuse_empty
+from hf_relreps.backbones import (
+    building,
+)
 from hf_relreps.configuration import AnyRelativeConfig, RelativeConfig, RelativeDecoderConfig, RelativeEncoderConfig
 from hf_relreps.errors import (
     AnchorError,
@@ -34,6 +36,7 @@ from hf_relreps.errors import (
     UploadIntegrityError,
 )
 from hf_relreps.model_card import PICTURE_FILE, CardFacts, merged, model_card, model_tags
+from hf_relreps.placement import in_memory, is_offloaded, refuse_empty
 from hf_relreps.quantization import dtype_to_compute, quantizing, refuse_float8
 from hf_relreps.saving import saving_beside, write_text
 from hf_relreps.sources import CARD_FILE, Source, publish
@@ -78,7 +81,7 @@ class RelativePreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever the gradient accumulation
 
-    # The wrapped model answers for its attention; the rest has none, so any implementation will do.
+    # The wrapped model answers for its attention and its experts; the rest has none: any implementation will do.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -87,6 +90,10 @@ class RelativePreTrainedModel(PreTrainedModel):
     _source: Source | None = None
     _anchors: AnchorSet | None = None
     _processor: Any = None
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True
 
     def init_weights(self) -> None:
         """Tie weights. They come initialised: a wrapped model does so itself, and a load fills the rest."""

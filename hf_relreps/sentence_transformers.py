@@ -333,6 +333,11 @@ def load_with_module(name: str | Path, module: type[nn.Module] | None = None, **
         return model
     except (RelrepsError, torch.OutOfMemoryError):
         raise
+    except ImportError as error:  # a backend, or a quantization that a module's configuration asks for
+        raise UploadError(
+            f"{source} cannot be loaded here: {str(error).rstrip('.')}. Install what it needs, or use an upload "
+            "without quantization_config."
+        ) from error
     except RuntimeError as error:  # weights of other shapes, also from one module to the next
         raise UploadIntegrityError(
             f"The weights of {source} do not match its configuration: {error}. Pull it again, or save the model again."

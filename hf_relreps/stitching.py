@@ -15,7 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_relreps.backbones import evaluating, refuse_empty
+from hf_relreps.backbones import (
+    evaluating,
+)
 from hf_relreps.configuration import (
     IMAGE_DECODERS,
     SEVERAL,
@@ -35,6 +37,7 @@ from hf_relreps.errors import (
     UploadIntegrityError,
 )
 from hf_relreps.modeling import RelativeModel, RelativeTaskModel
+from hf_relreps.placement import refuse_empty
 from hf_relreps.prediction import Prediction, predicted
 from hf_relreps.printing import in_columns, one_line
 from hf_relreps.samples import as_list

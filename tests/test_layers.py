@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
@@ -34,7 +38,7 @@ from hf_relreps import AnchorCallback, AnchorSet, RelativeConfig, RelativeModel,
 from hf_relreps.caching import encode_dataset
 from hf_relreps.encoders.graphs import GraphEncoder, GraphEncoderConfig
 from hf_relreps.encoders.images import image_processor
-from hf_relreps.errors import ConfigurationError, StitchingError, UploadIntegrityError
+from hf_relreps.errors import ConfigurationError, RelrepsError, StitchingError, UploadIntegrityError
 from hf_relreps.exporting import export_program
 from hf_relreps.pooling import Interface
 from hf_relreps.tasks import GraphReader
@@ -149,9 +153,12 @@ def asked_of(backbone: Any) -> list[Any]:
     return asked
 
 
-def test_the_last_layer_asks_for_no_hidden_states_and_another_for_all(make_encoder, texts):
+def test_the_last_layer_asks_for_no_hidden_states_and_another_for_all(
+    make_encoder, make_bert, anchors, texts, tokenizer
+):
+    albert = AlbertModel(AlbertConfig(vocab_size=len(tokenizer), embedding_size=32, **SIZES)).eval()
     for layer, expected in ((-1, None), (-2, True)):
-        encoder = make_encoder(layer=layer)
+        encoder = RelativeModel.from_encoder(albert, anchors.view("en"), tokenizer, layer=layer)
         asked = asked_of(encoder.backbone)
         encoder.encode(texts["en"][:3])
         assert asked == [expected]
@@ -159,17 +166,86 @@ def test_the_last_layer_asks_for_no_hidden_states_and_another_for_all(make_encod
 
 def test_hidden_states_are_handed_on_only_to_those_who_ask(make_encoder, texts, tokenizer):
     inputs = tokenizer(texts["en"][:3], padding=True, return_tensors="pt")
-    encoder, last = make_encoder(layer=-2), make_encoder()
+    encoder = make_encoder(layer=-2)
     with torch.no_grad():
         output, asked = encoder(**inputs), encoder(**inputs, output_hidden_states=True)
         declined = encoder(**inputs, output_hidden_states=False)
-        expected = last(**inputs)
     assert (output.hidden_states, declined.hidden_states) == (None, None)
-    assert len(asked.hidden_states) == 4
+    assert len(asked.hidden_states) == 3, "of the layers that there are"
     assert torch.equal(asked.pooler_output, output.pooler_output)
     assert torch.equal(declined.pooler_output, output.pooler_output)
-    assert torch.equal(output.last_hidden_state, expected.last_hidden_state), "what it says by its name"
-    assert not torch.allclose(output.pooler_output, expected.pooler_output, atol=1e-3)
+    assert torch.equal(output.last_hidden_state, asked.hidden_states[-1]), "what it says by its name"
+
+
+# -- layers above the one that is read
+
+# What is kept of three layers to read these hidden states; a norm after the last layer takes one layer more.
+KEPT = {"bert": {-2: 2, -3: 1, 0: 1, 1: 1, 2: 2}, "gpt2": {-2: 3, -3: 2, 0: 1, 1: 2}, "llama": {-2: 3, 0: 1, 1: 2}}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_layers_above_the_one_that_is_read_are_left_out_of_model_and_upload(name, anchors, texts, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    model = TEXT_MODELS[name](len(tokenizer)).eval()
+    for layer, kept in KEPT[name].items():
+        encoder = RelativeModel.from_encoder(model, anchors.view("en"), tokenizer, layer=layer)
+        assert encoder.config.layer == layer
+        assert encoder.backbone.config.num_hidden_layers == kept
+        encoder.save_pretrained(tmp_path / str(layer))
+        stored = load_file(next((tmp_path / str(layer)).rglob("*.safetensors")))
+        numbers = {int(found) for key in stored for found in re.findall(r"\.(?:layer|layers|h)\.(\d+)\.", key)}
+        assert numbers == set(range(kept))
+        loaded = RelativeModel.from_pretrained(tmp_path / str(layer))
+        assert torch.equal(loaded.encode(texts["en"]), encoder.encode(texts["en"]))
+        of_user = dict(model.named_parameters())
+        assert all(weight is of_user[key] for key, weight in encoder.backbone.named_parameters()), "shared, not copied"
+    assert model.config.num_hidden_layers == 3, "the caller's model stays whole"
+    assert len(hidden_states(model, tokenizer("a", return_tensors="pt"))) == 4
+
+
+def test_an_encoder_keeps_the_mode_and_the_gradients_of_its_model(make_deep, anchors, tokenizer):
+    bert = make_deep().train()
+    bert.embeddings.requires_grad_(False)
+    encoder = RelativeModel.from_encoder(bert, anchors.view("en"), tokenizer, layer=-2)
+    assert all(part.training for part in encoder.backbone.modules())
+    assert not any(weight.requires_grad for weight in encoder.backbone.embeddings.parameters())
+    assert all(weight.requires_grad for weight in encoder.backbone.encoder.parameters())
+
+
+def test_a_layer_counts_those_that_were_left_out(make_encoder, anchors, texts, tokenizer):
+    first = make_encoder(layer=-3)
+    again = RelativeModel.from_encoder(first.backbone, anchors.view("en"), tokenizer, layer=-3)
+    assert torch.equal(again.encode(texts["en"]), first.encode(texts["en"]))
+    lower = RelativeModel.from_encoder(first.backbone, anchors.view("en"), tokenizer, layer=0)
+    assert torch.equal(lower.encode(texts["en"]), make_encoder(layer=0).encode(texts["en"]))
+    for layer in (-1, -2, 2, 3):
+        with pytest.raises(
+            ConfigurationError,
+            match=rf"layer={layer} is not among .* the lowest 1 of 3 layers.*Load the whole model again",
+        ):
+            RelativeModel.from_encoder(first.backbone, anchors.view("en"), tokenizer, layer=layer)
+
+
+def test_a_model_with_adapters_is_left_whole(make_deep, anchors, texts, tokenizer, tmp_path):
+    peft = pytest.importorskip("peft")
+    bert = make_deep()
+    bert.add_adapter(peft.LoraConfig(target_modules=["query"], layers_to_transform=[2], init_lora_weights=False))
+    encoder = RelativeModel.from_encoder(bert, anchors.view("en"), tokenizer, layer=-2)
+    assert encoder.backbone.config.num_hidden_layers == 3
+    encoder.save_pretrained(tmp_path)
+    loaded = RelativeModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded.encode(texts["en"]), encoder.encode(texts["en"]))
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, [2], 10**12])
+def test_a_changed_number_of_layers_is_refused(make_encoder, texts, tmp_path, number):
+    make_encoder(layer=-3).save_pretrained(tmp_path)
+    for file in tmp_path.rglob("config.json"):
+        content = json.loads(file.read_text("utf-8"))
+        content["encoder_config"]["layers_left_out"] = number
+        file.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(RelrepsError, match="layers_left_out|is not among the hidden states"):
+        RelativeModel.from_pretrained(tmp_path).encode(texts["en"])
 
 
 # -- refused
@@ -219,7 +295,7 @@ def test_a_saved_encoder_keeps_its_layer_and_frozen_ones_too(make_encoder, texts
     assert torch.equal(encoder.share().encode(texts["en"]), encoder.encode(texts["en"]))
 
 
-def test_a_frozen_base_on_the_hub_is_read_at_its_layer(make_deep, anchors, texts, tokenizer, repo_id):
+def test_a_frozen_base_on_the_hub_is_read_at_its_layer(make_deep, anchors, texts, tokenizer, repo_id, capfd):
     make_deep().push_to_hub(repo_id)
     tokenizer.push_to_hub(repo_id)
     encoder = RelativeModel.from_encoder(repo_id, anchors.view("en"), layer=-3, freeze_encoder=True)
@@ -227,6 +303,7 @@ def test_a_frozen_base_on_the_hub_is_read_at_its_layer(make_deep, anchors, texts
     loaded = RelativeModel.from_pretrained(f"{repo_id}-relative")
     assert (loaded.config.layer, loaded.config.encoder_is_frozen) == (-3, True)
     assert torch.allclose(loaded.encode(texts["en"]), encoder.encode(texts["en"]), atol=1e-6)
+    assert "LOAD REPORT" not in capfd.readouterr().err, "layers above have no place, and need none"
 
 
 def test_an_upload_from_before_reads_the_last_layer(make_encoder, tmp_path):

@@ -11,6 +11,8 @@ from transformers import (
     BertModel,
     ConvNextConfig,
     ConvNextModel,
+    MixtralConfig,
+    MixtralModel,
     ResNetConfig,
     ResNetModel,
     RobertaConfig,
@@ -96,6 +98,7 @@ def test_wrapping_does_not_touch_the_users_model_nor_the_random_generator(make_b
     expected = torch.rand(3)
     torch.manual_seed(11)
     RelativeModel.from_encoder(bert, anchors.view("en"), tokenizer)
+    RelativeModel.from_encoder(bert, anchors.view("en"), tokenizer, layer=-2)
     assert torch.equal(torch.rand(3), expected)
     assert bert.config.to_dict() == config
     assert bert.config._attn_implementation == "sdpa"
@@ -107,9 +110,23 @@ def test_the_wrapped_model_attends_as_it_did(make_bert, anchors, tokenizer):
     for implementation in ("sdpa", "eager"):
         bert = make_bert(0)
         bert.set_attn_implementation(implementation)
-        model = RelativeModel.from_encoder(bert, anchors.view("en"), tokenizer)
-        assert model.backbone.config._attn_implementation == implementation
-        assert model.config._attn_implementation == implementation
+        for layer in (-1, -2):
+            model = RelativeModel.from_encoder(bert, anchors.view("en"), tokenizer, layer=layer)
+            assert model.backbone.config._attn_implementation == implementation
+            assert model.config._attn_implementation == implementation
+
+
+def test_a_mixture_of_experts_keeps_how_its_experts_run(anchors, texts, tokenizer, tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    experts = {"num_local_experts": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    mixtral = MixtralModel(MixtralConfig(**sizes, **experts))
+    for implementation in ("grouped_mm", "eager"):
+        mixtral.set_experts_implementation(implementation)
+        encoder = RelativeModel.from_encoder(mixtral, anchors.view("en"), tokenizer)
+        assert encoder.backbone.config._experts_implementation == implementation
+        encoder.save_pretrained(tmp_path)
+        loaded = RelativeModel.from_pretrained(tmp_path)
+        torch.testing.assert_close(loaded.encode(texts["en"]), encoder.encode(texts["en"]), atol=1e-5, rtol=1e-5)
 
 
 def test_a_local_path_does_not_leak_into_the_configuration(bert_folder, anchors):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 from sentence_transformers.base.modules import Dense, Transformer  # noqa: E402
 from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
+from transformers.utils import is_bitsandbytes_available  # noqa: E402
 
 from hf_relreps import AnchorSet, RelativeModel  # noqa: E402
 from hf_relreps.errors import (  # noqa: E402
@@ -282,6 +283,16 @@ def test_a_token_for_padding_that_the_model_does_not_know_is_refused(absolute, a
     file = next(tmp_path.rglob("tokenizer_config.json"))
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": "unheard of"}))
     with pytest.raises(UploadError, match="cannot be read as a SentenceTransformer: IndexError"):
+        load_relative(tmp_path)
+
+
+@pytest.mark.skipif(is_bitsandbytes_available(), reason="bitsandbytes is installed")
+def test_a_model_that_asks_for_a_library_that_is_missing_is_refused(absolute, anchors, tmp_path):
+    relative(absolute, anchors.view("en")).save(str(tmp_path))
+    file = tmp_path / "config.json"
+    quantized = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | quantized))
+    with pytest.raises(UploadError, match="cannot be loaded here: .*bitsandbytes.* use an upload without"):
         load_relative(tmp_path)
 
 

@@ -19,7 +19,6 @@ from transformers.models.auto import modeling_auto as auto
 
 from hf_relreps.anchors import AnchorSet, AnchorView
 from hf_relreps.backbones import (
-    device_of,
     digest_of_weights,
     evaluating,
     hub_name,
@@ -32,6 +31,7 @@ from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import AnchorError, SampleError, StitchingError
 from hf_relreps.heads import AUTO_CLASSIFIERS, CLASSIFIERS, READINGS, ClassifierHead, encoder_name, vector_argument
 from hf_relreps.modeling import RelativeModel
+from hf_relreps.placement import device_of
 from hf_relreps.pooling import LAST_LAYER, POOLERS, Interface, pool, vectors_of_tokens, vectors_of_words
 from hf_relreps.samples import SPANS, batches, to_device
 from hf_relreps.sources import Source
