@@ -583,9 +583,10 @@ def joined(name: str, singles: Mapping[str, Way], spreads: Mapping[str, float]) 
     """A way of that name from those of `SINGLE`."""
     if name in singles:
         return singles[name]
-    relative = singles["relative"] if name == "mean" else None
-    names = (*TRANSLATORS, "relative") if name == "mean" else TRANSLATORS
-    return Mean([singles[one] for one in TRANSLATORS], relative, [1 / spreads[one] for one in names])
+    translators, relative = [singles[one] for one in TRANSLATORS], singles["relative"] if name == "mean" else None
+    share = 1 / len(TRANSLATORS) if relative is None else 0.5 / len(TRANSLATORS)
+    last = [] if relative is None else [0.5 / spreads["relative"]]  # as much as all translators together
+    return Mean(translators, relative, [share / spreads[one] for one in TRANSLATORS] + last)
 
 
 def _made(name: str, old_ND: Tensor, new_NE: Tensor, facts: Facts) -> Way:
