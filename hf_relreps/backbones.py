@@ -10,6 +10,7 @@ Shapes: B batch, D absolute size.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import inspect
 import logging
@@ -21,10 +22,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from hf_relreps.anchors import AnchorView
@@ -40,7 +41,7 @@ from hf_relreps.configuration import (
     is_ours,
 )
 from hf_relreps.errors import ConfigurationError, MissingExtraError, RelrepsError, SampleError, UploadError
-from hf_relreps.idle_layers import LAST_LAYER, lower_parts, shortened
+from hf_relreps.idle_layers import fewer_layers, lowest, shortened
 from hf_relreps.inspection import known_adapter, refuse_unknown_model
 from hf_relreps.placement import device_of, refuse_empty, share_weights
 from hf_relreps.pooling import (
@@ -87,6 +88,8 @@ RUNNING_FIELDS = (
     *("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache", "id2label", "label2id"),
     *("problem_type", "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward"),
 )
+# What types raise whose configuration or layers do not come in any number.
+UNBUILT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, StrictDataclassError)
 # Settings of an adapter that would import code, load other files or change the base.
 ADAPTER_SWITCHES = (
     *("auto_mapping", "base_model_name_or_path", "revision", "megatron_config", "megatron_core", "runtime_config"),
@@ -141,6 +144,53 @@ class BuildLock:
 BUILDING = BuildLock()
 
 
+class Budget:
+    """What a model may be built of by the thread that made this, where files hold so many numbers."""
+
+    def __init__(self, stored: int) -> None:
+        self.stored, self.allowed = stored, TIMES_STORED * stored + BEYOND_FILES
+        self.modules, self.numbers = 0, 0
+        self.is_whole = True  # of a model that is built for one part of it, what lies on the meta device is free
+        self._thread = threading.get_ident()
+
+    def count_module(self, *_: Any) -> None:
+        """A module was put into its place."""
+        if threading.get_ident() == self._thread:
+            self.modules += 1
+            self._refuse_above(MOST_MODULES, self.modules, "modules")
+
+    def count_numbers(self, module: nn.Module, name: str, tensor: Any) -> None:
+        """A weight or a buffer was put into its place."""
+        if isinstance(tensor, Tensor) and threading.get_ident() == self._thread:
+            before = module._parameters.get(name) if name in module._parameters else module._buffers.get(name)
+            if self.is_whole or not tensor.is_meta:
+                self.numbers += tensor.numel() - (0 if before is None else before.numel())
+            self._refuse_above(self.allowed, self.numbers, "numbers")
+
+    @contextmanager
+    def for_a_part(self) -> Iterator[Callable[[nn.Module], None]]:
+        """Inside, a whole model is built on the meta device; afterwards the part that is kept is counted."""
+        self.is_whole = False
+        try:
+            yield self._count_part
+        finally:
+            self.is_whole = True
+
+    def _count_part(self, part: nn.Module) -> None:
+        self.numbers += sum(tensor.numel() for tensor in (*part.parameters(), *part.buffers()) if tensor.is_meta)
+        self._refuse_above(self.allowed, self.numbers, "numbers")
+
+    def _refuse_above(self, most: int, found: int, what: str) -> None:
+        if found > most:
+            raise ConfigurationError(
+                f"The configuration asks for more than {most} {what}, but its weight files contain {self.stored} "
+                "numbers. Do not use this upload."
+            )
+
+
+_budgets: list[Budget] = []  # of the thread that holds BUILDING, the innermost last
+
+
 @contextmanager
 def building(stored: int) -> Iterator[None]:
     """Hold `BUILDING`, and refuse a model that is built of more than files with that many numbers justify.
@@ -151,30 +201,16 @@ def building(stored: int) -> Iterator[None]:
     Raises:
         ConfigurationError: If a configuration asks for more.
     """
-    allowed, thread = TIMES_STORED * stored + BEYOND_FILES, threading.get_ident()
-    counts = {"modules": 0, "numbers": 0}
-
-    def count(what: str, amount: int, most: int) -> None:
-        counts[what] += amount if threading.get_ident() == thread else 0
-        if counts[what] > most:
-            raise ConfigurationError(
-                f"The configuration asks for more than {most} {what}, but its weight files contain {stored} numbers. "
-                "Do not use this upload."
-            )
-
-    def count_numbers(module: nn.Module, name: str, tensor: Any) -> None:
-        if isinstance(tensor, Tensor):
-            before = module._parameters.get(name) if name in module._parameters else module._buffers.get(name)
-            count("numbers", tensor.numel() - (0 if before is None else before.numel()), allowed)
-
-    hooks = torch.nn.modules.module
+    hooks, budget = torch.nn.modules.module, Budget(stored)
     with BUILDING, ExitStack() as counting:
         for register, hook in (
-            (hooks.register_module_module_registration_hook, lambda *_: count("modules", 1, MOST_MODULES)),
-            (hooks.register_module_parameter_registration_hook, count_numbers),
-            (hooks.register_module_buffer_registration_hook, count_numbers),
+            (hooks.register_module_module_registration_hook, budget.count_module),
+            (hooks.register_module_parameter_registration_hook, budget.count_numbers),
+            (hooks.register_module_buffer_registration_hook, budget.count_numbers),
         ):
             counting.callback(register(hook).remove)
+        _budgets.append(budget)
+        counting.callback(_budgets.pop)
         yield
 
 
@@ -308,20 +344,31 @@ def _token_embeddings(backbone: nn.Module) -> nn.Embedding | None:
 
 def build_backbone(config: RelativeEncoderConfig) -> PreTrainedModel:
     """The wrapped model with random weights, to be filled by a load."""
-    model = AutoModel.from_config(config.encoder_config, trust_remote_code=False, **_pooler_argument(config))
-    backbone = without_idle_pooler(tower_of(model, config.tower), config)
+    how: dict[str, Any] = {"trust_remote_code": False} | _pooler_argument(config)
+    if config.tower is None or not _budgets:
+        backbone = tower_of(AutoModel.from_config(config.encoder_config, **how), config.tower)
+    else:
+        with _budgets[-1].for_a_part() as count:
+            backbone = tower_of(AutoModel.from_config(config.encoder_config, **how), config.tower)
+            count(backbone)
+    backbone = without_idle_pooler(backbone, config)
     if config.encoder_adapters:
         add_adapters(backbone, config.encoder_adapters)
     return backbone
 
 
 def describe_architecture(config: Any) -> dict[str, Any]:
-    """The fields of a wrapped model's configuration on which its embeddings depend; dropout is for training only."""
-    fields = config if isinstance(config, Mapping) else config.to_dict()
+    """The fields of a wrapped model's configuration on which its embeddings depend; dropout is for training only.
+
+    Only declared ones: others follow from these, and some models change them as they are built (LeViT).
+    """
+    declared = {field.name for field in dataclasses.fields(config)}
+    fields = {name: value for name, value in config.to_dict().items() if name in declared}
+    nested = {name: getattr(config, name, None) for name in fields}
     return {
-        name: describe_architecture(value) if isinstance(value, Mapping) else value
+        name: describe_architecture(nested[name]) if isinstance(nested[name], PreTrainedConfig) else value
         for name, value in fields.items()
-        if str(name) not in RUNNING_FIELDS and "drop" not in str(name)
+        if name not in RUNNING_FIELDS and "drop" not in name
     }
 
 
@@ -702,14 +749,14 @@ def _without_idle_layers(
     backbone: PreTrainedModel, config: RelativeEncoderConfig, gives_the_same: Callable[[PreTrainedModel], bool]
 ) -> PreTrainedModel:
     """The lower part of an encoder that gives the same embeddings and can be built again, else the whole."""
-    if config.layer == LAST_LAYER or config.tower is not None:
-        return backbone
-    for lower in lower_parts(without_idle_pooler(backbone, config), config.layer):
+    whole = without_idle_pooler(backbone, config)
+    for kept in fewer_layers(whole, config.layer) if config.tower is None else ():
         shorter: Any = copy.deepcopy(config)
         try:
-            shorter.encoder_config = shortened(config.encoder_config, lower.config.num_hidden_layers)
+            lower = lowest(whole, kept)
+            shorter.encoder_config = shortened(config.encoder_config, kept)
             is_it = gives_the_same(lower) and gives_the_same(_built_again(lower, shorter))
-        except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError):  # its type forbids it
+        except UNBUILT:  # its type forbids it
             continue
         if is_it:
             config.encoder_config = shorter.encoder_config

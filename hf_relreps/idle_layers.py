@@ -8,7 +8,6 @@ names the same hidden state before and after.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -46,30 +45,36 @@ def place_of(layer: int | None, config: Any) -> int | None:
     return place
 
 
-def lower_parts(model: PreTrainedModel, layer: int | None) -> Iterator[PreTrainedModel]:
-    """Models without layers that hidden state `layer` may not need, the smallest first; they share the weights.
+def fewer_layers(model: PreTrainedModel, layer: int | None) -> range:
+    """How many of its lowest layers may do for a hidden state, the fewest first; which do is left to be tried.
 
-    Whether one gives the hidden state is left to be tried: after the last layer some types apply a norm that hidden
-    states below do not have, and then one layer more is needed. Models with adapters are left whole: the settings of
-    an adapter may name layers.
+    After the last layer some types apply a norm that hidden states below do not have: then one layer more is needed.
+    Models with adapters are left whole, since the settings of an adapter may name layers.
     """
     depth = getattr(model.config, "num_hidden_layers", None)
     if not isinstance(depth, int) or model.config.is_encoder_decoder or getattr(model, ADAPTED, False):
-        return
-    names = [name for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
+        return range(0)
     place = place_of(layer, model.config)
-    needed = place if place is None or place >= 0 else depth + 1 + place
-    if len(names) != 1 or needed is None:
-        return
-    for kept in range(max(needed, 1), min(needed + 2, depth)):
-        yield _lowest(model, names[0], kept)
+    if place is None or place == LAST_LAYER:
+        return range(0)
+    needed = place if place >= 0 else depth + 1 + place
+    return range(max(needed, 1), min(needed + 2, depth))
 
 
-def _lowest(model: PreTrainedModel, name: str, kept: int) -> PreTrainedModel:
+def lowest(model: PreTrainedModel, kept: int) -> PreTrainedModel:
+    """The model without its uppermost layers, sharing its weights; its configuration says what was left out.
+
+    Raises:
+        ValueError: If its layers are not one list.
+    """
+    depth = model.config.num_hidden_layers
+    names = [name for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
+    if len(names) != 1:
+        raise ValueError(f"{type(model).__name__} has {len(names)} lists of {depth} layers, expected one.")
     lower: Any = share_weights(model)
     lower.config = shortened(model.config, kept)
-    above, _, own = name.rpartition(".")
-    setattr(lower.get_submodule(above), own, nn.ModuleList(list(lower.get_submodule(name))[:kept]))
+    above, _, own = names[0].rpartition(".")
+    setattr(lower.get_submodule(above), own, nn.ModuleList(list(lower.get_submodule(names[0]))[:kept]))
     if hasattr(lower, "hf_device_map"):
         there = {part for part, _ in lower.named_modules()} | {part for part, _ in lower.named_parameters()}
         lower.hf_device_map = {part: device for part, device in lower.hf_device_map.items() if part in there}

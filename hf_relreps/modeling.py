@@ -71,6 +71,7 @@ from hf_relreps.errors import (
     UploadError,
     UploadIntegrityError,
 )
+from hf_relreps.idle_layers import left_out_of
 from hf_relreps.pairs import is_pair, mark_of_pairs
 from hf_relreps.placement import device_of, in_memory, is_sharded, refuse_empty, share_weights
 from hf_relreps.pooling import LAST_LAYER, Interface, default_pooling
@@ -768,6 +769,7 @@ class RelativeModel(RelativePart):
         prompt = {"prompt": config.prompt or ""}  # none is something to say: what is None is not compared
         architecture = {f"encoder_config.{k}": v for k, v in describe_architecture(config.encoder_config).items()}
         reading = {name: getattr(config, name) for name in names} | prompt | {"vocabulary": self._words()}
+        reading["layers_left_out"] = left_out_of(config.encoder_config)
         return space | reading | architecture
 
     def _words(self) -> str | None:

@@ -380,8 +380,9 @@ def default_pooling(model: Any, modality: str, output: Any = None) -> str:
 
 def default_layer(model: Any, modality: str) -> int:
     """Which hidden state suits: of words a lower one, for the last is shaped by what the encoder was trained to do."""
-    layers = (getattr(model.config.get_text_config(), "num_hidden_layers", None) or 0) + left_out_of(model.config)
-    return WORD_LAYER if modality == "word" and layers >= FEWEST_LAYERS else LAST_LAYER
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    are_many = isinstance(layers, int) and layers + left_out_of(model.config) >= FEWEST_LAYERS
+    return WORD_LAYER if modality == "word" and are_many else LAST_LAYER
 
 
 def _own_pooling(output: Any, hidden: Tensor | None) -> Tensor | None:

@@ -22,6 +22,8 @@ from transformers import (
     CONFIG_MAPPING,
     BertConfig,
     BertModel,
+    CLIPConfig,
+    CLIPModel,
     LongformerConfig,
     LongformerModel,
     PreTrainedTokenizerFast,
@@ -259,6 +261,27 @@ def test_an_encoder_decoder_with_many_tokens_is_built_though_its_table_is_stored
     encoder = RelativeModel.from_encoder(str(tmp_path / "t5"), anchors.view("en"))
     encoder.save_pretrained(tmp_path / "upload")
     assert RelativeModel.from_pretrained(tmp_path / "upload").config.embedding_size == 16
+
+
+def test_a_small_part_of_a_large_model_is_built_and_a_part_larger_than_its_file_is_not(
+    tmp_path, monkeypatch, anchors, tokenizer
+):
+    """The whole is built on the meta device, where it costs nothing; what stays of it is counted."""
+    monkeypatch.setattr("hf_relreps.backbones.BEYOND_FILES", 0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    vision = sizes | {"hidden_size": 256, "intermediate_size": 2_000, "image_size": 16, "patch_size": 8}
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision))
+    encoder = RelativeModel.from_encoder(clip, anchors.view("en"), tokenizer)
+    assert encoder.num_parameters() * 10 < clip.num_parameters()
+    encoder.save_pretrained(tmp_path)
+    assert RelativeModel.from_pretrained(tmp_path).config.tower == "text_model"
+    file = tmp_path / "encoder" / "config.json"
+    content = json.loads(file.read_text())
+    content["encoder_config"]["text_config"] |= {"intermediate_size": 2_000_000}
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConfigurationError, match="its weight files contain [0-9]+ numbers"):
+        RelativeModel.from_pretrained(tmp_path)
 
 
 # -- processors

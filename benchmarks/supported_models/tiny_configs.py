@@ -143,7 +143,8 @@ def _widths(value: Any, scale: Scale, factor: int = 1) -> Any:
 
 def tiny_config(model_type: str, scale: Scale = SCALES[0]) -> PreTrainedConfig:
     """The configuration of a type in miniature."""
-    return _tiny(CONFIG_MAPPING[model_type](), scale, OVERRIDES.get(model_type, {}))
+    config = _tiny(CONFIG_MAPPING[model_type](), scale, OVERRIDES.get(model_type, {}))
+    return type(config).from_dict(config.to_dict())  # as it is stored: some types compute nested fields only then
 
 
 def _tiny(default: PreTrainedConfig, scale: Scale, overrides: dict[str, Any]) -> PreTrainedConfig:
@@ -296,6 +297,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "longcat_flash": {"head_dim": 8},
     "lw_detr": {"projector_scale_factors": [1.0]},
     "mamba2": {"head_dim": 32, "n_groups": 1},
+    "efficientnet": {"depth_coefficient": 0.5},  # each of its blocks halves what goes through
     "ministral": {"head_dim": 16},
     "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2]}},
     "nemotron_h": {"n_groups": 1, "mamba_num_heads": 4, "mamba_head_dim": 32},
