@@ -97,13 +97,19 @@ class WordPairs:
     def __len__(self) -> int:
         return len(self.sentence_P)
 
-    def choose(self, k: int = ANCHORS, *, seed: int = 42) -> WordPairs:
+    def choose(self, k: int = ANCHORS, *, rare: Sequence[bool] | None = None, seed: int = 42) -> WordPairs:
         """At most k pairs for anchors: drawn at random from the surest 70 %.
 
         The surest alone are poor anchors: names, numbers and punctuation, hardly a verb (`docs/tokens_measured.md`).
 
+        Args:
+            k: How many.
+            rare: Whether each pair is of a rare class, for example because a tagger takes the source word for a part
+                of an entity. Half of the k are drawn from all such pairs, or all of them if they are fewer.
+            seed: Of the draw.
+
         Raises:
-            AnchorError: If `k` is less than one.
+            AnchorError: If `k` is less than one, or `rare` does not say it of each pair.
 
         Example:
             Uses the names that the first block on word pairs of `docs/api/anchors.md` makes.
@@ -111,15 +117,29 @@ class WordPairs:
             ```python
             >>> len(pairs.choose(100)), len(pairs.choose(10_000)) == int(0.7 * len(pairs))
             (100, True)
+            >>> is_first = (pairs.source_P == 0).tolist()
+            >>> bool((pairs.choose(100, rare=is_first).source_P == 0).float().mean() >= 0.5)
+            True
 
             ```
         """
         if k < 1:
             raise AnchorError(f"k={k} must be at least 1 pair. Ask for some hundreds.")
-        sure = max(1, int(SUREST * len(self)))
-        rows = torch.as_tensor(np.sort(np.random.default_rng(seed).permutation(sure)[:k]))
+        random, sure = np.random.default_rng(seed), max(1, int(SUREST * len(self)))
+        if rare is None:
+            rows = random.permutation(sure)[:k]
+        else:
+            is_rare_P = np.asarray(rare)
+            if is_rare_P.shape != (len(self),) or is_rare_P.dtype != bool:
+                raise AnchorError(
+                    f"rare is {is_rare_P.dtype} of shape {is_rare_P.shape}, expected True or False for each of the "
+                    f"{len(self)} pairs: sentence_P and source_P say which words they are."
+                )
+            first = random.permutation(np.flatnonzero(is_rare_P))[: k // 2]
+            rows = np.concatenate([first, random.permutation(np.flatnonzero(~is_rare_P[:sure]))[: k - len(first)]])
+        rows_K = torch.as_tensor(np.sort(rows))
         names = ("sentence_P", "source_P", "target_P", "confidence_P")
-        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in names})
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows_K] for name in names})
 
     def vectors(self, source: Sequence[Any], target: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """Vectors (P, D) of the source words and of their partners, out of the sentences that were searched."""

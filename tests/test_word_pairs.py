@@ -89,6 +89,28 @@ def test_chosen_pairs_are_drawn_from_the_surest_and_the_seed_says_which(world):
         pairs.choose(0)
 
 
+def test_half_of_the_chosen_pairs_are_of_a_rare_class(world):
+    *_, pairs = world
+    rare = np.zeros(len(pairs), dtype=bool)
+    rare[[0, 5, *range(len(pairs) - 40, len(pairs))]] = True  # the least sure count too
+
+    def rare_among(chosen):
+        keys = zip(*(getattr(pairs, name).tolist() for name in ("sentence_P", "source_P", "target_P")), strict=True)
+        known = dict(zip(keys, rare.tolist(), strict=True))
+        own = zip(*(getattr(chosen, name).tolist() for name in ("sentence_P", "source_P", "target_P")), strict=True)
+        return sum(known[key] for key in own)
+
+    chosen = pairs.choose(60, rare=rare.tolist())
+    assert (len(chosen), rare_among(chosen)) == (60, 30)
+    assert torch.equal(chosen.source_P, pairs.choose(60, rare=rare).source_P)
+    assert not torch.equal(chosen.source_P, pairs.choose(60, rare=rare, seed=1).source_P)
+    larger = pairs.choose(200, rare=rare)
+    assert (len(larger), rare_among(larger)) == (200, 42), "all that there are"
+    for wrong in (rare[:-1], rare.astype(int), [None] * len(pairs)):
+        with pytest.raises(AnchorError, match=rf"expected True or False for each of the {len(pairs)} pairs"):
+            pairs.choose(60, rare=wrong)
+
+
 def test_sentences_that_are_not_parallel_are_refused(world):
     source, target, *_ = world
     with pytest.raises(AnchorError, match=r"cannot be used: .* find the parallel sentence, 0\.\d+ by chance\. Look"):
