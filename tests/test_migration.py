@@ -21,6 +21,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from hf_relreps.demos.debian import load_debian_descriptions
 from hf_relreps.errors import ConfigurationError, EmbeddingError, UploadError, UploadIntegrityError
 from hf_relreps.migration import WAYS, Migration, RenewedVectors, fit
+from hf_relreps.migration.fitting import method_of
 from hf_relreps.migration.ways import ON_UNTOUCHED_INDEX
 
 
@@ -130,16 +131,23 @@ def test_tensors_come_back_as_tensors_and_arrays_as_arrays(migration, vectors):
     assert isinstance(migration.queries(torch.as_tensor(new[:2])), torch.Tensor)
 
 
-def test_with_queries_the_ways_are_compared_by_what_these_find(vectors):
+def test_with_queries_the_ways_of_an_untouched_index_are_compared_by_what_these_find(vectors):
     old, new = vectors
-    how = {"stored": old[:1000], "ways": ["procrustes", "relative"]}
+    how = {"stored": old[:1000], "ways": ["procrustes", "kernel_ridge", "relative"]}
     migration = fit(old[:PAIRS], new[:PAIRS], queries=new[1000:1100], **how)
     facts = migration.facts
-    assert facts.method == max(how["ways"], key=facts.agreed.__getitem__) and facts.translator == "procrustes"
+    assert facts.translator == max(how["ways"][:2], key=facts.agreed.__getitem__)
     plain = fit(old[:PAIRS], new[:PAIRS], **how).facts
     assert plain.agreed is None and plain.expected == facts.expected
     assert all(0.3 < facts.agreed[way] <= 1 for way in how["ways"])  # chance .05: three of sixty
     assert fit(old[:PAIRS], new[:PAIRS], queries=np.roll(new[1000:1100], 1, 1), **how).facts.agreed != facts.agreed
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(0.029, "relative"), (0.031, "rest")])
+def test_another_way_must_keep_clearly_more_neighbours_than_relative(ahead, expected):
+    kept = {"procrustes": 0.4, "rest": 0.5 + ahead, "relative": 0.5}
+    assert method_of(list(kept), kept, {}) == expected
+    assert method_of(["procrustes", "rest"], kept, {"procrustes": 0.9, "rest": 0.8}) == "procrustes"
 
 
 def test_only_the_ways_that_are_asked_for_are_chosen(vectors):

@@ -55,6 +55,7 @@ FEWEST_QUERIES, AMONG_THE_FIRST = 30, 3
 HELD_OUT_IN_ALL = 300  # of as few pairs several fifths are held out in turn
 TUNED_ON, TUNED_AGAINST = 1000, 1500  # pairs and stored vectors on which settings are tried
 MOST_STORED = 4000  # stored vectors among which held-out documents are searched
+CLEARLY_MORE = 0.03  # of the old model's ten nearest: what another way must keep beyond ``relative`` to be taken
 SAME = 0.9999  # cosine from which on two vectors are those of one document
 FEWEST_FOUND = 0.2  # of held-out pairs that find their other half, above chance
 STRANGER = 0.7  # as near to stored vectors as these are to one another, below which pairs come from elsewhere
@@ -432,8 +433,8 @@ def fit(
         old_vectors: The stored vectors of these documents (N, D).
         new_vectors: The same documents by the new model (N, E), row by row.
         stored: The index, or a sample of it (M, D), for a better forecast; the pairs themselves if left out.
-        queries: Some hundreds of queries by the new model (Q, E), whatever they ask. Needed where queries are unlike
-            documents, as single words are: the ways are then compared by them. If left out, by held-out documents.
+        queries: Some hundreds of queries by the new model (Q, E), whatever they ask: the ways of an untouched index
+            are then compared by them. If left out, by held-out documents.
         ways: Among which to choose: names in `WAYS`.
         old_model: Its name, for the record.
         new_model: Its name, for the record.
@@ -505,9 +506,11 @@ def _trials(old_ND: Tensor, new_NE: Tensor, order_N: Tensor) -> list[_Trial]:
 def _choose(
     trials: Sequence[_Trial], stored_MD: Tensor, ways: Sequence[str], queries_QE: Tensor | None
 ) -> dict[str, Any]:
-    """Settings of each way by how many neighbours of the old model stay; the best way by queries, if there are any.
+    """Settings of each way by how many neighbours of the old model stay.
 
-    Without queries by whether the first neighbour stays.
+    The method is ``relative`` unless another keeps clearly more of them: held-out documents rank ways that are near
+    to one another badly (`docs/retrieval.md`). The translator is the best by queries, if there are any, else by
+    whether the first neighbour stays.
     """
     names = SINGLE if {"relative", "mean"} & set(ways) else TRANSLATORS
     settings = {name: _best_settings(name, trials, stored_MD[:TUNED_AGAINST]) for name in names}
@@ -529,7 +532,7 @@ def _choose(
     best = expected if agreed is None else agreed
     translators = [name for name in ON_UNTOUCHED_INDEX if name in ways] or list(ON_UNTOUCHED_INDEX)
     return {
-        "method": max(ways, key=best.__getitem__),
+        "method": method_of(ways, kept, best),
         "translator": max(translators, key=best.__getitem__),
         "agreed": agreed,
         "kept": kept,
@@ -537,6 +540,14 @@ def _choose(
         "settings": settings,
         "spreads": spreads,
     }
+
+
+def method_of(ways: Sequence[str], kept: Mapping[str, float], best: Mapping[str, float]) -> str:
+    """The way to take: ``relative`` unless it is left out, or another keeps clearly more."""
+    if "relative" not in ways:
+        return max(ways, key=best.__getitem__)
+    other = max(ways, key=kept.__getitem__)
+    return other if kept[other] >= kept["relative"] + CLEARLY_MORE else "relative"
 
 
 def _agreed(scores_QH: Tensor, nearest_Q: Tensor) -> float:
