@@ -364,9 +364,9 @@ def describe_architecture(config: Any) -> dict[str, Any]:
     """
     declared = {field.name for field in dataclasses.fields(config)}
     fields = {name: value for name, value in config.to_dict().items() if name in declared}
-    nested = {name: getattr(config, name, None) for name in fields}
+    nested = {name: one for name, one in vars(config).items() if isinstance(one, PreTrainedConfig)}
     return {
-        name: describe_architecture(nested[name]) if isinstance(nested[name], PreTrainedConfig) else value
+        name: describe_architecture(nested[name]) if name in nested else value
         for name, value in fields.items()
         if name not in RUNNING_FIELDS and "drop" not in name
     }

@@ -52,6 +52,9 @@ CHOICE = {
     "llama": {"text": (None, "last")},
     "qwen2": {"text": (None, "last")},
     "qwen3": {"text": (None, "last")},
+    "mixtral": {"text": (None, "last")},  # experts, and how they run
+    "gemma4_text": {"text": (None, "last")},  # settings that vary from layer to layer
+    "levit": {"image": (None, "mean")},  # changes its configuration as it is built
     "t5": {"text": ("encoder", "mean")},
     "bart": {"text": ("encoder", "mean")},
     "vit": {"image": (None, "cls")},

@@ -297,7 +297,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "longcat_flash": {"head_dim": 8},
     "lw_detr": {"projector_scale_factors": [1.0]},
     "mamba2": {"head_dim": 32, "n_groups": 1},
-    "efficientnet": {"depth_coefficient": 0.5},  # each of its blocks halves what goes through
+    "efficientnet": {  # two stages of the seven: each of its blocks takes five digits off what goes through
+        "in_channels": [32, 16],
+        "out_channels": [16, 24],
+        "kernel_sizes": [3, 3],
+        "strides": [1, 2],
+        "expand_ratios": [1, 6],
+        "num_block_repeats": [1, 1],
+        "depth_coefficient": 1.0,
+    },
     "ministral": {"head_dim": 16},
     "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2]}},
     "nemotron_h": {"n_groups": 1, "mamba_num_heads": 4, "mamba_head_dim": 32},
