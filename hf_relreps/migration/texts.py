@@ -266,7 +266,8 @@ def migrate(
             best way: one that projects them keeps as many numbers for each as there are pairs.
         ids: Those of the documents in the store, row by row; row numbers if left out.
         queries: Some hundreds of queries, whatever they ask, of which no answers are known: from a log, for instance.
-            The ways are compared by them, and a search in memory corrects for documents that are near to everything.
+            The ways of an untouched index are compared by them, and a search in memory corrects for documents that are
+            near to everything.
         pairs: Documents that the new model encodes: 1,000 if you can, 300 at least. Rows without a text or with a text
             that was drawn before are passed over.
         renewed: A folder that keeps what the new model encodes, for a run that is killed, and for the search.
