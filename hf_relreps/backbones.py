@@ -10,7 +10,6 @@ Shapes: B batch, D absolute size.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import inspect
 import logging
@@ -25,7 +24,7 @@ import torch
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from hf_relreps.anchors import AnchorView
@@ -41,7 +40,7 @@ from hf_relreps.configuration import (
     is_ours,
 )
 from hf_relreps.errors import ConfigurationError, MissingExtraError, RelrepsError, SampleError, UploadError
-from hf_relreps.idle_layers import fewer_layers, lowest, shortened
+from hf_relreps.idle_layers import ADAPTED, fewer_layers, lowest, shortened
 from hf_relreps.inspection import known_adapter, refuse_unknown_model
 from hf_relreps.placement import device_of, refuse_empty, share_weights
 from hf_relreps.pooling import (
@@ -69,6 +68,8 @@ from hf_relreps.uploads import (
 )
 
 
+logger = logging.getLogger(__name__)
+
 # Settings that follow from the encoder and its anchors.
 MEASURED_FIELDS = (
     *("encoder_config", "base_model_name_or_path", "base_model_revision", "base_model_digest", "encoder_is_frozen"),
@@ -90,6 +91,8 @@ RUNNING_FIELDS = (
 )
 # What types raise whose configuration or layers do not come in any number.
 UNBUILT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, StrictDataclassError)
+# Fields that follow from others, and that a model changes as it is built (LeViT).
+CHANGED_FIELDS = ("down_ops",)
 # Settings of an adapter that would import code, load other files or change the base.
 ADAPTER_SWITCHES = (
     *("auto_mapping", "base_model_name_or_path", "revision", "megatron_config", "megatron_core", "runtime_config"),
@@ -155,17 +158,24 @@ class Budget:
 
     def count_module(self, *_: Any) -> None:
         """A module was put into its place."""
-        if threading.get_ident() == self._thread:
+        if self.is_own:
             self.modules += 1
             self._refuse_above(MOST_MODULES, self.modules, "modules")
 
     def count_numbers(self, module: nn.Module, name: str, tensor: Any) -> None:
         """A weight or a buffer was put into its place."""
-        if isinstance(tensor, Tensor) and threading.get_ident() == self._thread:
+        if isinstance(tensor, Tensor) and self.is_own:
             before = module._parameters.get(name) if name in module._parameters else module._buffers.get(name)
-            if self.is_whole or not tensor.is_meta:
-                self.numbers += tensor.numel() - (0 if before is None else before.numel())
+            self.numbers += self._counted(tensor) - (0 if before is None else self._counted(before))
             self._refuse_above(self.allowed, self.numbers, "numbers")
+
+    def _counted(self, tensor: Tensor) -> int:
+        return tensor.numel() if self.is_whole or not tensor.is_meta else 0
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this thread made it."""
+        return threading.get_ident() == self._thread
 
     @contextmanager
     def for_a_part(self) -> Iterator[Callable[[nn.Module], None]]:
@@ -345,7 +355,7 @@ def _token_embeddings(backbone: nn.Module) -> nn.Embedding | None:
 def build_backbone(config: RelativeEncoderConfig) -> PreTrainedModel:
     """The wrapped model with random weights, to be filled by a load."""
     how: dict[str, Any] = {"trust_remote_code": False} | _pooler_argument(config)
-    if config.tower is None or not _budgets:
+    if config.tower is None or not _budgets or not _budgets[-1].is_own:
         backbone = tower_of(AutoModel.from_config(config.encoder_config, **how), config.tower)
     else:
         with _budgets[-1].for_a_part() as count:
@@ -358,17 +368,12 @@ def build_backbone(config: RelativeEncoderConfig) -> PreTrainedModel:
 
 
 def describe_architecture(config: Any) -> dict[str, Any]:
-    """The fields of a wrapped model's configuration on which its embeddings depend; dropout is for training only.
-
-    Only declared ones: others follow from these, and some models change them as they are built (LeViT).
-    """
-    declared = {field.name for field in dataclasses.fields(config)}
-    fields = {name: value for name, value in config.to_dict().items() if name in declared}
-    nested = {name: one for name, one in vars(config).items() if isinstance(one, PreTrainedConfig)}
+    """The fields of a wrapped model's configuration on which its embeddings depend; dropout is for training only."""
+    fields = config if isinstance(config, Mapping) else config.to_dict()
     return {
-        name: describe_architecture(nested[name]) if name in nested else value
+        name: describe_architecture(value) if isinstance(value, Mapping) else value
         for name, value in fields.items()
-        if name not in RUNNING_FIELDS and "drop" not in name
+        if str(name) not in (*RUNNING_FIELDS, *CHANGED_FIELDS) and "drop" not in str(name)
     }
 
 
@@ -386,23 +391,33 @@ def fetch_base(config: RelativeEncoderConfig, **hub_arguments: Any) -> tuple[Pre
     encoder_config.dtype = None  # as stored, so that its digest does not depend on how it will be used
     refuse_adapter(source, "the encoder itself")
     how: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, **_pooler_argument(config)}
-    with building(stored_sizes(weight_files(source))[0]), _without_load_report():
-        base = AutoModel.from_pretrained(source.name, config=encoder_config, **how, **source.arguments)
+    with building(stored_sizes(weight_files(source))[0]), _without_load_report() as held_back:
+        try:
+            base = AutoModel.from_pretrained(source.name, config=encoder_config, **how, **source.arguments)
+        except RuntimeError as error:  # weights of other shapes
+            raise UploadError(
+                f"The weights of {source} do not fit the configuration of the encoder that refers to it: {error} "
+                f"{' '.join(held_back)} Ask the author of the encoder to store it in the upload."
+            ) from error
     return without_idle_pooler(tower_of(base, config.tower), config), source.commit or ""
 
 
 @contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Keep back what transformers tells of weights without a place: those of a base that matter have a digest."""
+def _without_load_report() -> Iterator[list[str]]:
+    """Keep back, and give, what transformers tells of weights without a place: those that matter have a digest."""
     thread = threading.get_ident()
+    held_back: list[str] = []
 
     def is_no_report(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage() or record.thread != thread
+        is_report = "LOAD REPORT" in record.getMessage() and record.thread == thread
+        if is_report:
+            held_back.append(record.getMessage())
+        return not is_report
 
     modeling = logging.getLogger("transformers.modeling_utils")
     modeling.addFilter(is_no_report)
     try:
-        yield
+        yield held_back
     finally:
         modeling.removeFilter(is_no_report)
 
@@ -485,7 +500,7 @@ def load_backbone(
                 "...)."
             )
         source = Source.of(encoder.config._name_or_path or "")
-        model: Any = encoder if _is_auto_model(encoder) else encoder.base_model  # below a head
+        model: Any = encoder if _is_auto_model(encoder) else _below_head(encoder)
     else:
         source = Source.of(encoder, **loader)
         model = _load_by_name(source, loader)
@@ -501,6 +516,15 @@ def load_backbone(
         processor = load_processor(source)
         _refuse_wordless(processor, source.name)
     return model, processor, source
+
+
+def _below_head(model: PreTrainedModel) -> PreTrainedModel:
+    """The encoder of a model with a head; adapters inside it are known to the whole model only."""
+    base: Any = model.base_model
+    if getattr(model, ADAPTED, False) and base is not model:
+        base.peft_config = model.peft_config
+        setattr(base, ADAPTED, True)
+    return base
 
 
 def _load_by_name(source: Source, loader: dict[str, Any]) -> PreTrainedModel:
@@ -756,7 +780,10 @@ def _without_idle_layers(
             lower = lowest(whole, kept)
             shorter.encoder_config = shortened(config.encoder_config, kept)
             is_it = gives_the_same(lower) and gives_the_same(_built_again(lower, shorter))
-        except UNBUILT:  # its type forbids it
+        except torch.OutOfMemoryError:
+            raise
+        except UNBUILT as error:  # its type forbids it
+            logger.debug("%s keeps all layers: %s", type(backbone).__name__, error)
             continue
         if is_it:
             config.encoder_config = shorter.encoder_config
@@ -767,7 +794,9 @@ def _without_idle_layers(
 def _built_again(backbone: PreTrainedModel, config: RelativeEncoderConfig) -> PreTrainedModel:
     """The model that a load makes of a configuration, with weights that are there: some types count their layers."""
     encoder_config: Any = config.encoder_config
-    type(encoder_config).from_dict(encoder_config.to_dict())
+    stored = encoder_config.to_dict()
+    if type(encoder_config).from_dict(copy.deepcopy(stored)).to_dict() != stored:
+        raise ValueError(f"{type(encoder_config).__name__} changes when it is read again.")
     with BUILDING, torch.device("meta"):
         built = build_backbone(config)
     built.load_state_dict(backbone.state_dict(), assign=True)
@@ -879,13 +908,13 @@ def without_wrapper(encoder: Any) -> Any:
         )
     model = encoder.get_base_model()
     model.peft_config = encoder.peft_config
-    model._hf_peft_config_loaded = True
+    setattr(model, ADAPTED, True)
     return model
 
 
 def adapter_settings(backbone: nn.Module) -> dict[str, Any] | None:
     """The settings of each adapter as JSON; ``None`` without any."""
-    if not getattr(backbone, "_hf_peft_config_loaded", False):
+    if not getattr(backbone, ADAPTED, False):
         return None
     adapters: Any = backbone.peft_config
     return {name: _plain(config.to_dict()) for name, config in adapters.items()}

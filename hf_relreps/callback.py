@@ -24,9 +24,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 
 from hf_relreps.anchors import AnchorView
-from hf_relreps.backbones import (
-    evaluating,
-)
+from hf_relreps.backbones import evaluating
 from hf_relreps.checkpoints import warn_of_cut_checkpoint
 from hf_relreps.configuration import RelativeEncoderConfig
 from hf_relreps.errors import AnchorError, ConfigurationError, RelrepsError

@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_relreps.errors import ConfigurationError, UploadError
-from hf_relreps.idle_layers import left_out_of
+from hf_relreps.idle_layers import left_out_of, place_of, refuse_nested
 from hf_relreps.inspection import declared_only, refuse_immense, refuse_unknown_model
 from hf_relreps.quantization import check_quantization
 from hf_relreps.space import (
@@ -227,8 +227,8 @@ class RelativeEncoderConfig(_PartConfig):
             )
         check_quantization(self.encoder_quantization)
         require_one_of("pooling", self.pooling or POOLINGS[0], POOLINGS if self.modality != "word" else OF_PIECES)
-        require_whole("layers_left_out", left_out_of(self.encoder_config), low=0)
         self._check_layer()
+        self._check_left_out()
         _check_tower(self.tower)
         if self.anchor_gradient and self.modality != "node":
             raise ConfigurationError(
@@ -258,6 +258,15 @@ class RelativeEncoderConfig(_PartConfig):
                 f"pooling='pooler' is computed from the last hidden state, but layer={self.layer} reads another one. "
                 "Choose cls, mean, last or spatial_mean, or leave layer out."
             )
+
+    def _check_left_out(self) -> None:
+        refuse_nested(self.encoder_config)
+        if left_out_of(self.encoder_config) and self.tower is not None:
+            raise ConfigurationError(
+                f"tower={self.tower!r:.60} is a part of a model, which keeps all layers, but layers_left_out is "
+                f"{left_out_of(self.encoder_config)}. Leave it out."
+            )
+        place_of(self.layer, self.encoder_config)
 
     def _check_prompt(self) -> None:
         require_text("prompt", self.prompt)

@@ -21,9 +21,7 @@ from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.utils import ModelOutput, logging
 
 from hf_relreps.anchors import AnchorSet, AnchorView
-from hf_relreps.backbones import (
-    BUILDING,
-)
+from hf_relreps.backbones import BUILDING
 from hf_relreps.configuration import (
     CLASSIFIERS,
     MEAN,

@@ -1,8 +1,8 @@
 """An encoder without the layers above the hidden state that is read.
 
-They cost time, memory and room in uploads, and get no gradient. Where the layers of a model are one list, the lower
-ones alone are an ordinary model of the same type. Its configuration counts what was left out, so that ``layer=-3``
-names the same hidden state before and after.
+They cost time, memory and room in uploads. Where the layers of a model are one list, the lower ones alone are an
+ordinary model of the same type. Types with a norm after the last layer keep one layer that gets no gradient. The
+configuration counts what was left out, so that ``layer=-3`` names the same hidden state before and after.
 """
 
 from __future__ import annotations
@@ -11,19 +11,42 @@ import copy
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_relreps.errors import ConfigurationError
-from hf_relreps.placement import share_weights
+from hf_relreps.placement import is_offloaded, share_weights
 
 
+FIELD = "layers_left_out"  # of the configuration
 ADAPTED = "_hf_peft_config_loaded"  # what marks a model of transformers with adapters in it
 LAST_LAYER = -1  # what a model gives as its vectors, whether or not it is among its hidden states
 
 
 def left_out_of(config: Any) -> int:
-    """How many layers of the whole model one with this configuration lacks."""
-    return getattr(config, "layers_left_out", 0)
+    """How many layers of the whole model one with this configuration lacks.
+
+    Raises:
+        ConfigurationError: If it does not say so in a whole number, or not how many layers there are.
+    """
+    count = getattr(config, FIELD, 0)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise ConfigurationError(f"{FIELD}={count!r:.60} must be a whole number of layers, 0 or more.")
+    kept = getattr(config, "num_hidden_layers", None)
+    if count and not isinstance(kept, int):
+        raise ConfigurationError(
+            f"{FIELD}={count} needs a model that counts its layers, but num_hidden_layers is {kept!r:.60}. Leave it "
+            "out."
+        )
+    return count
+
+
+def refuse_nested(config: Any) -> None:
+    """Raise `ConfigurationError` if a part of a model is said to lack layers: submodels are always whole."""
+    for name, nested in vars(config).items() if config is not None else ():
+        if isinstance(nested, PreTrainedConfig):
+            if hasattr(nested, FIELD):
+                raise ConfigurationError(f"{name}.{FIELD} has no meaning: submodels keep all layers. Leave it out.")
+            refuse_nested(nested)
 
 
 def place_of(layer: int | None, config: Any) -> int | None:
@@ -49,10 +72,12 @@ def fewer_layers(model: PreTrainedModel, layer: int | None) -> range:
     """How many of its lowest layers may do for a hidden state, the fewest first; which do is left to be tried.
 
     After the last layer some types apply a norm that hidden states below do not have: then one layer more is needed.
-    Models with adapters are left whole, since the settings of an adapter may name layers.
+    Models with adapters are left whole, since the settings of an adapter may name layers, and so are quantized and
+    offloaded ones.
     """
     depth = getattr(model.config, "num_hidden_layers", None)
-    if not isinstance(depth, int) or model.config.is_encoder_decoder or getattr(model, ADAPTED, False):
+    is_special = any(getattr(model, name, None) for name in (ADAPTED, "hf_quantizer")) or is_offloaded(model)
+    if not isinstance(depth, int) or model.config.is_encoder_decoder or is_special:
         return range(0)
     place = place_of(layer, model.config)
     if place is None or place == LAST_LAYER:
@@ -72,7 +97,7 @@ def lowest(model: PreTrainedModel, kept: int) -> PreTrainedModel:
     if len(names) != 1:
         raise ValueError(f"{type(model).__name__} has {len(names)} lists of {depth} layers, expected one.")
     lower: Any = share_weights(model)
-    lower.config = shortened(model.config, kept)
+    vars(lower.config).update(vars(shortened(model.config, kept)))  # in place: all modules hold this one
     above, _, own = names[0].rpartition(".")
     setattr(lower.get_submodule(above), own, nn.ModuleList(list(lower.get_submodule(names[0]))[:kept]))
     if hasattr(lower, "hf_device_map"):

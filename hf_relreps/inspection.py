@@ -65,6 +65,7 @@ MODEL_TEXTS = (
 TIMM_TYPES = ("timm_wrapper", "timm_backbone")
 # Fields that no class declares and that transformers reads of any: other files of weights, and layers from the Hub.
 OPENED = ("transformers_weights", "gguf_file", "kernel_config", "fusion_config", "custom_pipelines")
+MOST_PATCHES = 32  # in a row, of LeViT
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 # Fields of processors' files that hold words, by how they end, and fields whose texts nothing opens.
 PROCESSOR_WORDS = re.compile(
@@ -255,6 +256,8 @@ def refuse_immense(config: Any) -> None:
     if isinstance(config, list):
         for part in config:
             refuse_immense(part)
+    if isinstance(config, Mapping) and config.get("model_type") == "levit":
+        _refuse_fine(config)
     for name, value in config.items() if isinstance(config, Mapping) else ():
         if name == "encoder_adapters":
             continue  # looked at where the base is known
@@ -266,6 +269,16 @@ def refuse_immense(config: Any) -> None:
                 "upload."
             )
         refuse_immense(value)
+
+
+def _refuse_fine(config: Mapping[str, Any]) -> None:
+    """Refuse patches of LeViT that are many: as it is built, it walks through all pairs of them in Python."""
+    side, patch = (config.get(name, default) for name, default in (("image_size", 224), ("patch_size", 16)))
+    if not all(isinstance(number, int) for number in (side, patch)) or side > MOST_PATCHES * patch:
+        raise ConfigurationError(
+            f"image_size={side!r:.60} and patch_size={patch!r:.60} make more than {MOST_PATCHES} patches in a row, "
+            "which no known LeViT has. Do not use this upload."
+        )
 
 
 def _most_of(name: str, counts: list[Any]) -> float:

@@ -23,9 +23,7 @@ from transformers.utils import logging
 
 from hf_relreps.anchor_files import FOLDER as ANCHORS_FOLDER
 from hf_relreps.anchors import AnchorSet
-from hf_relreps.backbones import (
-    building,
-)
+from hf_relreps.backbones import building
 from hf_relreps.configuration import AnyRelativeConfig, RelativeConfig, RelativeDecoderConfig, RelativeEncoderConfig
 from hf_relreps.errors import (
     AnchorError,

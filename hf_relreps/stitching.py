@@ -15,9 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_relreps.backbones import (
-    evaluating,
-)
+from hf_relreps.backbones import evaluating
 from hf_relreps.configuration import (
     IMAGE_DECODERS,
     SEVERAL,
@@ -261,7 +259,7 @@ def _refuse_other_prompt(encoder: RelativeModel, prompt: str | None) -> None:
         raise StitchingError(
             f"The encoder is relative and its anchors were encoded with the prompt {own!r:.60}, but "
             f"prompt={prompt!r:.60} was given. Leave prompt out, or make the encoder relative again: "
-            "RelativeModel.from_encoder(encoder.backbone, view, encoder.processor, prompt=...)."
+            "RelativeModel.from_encoder(encoder.backbone, view, encoder.processor, config=encoder.config, prompt=...)."
         )
 
 
@@ -269,9 +267,8 @@ def _refuse_other_layer(encoder: RelativeModel, layer: int | None) -> None:
     own = encoder.config.layer
     if layer not in (None, own):
         raise StitchingError(
-            f"The encoder is relative and reads layer={own}, but layer={layer} was given. Leave layer out, or make "
-            "the encoder relative again: RelativeModel.from_encoder(encoder.backbone, view, encoder.processor, "
-            "layer=...)."
+            f"The encoder is relative and reads layer={own}, but layer={layer} was given. Leave layer out, or load "
+            "the whole model and make it relative again: RelativeModel.from_encoder(name, view, layer=...)."
         )
 
 

@@ -105,7 +105,7 @@ class WordPairs:
         Args:
             k: How many.
             rare: Whether each pair is of a rare class, for example because a tagger takes the source word for a part
-                of an entity. Half of the k are drawn from all such pairs, or all of them if they are fewer.
+                of an entity. Half of the k are drawn from all such pairs; more or less where either kind is too few.
             seed: Of the draw.
 
         Raises:
@@ -135,8 +135,9 @@ class WordPairs:
                     f"rare is {is_rare_P.dtype} of shape {is_rare_P.shape}, expected True or False for each of the "
                     f"{len(self)} pairs: sentence_P and source_P say which words they are."
                 )
-            first = random.permutation(np.flatnonzero(is_rare_P))[: k // 2]
-            rows = np.concatenate([first, random.permutation(np.flatnonzero(~is_rare_P[:sure]))[: k - len(first)]])
+            drawn = random.permutation(np.flatnonzero(is_rare_P))
+            others = random.permutation(np.flatnonzero(~is_rare_P[:sure]))[: k - min(k // 2, len(drawn))]
+            rows = np.concatenate([drawn[: k - len(others)], others])
         rows_K = torch.as_tensor(np.sort(rows))
         names = ("sentence_P", "source_P", "target_P", "confidence_P")
         return dataclasses.replace(self, **{name: getattr(self, name)[rows_K] for name in names})

@@ -24,6 +24,7 @@ from transformers import (
     BertModel,
     CLIPConfig,
     CLIPModel,
+    LevitConfig,
     LongformerConfig,
     LongformerModel,
     PreTrainedTokenizerFast,
@@ -248,6 +249,14 @@ def test_an_ordinary_model_is_built_of_no_more_than_its_files_justify(ordinary, 
         RelativeModel.from_encoder(str(ordinary), anchors.view("en"))
     with pytest.raises(ConfigurationError, match="its weight files contain [0-9]+ numbers"):
         RelativeModelForSequenceClassification.from_classifier(str(ordinary), anchors.view("en"))
+
+
+@pytest.mark.parametrize("fields", [{"image_size": 3200}, {"patch_size": 1}, {"image_size": [224, 224]}])
+def test_a_levit_of_many_patches_is_refused_before_it_walks_through_their_pairs(fields):
+    content = LevitConfig().to_dict()
+    refuse_unknown_model(content, "config.json")
+    with pytest.raises(ConfigurationError, match="make more than 32 patches in a row"):
+        refuse_unknown_model(content | fields, "config.json")
 
 
 def test_an_encoder_decoder_with_many_tokens_is_built_though_its_table_is_stored_once(

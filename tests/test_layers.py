@@ -13,10 +13,13 @@ from safetensors.torch import load_file
 from transformers import (
     AlbertConfig,
     AlbertModel,
+    AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    CLIPConfig,
     EncodecConfig,
     EncodecModel,
     GPT2Config,
@@ -153,9 +156,7 @@ def asked_of(backbone: Any) -> list[Any]:
     return asked
 
 
-def test_the_last_layer_asks_for_no_hidden_states_and_another_for_all(
-    make_encoder, make_bert, anchors, texts, tokenizer
-):
+def test_the_last_layer_asks_for_no_hidden_states_and_another_for_all(anchors, texts, tokenizer):
     albert = AlbertModel(AlbertConfig(vocab_size=len(tokenizer), embedding_size=32, **SIZES)).eval()
     for layer, expected in ((-1, None), (-2, True)):
         encoder = RelativeModel.from_encoder(albert, anchors.view("en"), tokenizer, layer=layer)
@@ -226,6 +227,38 @@ def test_a_layer_counts_those_that_were_left_out(make_encoder, anchors, texts, t
             RelativeModel.from_encoder(first.backbone, anchors.view("en"), tokenizer, layer=layer)
 
 
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_how_a_shortened_encoder_attends_can_still_be_chosen(name, anchors, tokenizer):
+    model = TEXT_MODELS[name](len(tokenizer)).eval()
+    encoder = RelativeModel.from_encoder(model, anchors.view("en"), tokenizer, layer=-3).eval()
+    encoder.set_attn_implementation("eager")
+    held = {id(part.config) for part in encoder.backbone.modules() if hasattr(part, "config")}
+    assert held == {id(encoder.backbone.config)}, "one configuration, which all layers look at"
+    output = encoder(**tokenizer(["small cat"], return_tensors="pt"), output_attentions=True)
+    assert len(output.attentions) == encoder.backbone.config.num_hidden_layers
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_type_whose_configuration_changes_when_it_is_read_again_is_left_whole(anchors, texts, tokenizer, tmp_path):
+    sizes = {**SIZES, "num_hidden_layers": 6, "head_dim": 16, "global_head_dim": 16, "vocab_size": len(tokenizer)}
+    kinds = {"hidden_size_per_layer_input": 0, "num_key_value_heads": 2}
+    gemma = AutoModel.from_config(AutoConfig.for_model("gemma4_text", **sizes, **kinds)).eval()
+    encoder = RelativeModel.from_encoder(gemma, anchors.view("en"), tokenizer, layer=-3)
+    encoder.save_pretrained(tmp_path)
+    loaded = RelativeModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.encode(texts["en"]), encoder.encode(texts["en"]))
+
+
+def test_adapters_below_a_head_are_saved_with_the_encoder(make_deep, anchors, texts, tokenizer, tmp_path):
+    peft = pytest.importorskip("peft")
+    classifier = BertForSequenceClassification(make_deep().config).eval()
+    classifier.add_adapter(peft.LoraConfig(target_modules=["query"], init_lora_weights=False))
+    encoder = RelativeModel.from_encoder(classifier, anchors.view("en"), tokenizer, layer=-2)
+    encoder.save_pretrained(tmp_path)
+    loaded = RelativeModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.encode(texts["en"]), encoder.encode(texts["en"]))
+
+
 def test_a_model_with_adapters_is_left_whole(make_deep, anchors, texts, tokenizer, tmp_path):
     peft = pytest.importorskip("peft")
     bert = make_deep()
@@ -237,7 +270,7 @@ def test_a_model_with_adapters_is_left_whole(make_deep, anchors, texts, tokenize
     assert torch.equal(loaded.encode(texts["en"]), encoder.encode(texts["en"]))
 
 
-@pytest.mark.parametrize("number", [-1, 1.5, [2], 10**12])
+@pytest.mark.parametrize("number", [-1, 1.5, [2], 10**12, {"a": 1}, True, None])
 def test_a_changed_number_of_layers_is_refused(make_encoder, texts, tmp_path, number):
     make_encoder(layer=-3).save_pretrained(tmp_path)
     for file in tmp_path.rglob("config.json"):
@@ -245,7 +278,26 @@ def test_a_changed_number_of_layers_is_refused(make_encoder, texts, tmp_path, nu
         content["encoder_config"]["layers_left_out"] = number
         file.write_text(json.dumps(content), "utf-8")
     with pytest.raises(RelrepsError, match="layers_left_out|is not among the hidden states"):
-        RelativeModel.from_pretrained(tmp_path).encode(texts["en"])
+        RelativeModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("count", ["x", [1], {"a": 1}, None])
+def test_an_ordinary_model_that_says_it_lacks_layers_in_no_number_is_refused(make_deep, anchors, tokenizer, count):
+    bert = make_deep()
+    bert.config.layers_left_out = count
+    with pytest.raises(ConfigurationError, match="layers_left_out=.* must be a whole number of layers"):
+        RelativeModel.from_encoder(bert, anchors.view("en"), tokenizer)
+
+
+def test_parts_of_models_lack_no_layers():
+    clip, resnet = CLIPConfig(), ResNetConfig(layers_left_out=1)
+    clip.text_config.layers_left_out = 1
+    with pytest.raises(ConfigurationError, match=r"text_config\.layers_left_out has no meaning"):
+        RelativeConfig(encoder_config=clip, tower="text_model")
+    with pytest.raises(ConfigurationError, match="needs a model that counts its layers, but .* is None"):
+        RelativeConfig(encoder_config=resnet)
+    with pytest.raises(ConfigurationError, match="is a part of a model, which keeps all layers"):
+        RelativeConfig(encoder_config=BertConfig(layers_left_out=1), tower="encoder")
 
 
 # -- refused

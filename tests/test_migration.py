@@ -243,9 +243,9 @@ def test_files_that_are_missing_or_of_another_migration_are_refused(migration, v
     ):
         Migration.load(tmp_path)
     facts.write_text(json.dumps(content | {"format_version": 9}))
-    with pytest.raises(UploadError, match="holds no migration of format 1"):
+    with pytest.raises(UploadError, match="holds no migration of format 2"):
         Migration.load(tmp_path)
-    facts.write_text(json.dumps({"format_version": 1}))
+    facts.write_text(json.dumps({"format_version": 2}))
     with pytest.raises(UploadError, match="has expected=nothing, expected what Migration.save writes"):
         Migration.load(tmp_path)
     facts.write_text('{"pairs": 3')

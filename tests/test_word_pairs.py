@@ -106,6 +106,7 @@ def test_half_of_the_chosen_pairs_are_of_a_rare_class(world):
     assert not torch.equal(chosen.source_P, pairs.choose(60, rare=rare, seed=1).source_P)
     larger = pairs.choose(200, rare=rare)
     assert (len(larger), rare_among(larger)) == (200, 42), "all that there are"
+    assert len(pairs.choose(40, rare=[True] * len(pairs))) == 40 and len(pairs.choose(1, rare=rare)) == 1
     for wrong in (rare[:-1], rare.astype(int), [None] * len(pairs)):
         with pytest.raises(AnchorError, match=rf"expected True or False for each of the {len(pairs)} pairs"):
             pairs.choose(60, rare=wrong)

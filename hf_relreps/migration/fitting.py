@@ -60,7 +60,7 @@ FEWEST_FOUND = 0.2  # of held-out pairs that find their other half, above chance
 STRANGER = 0.7  # as near to stored vectors as these are to one another, below which pairs come from elsewhere
 WEIGHTS_FILE, FACTS_FILE = "migration.safetensors", "migration.json"
 MOST_NUMBER = 1_000_000  # of settings and scores in a file: far above any that are tried or found
-FORMAT = 1
+FORMAT = 2
 
 # From the share of held-out documents whose nearest stored neighbour stays among the first ten.
 VERDICTS = (
@@ -82,7 +82,7 @@ class Facts:
         new_size: E.
         pairs: N.
         stored: How many stored vectors held-out documents were searched among.
-        method: The best way to score, a name in `WAYS`.
+        method: How an index that may be projected is searched, a name in `WAYS`.
         translator: The best of those that leave the index as it is.
         kept: By way, the share of the old model's ten nearest that it finds too, on held-out documents.
         expected: By way, the expected recall@10 as a share of the old model's own.

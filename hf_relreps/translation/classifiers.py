@@ -30,6 +30,7 @@ from hf_relreps.configuration import LABEL_FIELDS, OF_TOKENS, POOLINGS, AnyRelat
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import AnchorError, SampleError, StitchingError
 from hf_relreps.heads import AUTO_CLASSIFIERS, CLASSIFIERS, READINGS, ClassifierHead, encoder_name, vector_argument
+from hf_relreps.idle_layers import ADAPTED
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.placement import device_of
 from hf_relreps.pooling import LAST_LAYER, POOLERS, Interface, pool, vectors_of_tokens, vectors_of_words
@@ -449,7 +450,7 @@ def _from_hub(auto_class: Any, source: Source) -> Any:
 
 def _refuse_no_classifier(model: Any, modality: str) -> None:
     ordinary = type(model) in _classes(modality, model.config) and not isinstance(model.config, AnyRelativeConfig)
-    if not ordinary or getattr(model, "_hf_peft_config_loaded", False):
+    if not ordinary or getattr(model, ADAPTED, False):
         merge = " Merge its adapters first: model.merge_and_unload()." if hasattr(model, "peft_config") else ""
         raise StitchingError(
             f"Found a {type(model).__name__} as decoder, which is neither a decoder of this library nor a classifier "
