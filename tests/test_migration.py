@@ -80,12 +80,20 @@ def test_an_index_that_was_only_turned_is_searched_as_before(vectors):
     assert migration.verdict == "finds as much as the old model"
 
 
+def test_relative_is_taken_unless_another_way_keeps_far_more_neighbours(migration):
+    generator = torch.Generator().manual_seed(0)
+    old = torch.randn(600, 16, generator=generator)
+    linear = fit(old[:PAIRS], old[:PAIRS] @ torch.randn(16, 24, generator=generator), stored=old).facts
+    assert linear.kept[linear.method] > linear.kept["relative"] + 0.1
+    facts = migration.facts
+    assert facts.method == "relative" and max(facts.kept.values()) < facts.kept["relative"] + 0.1
+
+
 def test_the_translator_that_was_chosen_is_among_the_best_on_documents_it_has_not_seen(migration, vectors):
     old, new = vectors
     ways = ON_UNTOUCHED_INDEX
     found = {way: overlap(migration.scores(new[1000:], old[:1000], way=way), old[1000:], old[:1000]) for way in ways}
     assert found[migration.facts.translator] > max(found.values()) - 0.02
-    assert migration.facts.method == "relative"
 
 
 def test_the_forecast_is_what_is_found_then(migration, vectors):

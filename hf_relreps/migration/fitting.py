@@ -55,6 +55,7 @@ FEWEST_QUERIES, AMONG_THE_FIRST = 30, 3
 HELD_OUT_IN_ALL = 300  # of as few pairs several fifths are held out in turn
 TUNED_ON, TUNED_AGAINST = 1000, 1500  # pairs and stored vectors on which settings are tried
 MOST_STORED = 4000  # stored vectors among which held-out documents are searched
+FAR_MORE = 0.1  # of the old model's ten nearest: what another way must keep beyond ``relative`` to be taken
 SAME = 0.9999  # cosine from which on two vectors are those of one document
 FEWEST_FOUND = 0.2  # of held-out pairs that find their other half, above chance
 STRANGER = 0.7  # as near to stored vectors as these are to one another, below which pairs come from elsewhere
@@ -434,7 +435,8 @@ def fit(
         stored: The index, or a sample of it (M, D), for a better forecast; the pairs themselves if left out.
         queries: Some hundreds of queries by the new model (Q, E), whatever they ask: the ways of an untouched index
             are then compared by them. If left out, by held-out documents.
-        ways: Among which to choose: names in `WAYS`. ``relative`` is taken for what needs no untouched index.
+        ways: Among which to choose: names in `WAYS`. ``relative`` is taken for what needs no untouched index, unless
+            another keeps far more neighbours.
         old_model: Its name, for the record.
         new_model: Its name, for the record.
         seed: Of the draw of held-out pairs.
@@ -507,9 +509,9 @@ def _choose(
 ) -> dict[str, Any]:
     """Settings of each way by how many neighbours of the old model stay.
 
-    The method is ``relative`` unless it is left out: no rule that was tried finds more on average
-    (`docs/retrieval.md`). The translator is the best by queries, if there are any, else by whether the first
-    neighbour stays.
+    The method is ``relative`` unless it is left out or another keeps far more of them, as where one space is a linear
+    map of the other: no finer rule that was tried finds more on average (`docs/retrieval.md`). The translator is the
+    best by queries, if there are any, else by whether the first neighbour stays.
     """
     names = SINGLE if {"relative", "mean"} & set(ways) else TRANSLATORS
     settings = {name: _best_settings(name, trials, stored_MD[:TUNED_AGAINST]) for name in names}
@@ -531,7 +533,7 @@ def _choose(
     best = expected if agreed is None else agreed
     translators = [name for name in ON_UNTOUCHED_INDEX if name in ways] or list(ON_UNTOUCHED_INDEX)
     return {
-        "method": "relative" if "relative" in ways else max(ways, key=best.__getitem__),
+        "method": _method(ways, kept, best),
         "translator": max(translators, key=best.__getitem__),
         "agreed": agreed,
         "kept": kept,
@@ -539,6 +541,13 @@ def _choose(
         "settings": settings,
         "spreads": spreads,
     }
+
+
+def _method(ways: Sequence[str], kept: Mapping[str, float], best: Mapping[str, float]) -> str:
+    if "relative" not in ways:
+        return max(ways, key=best.__getitem__)
+    other = max(ways, key=kept.__getitem__)
+    return other if kept[other] >= kept["relative"] + FAR_MORE else "relative"
 
 
 def _agreed(scores_QH: Tensor, nearest_Q: Tensor) -> float:
