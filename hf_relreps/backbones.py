@@ -742,16 +742,15 @@ def measure(
             f"{view.modality}s. Nodes need a graph encoder such as hf_relreps.encoders.graphs.GraphEncoder, and graph "
             "encoders need nodes."
         )
-    sample = min(view.samples, key=length)
+    whole, sample = Interface(backbone), min(view.samples, key=length)
 
-    def embed_together(samples: list[Any], model: PreTrainedModel = backbone) -> Tensor:
+    def embed_together(samples: list[Any], interface: Interface = whole) -> Tensor:
         """The embedding of the first."""
         ((rows, inputs),) = batches(samples, processor, len(samples), config.max_length)
-        refuse_unknown_tokens(model, inputs)
-        interface = Interface(model)
-        output, x_BD = embed(interface, to_device(inputs, device_of(model)), config)
+        refuse_unknown_tokens(interface.model, inputs)
+        output, x_BD = embed(interface, to_device(inputs, device_of(interface.model)), config)
         read = interface.at_layer(output, config.layer)
-        config.pooling = config.pooling or default_pooling(model, config.modality, read)
+        config.pooling = config.pooling or default_pooling(interface.model, config.modality, read)
         config.padding = config.padding and not interface.guesses_mask(read, inputs)
         return x_BD[list(rows).index(0)].float()
 
@@ -764,7 +763,7 @@ def measure(
 
     def gives_the_same(part: PreTrainedModel) -> bool:
         with evaluating(part):
-            return torch.equal(embed_together([sample], part), x_D)
+            return torch.equal(embed_together([sample], Interface(part)), x_D)
 
     return _without_idle_layers(backbone, config, gives_the_same)
 

@@ -71,10 +71,10 @@ from hf_relreps.errors import (
     UploadError,
     UploadIntegrityError,
 )
-from hf_relreps.idle_layers import left_out_of
+from hf_relreps.idle_layers import LAST_LAYER, left_out_of
 from hf_relreps.pairs import is_pair, mark_of_pairs
 from hf_relreps.placement import device_of, in_memory, is_sharded, refuse_empty, share_weights
-from hf_relreps.pooling import LAST_LAYER, Interface, default_pooling
+from hf_relreps.pooling import Interface, default_pooling
 from hf_relreps.pretrained import RelativePart, RelativePreTrainedModel
 from hf_relreps.projection import (
     CHECKED_ANCHORS,
@@ -768,8 +768,8 @@ class RelativeModel(RelativePart):
         names = ("modality", "pooling", "layer", "tower", "max_length", "anchor_view", "anchor_digest")
         prompt = {"prompt": config.prompt or ""}  # none is something to say: what is None is not compared
         architecture = {f"encoder_config.{k}": v for k, v in describe_architecture(config.encoder_config).items()}
-        reading = {name: getattr(config, name) for name in names} | prompt | {"vocabulary": self._words()}
-        reading["layers_left_out"] = left_out_of(config.encoder_config)
+        reading = {name: getattr(config, name) for name in names} | prompt
+        reading |= {"vocabulary": self._words(), "layers_left_out": left_out_of(config.encoder_config)}
         return space | reading | architecture
 
     def _words(self) -> str | None:

@@ -174,6 +174,7 @@ class Interface:
         self.also = {name: other for name, other in CALLED.items() if other not in parameters}
         takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
         self.gives_layers = takes_any or "output_hidden_states" in parameters
+        self.left_out = left_out_of(getattr(model, "config", None))  # a frozen base may be missing
         self.counts_positions = "position_ids" in parameters and is_causal(model)
         # Only `hf_relreps.samples` gives this mask to a model that does not take it (Whisper): neither a pipeline nor
         # a dataset does, and their samples must be described like the anchors.
@@ -238,7 +239,7 @@ class Interface:
 
     def place(self, layer: int | None) -> int | None:
         """Where the model has a hidden state of the whole encoder: `hf_relreps.idle_layers.place_of`."""
-        return place_of(layer, getattr(self.model, "config", None))  # a frozen base may be missing
+        return place_of(layer, self.model.config) if self.left_out else layer
 
     def _no_layers(self, layer: int | None) -> str:
         return (

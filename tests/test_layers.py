@@ -249,21 +249,14 @@ def test_a_type_whose_configuration_changes_when_it_is_read_again_is_left_whole(
     torch.testing.assert_close(loaded.encode(texts["en"]), encoder.encode(texts["en"]))
 
 
-def test_adapters_below_a_head_are_saved_with_the_encoder(make_deep, anchors, texts, tokenizer, tmp_path):
+@pytest.mark.parametrize("below_a_head", [False, True])
+def test_a_model_with_adapters_is_left_whole_and_saved_with_them(
+    below_a_head, make_deep, anchors, texts, tokenizer, tmp_path
+):
     peft = pytest.importorskip("peft")
-    classifier = BertForSequenceClassification(make_deep().config).eval()
-    classifier.add_adapter(peft.LoraConfig(target_modules=["query"], init_lora_weights=False))
-    encoder = RelativeModel.from_encoder(classifier, anchors.view("en"), tokenizer, layer=-2)
-    encoder.save_pretrained(tmp_path)
-    loaded = RelativeModel.from_pretrained(tmp_path)
-    torch.testing.assert_close(loaded.encode(texts["en"]), encoder.encode(texts["en"]))
-
-
-def test_a_model_with_adapters_is_left_whole(make_deep, anchors, texts, tokenizer, tmp_path):
-    peft = pytest.importorskip("peft")
-    bert = make_deep()
-    bert.add_adapter(peft.LoraConfig(target_modules=["query"], layers_to_transform=[2], init_lora_weights=False))
-    encoder = RelativeModel.from_encoder(bert, anchors.view("en"), tokenizer, layer=-2)
+    model = BertForSequenceClassification(make_deep().config).eval() if below_a_head else make_deep()
+    model.add_adapter(peft.LoraConfig(target_modules=["query"], layers_to_transform=[2], init_lora_weights=False))
+    encoder = RelativeModel.from_encoder(model, anchors.view("en"), tokenizer, layer=-2)
     assert encoder.backbone.config.num_hidden_layers == 3
     encoder.save_pretrained(tmp_path)
     loaded = RelativeModel.from_pretrained(tmp_path)

@@ -30,10 +30,10 @@ from hf_relreps.configuration import LABEL_FIELDS, OF_TOKENS, POOLINGS, AnyRelat
 from hf_relreps.decoders import RelativeDecoder
 from hf_relreps.errors import AnchorError, SampleError, StitchingError
 from hf_relreps.heads import AUTO_CLASSIFIERS, CLASSIFIERS, READINGS, ClassifierHead, encoder_name, vector_argument
-from hf_relreps.idle_layers import ADAPTED
+from hf_relreps.idle_layers import ADAPTED, LAST_LAYER
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.placement import device_of
-from hf_relreps.pooling import LAST_LAYER, POOLERS, Interface, pool, vectors_of_tokens, vectors_of_words
+from hf_relreps.pooling import POOLERS, Interface, pool, vectors_of_tokens, vectors_of_words
 from hf_relreps.samples import SPANS, batches, to_device
 from hf_relreps.sources import Source
 from hf_relreps.translation.methods import METHODS, method_of, points_of
