@@ -41,6 +41,7 @@ PAIR = "pair"  # reads the relative representations of two samples
 DECODERS = (*SINGLE, PAIR, *IMAGE_DECODERS)  # those that a setting makes
 PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
 MODALITIES = ("text", "pair", "word", "image", "audio", "node")
+IMAGE_BACKENDS = ("pil", "torchvision")  # of transformers' image processors
 OF_TOKENS = ("text", "pair", "word")  # modalities whose encoder reads what a tokenizer makes
 # Which ordinary classifiers can lend their head, and what heads take of their encoder's output.
 HEAD_MODALITIES = ("text", "pair", "word", "image", "audio")
@@ -155,6 +156,8 @@ class RelativeEncoderConfig(_PartConfig):
             text means none.
         prompt_ids: Its token ids, to recognise inputs without the prompt.
         pad_token_id: The token that fills texts up, by which a mask is made where none is given.
+        image_backend: What its processor prepares images with, ``pil`` or ``torchvision``. They resize slightly
+            differently, so an upload is read with its own.
         tower: Which part of a model with several is the encoder: ``encoder``, ``text_model``, ``vision_tower``, ...,
             with dots for a part of a part; ``None`` for the whole.
         padding: Whether samples of unlike length may share a batch: `from_encoder` measures whether padding changes
@@ -203,6 +206,7 @@ class RelativeEncoderConfig(_PartConfig):
     prompt_ids: list[int] | None = None
     pad_token_id: int | None = None
     pair_mark: list[int] | None = None
+    image_backend: str | None = None
     tower: str | None = None
     padding: bool = True
     anchor_digest: str | None = None
@@ -229,6 +233,7 @@ class RelativeEncoderConfig(_PartConfig):
         require_one_of("pooling", self.pooling or POOLINGS[0], POOLINGS if self.modality != "word" else OF_PIECES)
         self._check_layer()
         self._check_left_out()
+        require_one_of("image_backend", self.image_backend or IMAGE_BACKENDS[0], IMAGE_BACKENDS)
         _check_tower(self.tower)
         if self.anchor_gradient and self.modality != "node":
             raise ConfigurationError(

@@ -90,7 +90,7 @@ from hf_relreps.quantization import quantization_of, to_load
 from hf_relreps.samples import as_list, batches, digest_of_vocabulary, explaining, may_read, to_device
 from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace, refuse_unknown_settings, require_fit
-from hf_relreps.uploads import explain, locate, stored_sizes, stored_weights, weight_files
+from hf_relreps.uploads import explain, image_backend_of, locate, stored_sizes, stored_weights, weight_files
 from hf_relreps.words import Word
 
 
@@ -583,8 +583,9 @@ class RelativeModel(RelativePart):
         config.anchor_digest = view.digest
 
     def _adopt(self, processor: Any) -> Any:
-        """Its own processor, which adds the prompt; what that is in tokens is noted, and what joins two texts."""
+        """Its own processor, which adds the prompt; what has to be known of how it reads is noted."""
         processor = with_prompt(processor, self.config.prompt)
+        self.config.image_backend = image_backend_of(processor)
         if self.config.prompt:
             self.config.prompt_ids = ids_of_prompt(processor)
         if self.config.modality == "pair":

@@ -154,7 +154,8 @@ class RelativePreTrainedModel(PreTrainedModel):
                     f"This {type(self).__name__} has no processor. Pass one: from_encoder(encoder, view, processor), "
                     "or encode(samples, processor)."
                 )
-            self._processor = self._adopt(load_processor(self._source))
+            image_backend = getattr(self.config, "image_backend", None)
+            self._processor = self._adopt(load_processor(self._source, image_backend))
         return self._processor
 
     @processor.setter
