@@ -2,8 +2,9 @@
 
 Both learn parts of speech from the first 700 sentences of PUD in their language. Anchors are word pairs that
 `find_word_pairs` finds in the first 500, with frozen encoders. Scores are accuracies on the last 300, which nobody has
-seen. *Fitted again*: after its training each decoder is replaced by one in closed form, fitted on the same words. The
-control is the same BERTs with ordinary heads, which are then exchanged.
+seen. *Fitted again*: after its training each decoder is replaced by one in closed form, fitted on the same words.
+*Calibrated*: that decoder has been calibrated for the other encoder (`hf_relreps.trust.calibrate`) on the word pairs
+that are no anchors, without their labels. The control is the same BERTs with ordinary heads, which are then exchanged.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from benchmarks.training import USUAL, named, train
 from hf_relreps import AnchorCallback, AnchorSet, RelativeDecoder, RelativeModelForTokenClassification, stitch
 from hf_relreps.anchors import AnchorView
 from hf_relreps.demos.tiny import small_bert, wordpiece_tokenizer
+from hf_relreps.trust import calibrate
 from hf_relreps.word_pairs import WordPairs, find_word_pairs
 from hf_relreps.words import Word, label_tokens, labelled_words
 
@@ -46,21 +48,25 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         data = {name: pud[name][:TRAINED] for name in ("en", language)}
         table = Table()
         for seed in range(arguments.seeds):
-            anchors = _anchors(pairs.choose(ANCHORS, seed=seed), pud, language)
+            chosen = _words(pairs.choose(ANCHORS, seed=seed), pud, language)
+            anchors = AnchorSet.from_tokens(chosen, k=ANCHORS)
+            known = {*zip(*chosen.values(), strict=True)}
+            rest = [pair for pair in zip(*_words(pairs, pud, language).values(), strict=True) if pair not in known]
+            unlabelled = dict(zip(chosen, map(list, zip(*rest, strict=True)), strict=True))
             taggers = {name: Taggers(data[name], anchors.view(name), 2 * seed + (name != "en")) for name in data}
-            _score(table, taggers, {name: pud[name][TRAINED:] for name in data})
+            _score(table, taggers, {name: pud[name][TRAINED:] for name in data}, unlabelled)
             console.print(language, seed, {row: scores["accuracy"][-1] for row, scores in table.found.items()})
         found[language] = table.plain()
     return found
 
 
-def _anchors(pairs: WordPairs, pud: dict[str, list[Sentence]], language: str) -> AnchorSet:
+def _words(pairs: WordPairs, pud: dict[str, list[Sentence]], language: str) -> dict[str, list[Word]]:
+    """Both words of each pair in their sentences."""
     rows = list(zip(pairs.sentence_P.tolist(), pairs.source_P.tolist(), pairs.target_P.tolist(), strict=True))
-    views = {
+    return {
         "en": [Word(pud["en"][sentence].words, word) for sentence, word, _ in rows],
         language: [Word(pud[language][sentence].words, word) for sentence, _, word in rows],
     }
-    return AnchorSet.from_tokens(views, k=len(rows))
 
 
 class Taggers:
@@ -102,18 +108,23 @@ class Taggers:
         return told
 
 
-def _score(table: Table, taggers: dict[str, Taggers], tests: dict[str, Sequence[Sentence]]) -> None:
+def _score(
+    table: Table, taggers: dict[str, Taggers], tests: dict[str, Sequence[Sentence]], unlabelled: dict[str, list[Word]]
+) -> None:
     for reader, one in taggers.items():
         (other,) = (name for name in taggers if name != reader)
         side = "en" if reader == "en" else "other"
         test = tests[reader]
         words = [list(sentence.words) for sentence in test]
-        stitched = stitch(one.relative, taggers[other].relative)
+        stitched, again = (stitch(one.relative, part) for part in (taggers[other].relative, taggers[other].again))
+        pairs = unlabelled[reader], unlabelled[other]
+        calibrated = calibrate(again, own_encoder=taggers[other].relative, pairs=pairs)
         told = {
             "own": one.relative.tag(words),
             "stitched": stitched.tag(words),
             "own, fitted again": stitch(one.relative, one.again).tag(words),
-            "stitched, fitted again": stitch(one.relative, taggers[other].again).tag(words),
+            "stitched, fitted again": again.tag(words),
+            "stitched, fitted again, calibrated": calibrated.tag(words),
             "ordinary, own": one.ordinary_tags(test, one.ordinary.classifier),
             "ordinary, heads exchanged": one.ordinary_tags(test, taggers[other].ordinary.classifier),
         }

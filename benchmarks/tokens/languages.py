@@ -93,6 +93,10 @@ def _of_task(
             mine_AD, theirs_AD = anchors[name]
             decoder = Relative.fit(x_WD, labels_W, task, mine_AD, SPACES[space])
             table.add(f"stitched, {name}, {space}", scores(decoder.say(test.x_WD, theirs_AD), test, task))
+            if (name, space) == ("found", "default"):
+                rest = _vectors(sorted({*_links(pairs)} - {*chosen[name]}), source, target)
+                calibrated = decoder.calibrated((theirs_AD, rest[1]), (mine_AD, rest[0]))
+                table.add("stitched, found, calibrated", scores(calibrated.say(test.x_WD, theirs_AD), test, task))
         decoder = Relative.fit(x_WD, labels_W, task, sentences[0], SPACES["default"])
         table.add("stitched, sentences, default", scores(decoder.say(test.x_WD, sentences[1]), test, task))
     return table.plain()

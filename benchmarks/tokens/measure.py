@@ -19,6 +19,7 @@ from hf_relreps.evaluation import entity_f1
 from hf_relreps.projection import frame_of, project_in_chunks
 from hf_relreps.ridge import RIDGE, class_weights, fit_ridge
 from hf_relreps.similarities import unit
+from hf_relreps.trust import mean_with_taught
 
 
 TRAINED_ON = 12_000  # words, drawn for each seed
@@ -63,11 +64,19 @@ class Relative:
         r_WA = project_in_chunks(x_WD, frame_of(anchors_AD, space), space)
         return cls(RelativeDecoder.fit_ridge(r_WA, labels_W, space, id2label=dict(enumerate(CLASSES[task]))), space)
 
+    def describe(self, x_WD: Tensor, anchors_AD: Tensor) -> Tensor:
+        """Relative representations (W, A) by any encoder whose vectors of the anchors are given."""
+        return project_in_chunks(x_WD, frame_of(anchors_AD, self.space), self.space)
+
     @torch.no_grad()
     def say(self, x_WD: Tensor, anchors_AD: Tensor) -> Tensor:
-        """Classes (W,) of words of any encoder whose vectors of the anchors are given."""
-        r_WA = project_in_chunks(x_WD, frame_of(anchors_AD, self.space), self.space)
-        return self.decoder(r_WA).logits.argmax(1)
+        """Classes (W,) of words."""
+        return self.decoder(self.describe(x_WD, anchors_AD)).logits.argmax(1)
+
+    def calibrated(self, theirs: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> Relative:
+        """For another encoder, by `hf_relreps.trust`: of both the vectors of the anchors and of unlabelled words."""
+        r_WA, own_WA = (self.describe(torch.cat(side), side[0]) for side in (theirs, own))
+        return Relative(mean_with_taught(self.decoder, r_WA, own_WA, len(own[0])), self.space)
 
 
 def procrustes(x_WD: Tensor, from_AD: Tensor, to_AD: Tensor) -> Tensor:
