@@ -38,7 +38,7 @@ from torch.nn.functional import cross_entropy, normalize
 from benchmarks.assets.emoji import GROUPS, load_emoji_pictures
 from benchmarks.assets.images import lite_features
 from benchmarks.assets.text_encoders import text_features
-from benchmarks.reporting import markdown, quiet, timed, write
+from benchmarks.reporting import markdown, picture, quiet, timed, write
 from hf_relreps import RelativeConfig, RelativeDecoder, RelativeDecoderConfig, RelativeSpace
 from hf_relreps.projection import frame_of, project_in_chunks
 from hf_relreps.translation import fit as fit_translation
@@ -212,6 +212,7 @@ DESCRIPTIONS = {
     "symbols": ("a sign", "an arrow", "a button", "a sign of the zodiac"),
     "flags": ("the flag of a country",),
 }
+ASKED, SHOWN = 7, 9  # of the picture: texts, and pictures for each
 TASKS = ("texts' decoder reads images", "images' decoder reads texts", "images by descriptions")
 SEARCHES = ("image to text", "text to image")
 TARGETS = {"text": "image", "image": "text"}
@@ -336,6 +337,26 @@ def load(cache: Path, assets: Path | None, image_size: int) -> Data:
     )
 
 
+def draw(arguments: argparse.Namespace, data: Data) -> None:
+    """The pictures that the first texts of the first draw find with all pairs; a frame marks their own."""
+    from matplotlib.patches import Rectangle
+
+    order_N = torch.from_numpy(np.random.default_rng(0).permutation(len(data.labels_N)))
+    pairs_A, test_N = order_N[:POOL], order_N[POOL:]
+    maps = relative(data.text[pairs_A], data.image[pairs_A], basis_ridge=1.0)
+    found_QK = csls(similarity(maps, data.text[test_N], data.image[test_N]))[:ASKED].topk(SHOWN).indices
+    rows = load_emoji_pictures(arguments.assets).select(test_N)
+    with picture(arguments.picture, 1, (8.4, 0.62 * ASKED)) as (figure, (axis,)):
+        figure.set_facecolor("white")  # as the pictures are
+        axis.set(xlim=(-0.6, SHOWN - 0.4), ylim=(ASKED - 0.4, -0.6), xticks=[], yticks=range(ASKED), frame_on=False)
+        axis.set_yticklabels([text.split(",")[0] for text in rows["en"][:ASKED]])
+        axis.tick_params(length=0)
+        for (i, j), row in np.ndenumerate(found_QK.numpy()):
+            axis.imshow(rows[int(row)]["image"], extent=(j - 0.4, j + 0.4, i + 0.4, i - 0.4))
+            if row == i:
+                axis.add_patch(Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, color="tab:green", linewidth=2))
+
+
 def main() -> None:
     """Measure, print the tables, write the JSON."""
     parser = argparse.ArgumentParser(
@@ -352,12 +373,16 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one draw of 100 pairs, writes nothing")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes")
+    parser.add_argument("--picture", type=Path, help="where a picture of some searches goes; nothing is measured then")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.sizes, arguments.draws = SIZES[:1], 1
     file, found = arguments.output / "results.json", {}
     with quiet():
         data = load(arguments.cache, arguments.assets, arguments.image_size)
+        if arguments.picture is not None:
+            draw(arguments, data)
+            return
         for k in arguments.sizes:
             with timed(f"{k} pairs"):
                 measured = measure(data, k, arguments.draws)
