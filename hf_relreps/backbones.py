@@ -41,6 +41,7 @@ from hf_relreps.configuration import (
 )
 from hf_relreps.errors import ConfigurationError, MissingExtraError, RelrepsError, SampleError, UploadError
 from hf_relreps.idle_layers import ADAPTED, fewer_layers, lowest, shortened
+from hf_relreps.image_processors import savable
 from hf_relreps.inspection import known_adapter, refuse_unknown_model
 from hf_relreps.placement import device_of, refuse_empty, share_weights
 from hf_relreps.pooling import (
@@ -515,7 +516,7 @@ def load_backbone(
             )
         processor = load_processor(source)
         _refuse_wordless(processor, source.name)
-    return model, processor, source
+    return model, savable(processor), source
 
 
 def _below_head(model: PreTrainedModel) -> PreTrainedModel:

@@ -72,6 +72,7 @@ from hf_relreps.errors import (
     UploadIntegrityError,
 )
 from hf_relreps.idle_layers import LAST_LAYER, left_out_of
+from hf_relreps.image_processors import backend_of, savable
 from hf_relreps.pairs import is_pair, mark_of_pairs
 from hf_relreps.placement import device_of, in_memory, is_sharded, refuse_empty, share_weights
 from hf_relreps.pooling import Interface, default_pooling
@@ -90,7 +91,7 @@ from hf_relreps.quantization import quantization_of, to_load
 from hf_relreps.samples import as_list, batches, digest_of_vocabulary, explaining, may_read, to_device
 from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace, refuse_unknown_settings, require_fit
-from hf_relreps.uploads import explain, image_backend_of, locate, stored_sizes, stored_weights, weight_files
+from hf_relreps.uploads import explain, locate, stored_sizes, stored_weights, weight_files
 from hf_relreps.words import Word
 
 
@@ -584,8 +585,8 @@ class RelativeModel(RelativePart):
 
     def _adopt(self, processor: Any) -> Any:
         """Its own processor, which adds the prompt; what has to be known of how it reads is noted."""
-        processor = with_prompt(processor, self.config.prompt)
-        self.config.image_backend = image_backend_of(processor)
+        processor = with_prompt(savable(processor), self.config.prompt)
+        self.config.image_backend = backend_of(processor)
         if self.config.prompt:
             self.config.prompt_ids = ids_of_prompt(processor)
         if self.config.modality == "pair":

@@ -27,19 +27,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoProcessor
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+from transformers import AutoProcessor
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_relreps.anchor_files import FOLDER as ANCHORS_FOLDER
 from hf_relreps.anchors import AnchorSet
 from hf_relreps.configuration import (
-    IMAGE_BACKENDS,
     AnyRelativeConfig,
     RelativeDecoderConfig,
     is_ours,
     refuse_other_format,
 )
 from hf_relreps.errors import AnchorIntegrityError, ConfigurationError, UploadError, UploadIntegrityError
+from hf_relreps.image_processors import with_backend
 from hf_relreps.inspection import refuse_immense, refuse_unknown_processor
 from hf_relreps.model_card import PICTURE_FILE
 from hf_relreps.quantization import plain_tensors
@@ -48,8 +48,6 @@ from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace
 from hf_relreps.tokenizer_files import refuse_unknown_tokenizer
 
-
-logger = logging.get_logger(__name__)
 
 PARTS = {"encoder": "RelativeModel", "decoder": "RelativeDecoder"}
 # What a push may remove from a repository: our files, and a whole ordinary model that would be loaded in their place.
@@ -248,31 +246,7 @@ def load_processor(source: Source, image_backend: str | None = None) -> Any:
             f"use the model, or save it there: processor.save_pretrained(folder). {error}"
         ) from error
     _inspect_made_tokenizer(processor, source)
-    if image_backend in (None, image_backend_of(processor)):
-        return processor
-    return _with_backend(processor, source, str(image_backend))
-
-
-def image_backend_of(processor: Any) -> str | None:
-    """Which of `IMAGE_BACKENDS` a processor prepares images with; none if it reads no images."""
-    backend = getattr(getattr(processor, "image_processor", processor), "backend", None)
-    return backend if backend in IMAGE_BACKENDS else None
-
-
-def _with_backend(processor: Any, source: Source, backend: str) -> Any:
-    """Prepares images as when the upload was made: transformers prefers torchvision wherever it is installed."""
-    images = AutoImageProcessor.from_pretrained(
-        source.name, trust_remote_code=False, backend=backend, **source.arguments, **source.subfolder_argument
-    )
-    if image_backend_of(images) != backend:
-        logger.warning(
-            f"The images of {source} were prepared by {backend}, which is not installed here. "
-            f"{image_backend_of(images)} resizes slightly differently, so embeddings change: pip install {backend}."
-        )
-    if not hasattr(processor, "image_processor"):
-        return images
-    processor.image_processor = images
-    return processor
+    return processor if image_backend is None else with_backend(processor, source, image_backend)
 
 
 def pinned_if_it_can_be(source: Source) -> Source:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from files import change
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, ViTImageProcessor, pipeline
-from transformers.utils import is_torchvision_available
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, pipeline
 
 from hf_relreps import AnchorSet, RelativeConfig, RelativeModel, RelativeModelForImageClassification
 from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
@@ -197,39 +192,6 @@ def test_a_relative_model_wraps_it_and_loads_it_again(pooling, width, num_channe
     assert expected.relative_embeds.shape == (20, 30)
     assert torch.equal(found.relative_embeds, expected.relative_embeds)
     assert torch.equal(loaded.encode(digits[0][30:50]), model.encode(digits[0][30:50]))
-
-
-@pytest.fixture
-def saved(anchors, tmp_path) -> Path:
-    RelativeModel.from_encoder(make_encoder(), anchors.view("image"), image_processor(SIZE)).save_pretrained(tmp_path)
-    return tmp_path
-
-
-def test_images_are_prepared_as_when_the_upload_was_made(saved):
-    """transformers alone takes torchvision wherever it is installed, and resizes differently."""
-    assert json.loads((saved / "encoder/config.json").read_text("utf-8"))["image_backend"] == "pil"
-    assert RelativeModel.from_pretrained(saved).processor.backend == "pil"
-
-
-def test_an_upload_whose_backend_is_missing_says_so(saved, digits, caplog):
-    if is_torchvision_available():
-        pytest.skip("torchvision is installed")
-    change(saved / "encoder/config.json", image_backend="torchvision")
-    assert len(RelativeModel.from_pretrained(saved).encode(digits[0][:2])) == 2
-    assert "were prepared by torchvision, which is not installed here" in caplog.text
-
-
-def test_an_unknown_backend_is_refused(saved):
-    change(saved / "encoder/config.json", image_backend="mine")
-    with pytest.raises(ConfigurationError, match="image_backend='mine'"):
-        RelativeModel.from_pretrained(saved)
-
-
-def test_torchvision_is_taken_again_where_it_was_taken(anchors, tmp_path):
-    pytest.importorskip("torchvision", exc_type=Exception)
-    processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
-    RelativeModel.from_encoder(make_encoder(), anchors.view("image"), processor).save_pretrained(tmp_path)
-    assert RelativeModel.from_pretrained(tmp_path).processor.backend == "torchvision"
 
 
 def test_cosines_do_not_change_when_the_feature_map_is_scaled(digits, anchors):
