@@ -54,7 +54,7 @@ ENCODERS = ("minilm", "me5", "mpnet")
 SIZES = (300, 1000, 3000)
 SLOW = {"mpnet": 1000}  # of an encoder that takes minutes: the most pairs
 CANDIDATES = (20, 50, 100, 200)
-POOL = 3000  # texts that pairs are drawn from
+POOL = 3000  # texts that pairs are drawn from; of WordNet as many more as are asked for
 OTHERS = 500  # queries without labels
 DOCUMENTS = 1000  # to search in, where there are more
 NEAREST = 10
@@ -86,11 +86,12 @@ class Vectors(NamedTuple):
 
 def wordnet(arguments: argparse.Namespace) -> Texts:
     """Nouns ask, their definitions answer."""
-    glosses = load_glosses(arguments.assets, size=DOCUMENTS + POOL + OTHERS)
+    paired = max(POOL, *arguments.sizes)
+    glosses = load_glosses(arguments.assets, size=DOCUMENTS + paired + OTHERS)
     words, texts = list(glosses["word"]), list(glosses["text"])
     own_QN = torch.eye(DOCUMENTS, dtype=torch.bool)
-    pool = texts[DOCUMENTS : DOCUMENTS + POOL]
-    return Texts(words[:DOCUMENTS], texts[:DOCUMENTS], pool, words[DOCUMENTS + POOL :], own_QN)
+    pool = texts[DOCUMENTS : DOCUMENTS + paired]
+    return Texts(words[:DOCUMENTS], texts[:DOCUMENTS], pool, words[DOCUMENTS + paired :], own_QN)
 
 
 def debian(arguments: argparse.Namespace) -> Texts:

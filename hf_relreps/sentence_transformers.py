@@ -313,7 +313,8 @@ def load_with_module(name: str | Path, module: type[nn.Module] | None = None, **
     """A saved model, with one module of this library whose class is ours and not the upload's.
 
     Raises:
-        ConfigurationError: If a configuration in it names another model, or asks for more than its weights justify.
+        ConfigurationError: If a configuration in it names another model, asks for more than its weights justify, or
+            truncates what the module of this library gives.
         UploadError: If it has modules, arguments or files that are not known, or cannot read a text.
     """
     own = {} if module is None else {f"{module.__module__}.{module.__name__}": module}
@@ -326,6 +327,8 @@ def load_with_module(name: str | Path, module: type[nn.Module] | None = None, **
     try:
         with building(stored):
             model = SentenceTransformer._load_with_module_classes(source.name, own, **how)
+        if module is not None:
+            refuse_truncated(model)
         refuse_not_finite(model, str(source))
         if model.supports("text"):
             # Names that modules hand on, and the token that pads the shorter text, are looked at only then.

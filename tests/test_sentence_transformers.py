@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from files import change
 
 
 pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
@@ -87,6 +88,14 @@ def test_a_model_that_cuts_its_embeddings_is_refused_before_anything_is_encoded(
         ConfigurationError, match="truncate_dim=16, which would truncate .* Set model.truncate_dim = None"
     ):
         relative(short, anchors.view("en"))
+
+
+@pytest.mark.parametrize("width", [-1, 5])
+def test_an_upload_that_cuts_relative_representations_is_refused(width, model, tmp_path):
+    model.save(str(tmp_path))
+    change(tmp_path / "config_sentence_transformers.json", truncate_dim=width)
+    with pytest.raises(ConfigurationError, match=f"truncate_dim={width}, which would truncate"):
+        load_relative(tmp_path, device="cpu")
 
 
 def test_saved_and_loaded_it_gives_the_same(model, texts, anchors, tmp_path):

@@ -55,11 +55,11 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="inotify and /proc ar
 
 
 @linux
-def test_hundreds_of_spoilt_uploads_load_or_are_refused_and_touch_nothing_else():
-    report = fuzz.run(count=200, seed=20)
+def test_spoilt_uploads_load_or_are_refused_and_touch_nothing_else():
+    report = fuzz.run(count=120, seed=20)
     assert report.lost == []
-    assert report.counts["inputs tried"] == 200
-    assert report.counts["RelrepsError"] > 60 and report.counts["loaded"] > 60  # both ways are really taken
+    assert report.counts["inputs tried"] == 120
+    assert report.counts["RelrepsError"] > 35 and report.counts["loaded"] > 35  # both ways are really taken
 
 
 TRICKS = {
