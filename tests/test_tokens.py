@@ -51,6 +51,7 @@ from hf_relreps.evaluation import entity_f1
 from hf_relreps.evaluation.tokens import entities_of
 from hf_relreps.exporting import export_program
 from hf_relreps.samples import SPANS, batches, check_samples
+from hf_relreps.trust import calibrate
 from hf_relreps.words import Word, label_tokens, labelled_words, words_of
 
 
@@ -499,6 +500,17 @@ def test_a_decoder_reads_an_encoder_with_another_tokenizer(ridge, anchors, lette
     own, _ = ridge
     told = compatibility(model, decoder, own_encoder=own, pairs=(words, words))
     assert 0 <= told.expected_agreement <= 1
+
+
+def test_a_stitched_tagger_is_calibrated_on_pairs_of_words(ridge, anchors, whole_words):
+    own, decoder = ridge
+    model = stitch(tagger(anchors, whole_words, seed=7).encoder, decoder)
+    words = words_of(tagged_sentences(40, seed=2)[0])
+    calibrated = calibrate(model, own_encoder=own, pairs=(words, words))
+    assert type(calibrated) is RelativeModelForTokenClassification
+    expected = [TAGS[tag] for tags in OTHER_TAGS for tag in tags]
+    before, after = (np.mean(np.concatenate(one.tag(OTHERS)) == expected) for one in (model, calibrated))
+    assert after > max(before, 0.7)
 
 
 def test_several_decoders_tag_in_one_pass(ridge, whole_words):
