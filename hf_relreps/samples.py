@@ -413,10 +413,10 @@ def _read_images(images: list[Image.Image], processor: Any) -> dict[str, Tensor]
 def _read_sounds(sounds: list[Mapping[str, Any]], processor: Any) -> dict[str, Tensor]:
     reader = getattr(processor, "feature_extractor", processor)
     rates = {sound["sampling_rate"] for sound in sounds}
-    if rates != {reader.sampling_rate}:
+    if any(rate != reader.sampling_rate for rate in rates):
         raise SampleError(
             f"The sounds have {', '.join(map(str, sorted(rates)))} samples per second, but the encoder reads "
-            f"{reader.sampling_rate}. Resample them first: dataset.cast_column(name, Audio(sampling_rate=...))."
+            f"{reader.sampling_rate!r:.60}. Resample them first: dataset.cast_column(name, Audio(sampling_rate=...))."
         )
     arrays = [np.asarray(sound["array"], dtype=np.float32) for sound in sounds]
     how: dict[str, Any] = {"padding": True}

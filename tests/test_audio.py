@@ -227,6 +227,13 @@ def test_empty_sounds_and_sounds_of_two_channels_are_refused(anchors):
         AnchorSet("a", {"sound": [{"path": "a.wav"}]})
 
 
+def test_a_rate_that_is_no_number_is_named(anchors):
+    encoder = make(anchors).encoder
+    encoder.processor.sampling_rate = {"of": "somebody else's file"}
+    with pytest.raises(SampleError, match="but the encoder reads {'of'"):
+        encoder.encode([make_sound("low", 0)])
+
+
 def test_a_sound_longer_than_the_encoder_reads_is_truncated_with_a_warning(anchors, caplog):
     encoder = make(anchors).encoder
     long = make_sound("low", 3, seconds=1.5)
