@@ -35,6 +35,7 @@ PLAIN_MODES = ("L", "RGB", "RGBA")  # what PNG gives back bit for bit
 # What a table may unpack to: what compresses better than this was made to fill the memory.
 LITTLE, MOST_UNPACKED = 64 << 20, 100  # bytes, and bytes for each byte of the file
 ROWS_AT_ONCE = 4096  # of a table, unless its texts are long
+DEEPEST, MOST_FIELDS = 3, 4  # of a sample: a conversation is a list of records of two texts
 BROKEN_PNG = (SyntaxError, Image.DecompressionBombError)  # what Pillow raises of them beside OSError and ValueError
 
 
@@ -191,6 +192,8 @@ def _read_table(file: Path, place: str, record: Mapping[str, Any]) -> dict[str, 
         missing = set(wanted) - set(table.schema_arrow.names)
         if missing:
             raise ValueError(f"columns are missing: {', '.join(sorted(missing))}")
+        for name in wanted:
+            _refuse_other_type(table.schema_arrow.field(name).type, name)
         columns = _read_columns(table, column_chunks, wanted, allowed)
         images = [name for name, about in record["views"].items() if about.get("modality") == "image"]
         return {name: columns[name] for name in (ID_COLUMN, *record["views"])} | {
@@ -200,6 +203,22 @@ def _read_table(file: Path, place: str, record: Mapping[str, Any]) -> dict[str, 
         raise
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, *BROKEN_PNG) as error:
         raise AnchorIntegrityError(f"{place} cannot be read as anchors: {error}. Pull it again.") from error
+
+
+def _refuse_other_type(kind: pa.DataType, name: str, depth: int = 0) -> None:
+    """Raise `ValueError` unless cells are texts, bytes, numbers, or lists and records of a few of these."""
+    import pyarrow as pa
+
+    kinds = pa.types
+    if kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind) or kinds.is_struct(kind):
+        if depth == DEEPEST or kind.num_fields > MOST_FIELDS:
+            raise ValueError(f"column {name} is of type {kind!s:.80}, more nested than any sample is")
+        for i in range(kind.num_fields):
+            _refuse_other_type(kind.field(i).type, name, depth + 1)
+        return
+    text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_binary(kind) or kinds.is_large_binary(kind)
+    if not (text or kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_null(kind)):
+        raise ValueError(f"column {name} contains {kind!s:.80}, expected texts, bytes or numbers")
 
 
 def _read_columns(

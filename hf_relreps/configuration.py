@@ -66,6 +66,7 @@ SWITCHES = (
     *("quantization_config", "compression_config", "gguf_file", "base_model_tp_plan", "distributed_config"),
 )
 WRAPPED = ("encoder_config", "head_config")  # fields that hold the configuration of a model of transformers
+MOST_DRAWN = 1 << 27  # numbers of one image: 2,048 pixels a side with the usual widths
 DECODER_WIDTHS = [256, 128, 64, 32]
 LABEL_FIELDS = ("id2label", "label2id", "problem_type")
 _COMMON = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {"format_version"}
@@ -101,6 +102,9 @@ class _PartConfig(PreTrainedConfig):
                 f"A field of the configuration has the wrong type: {error}. Check num_labels, id2label, label2id and "
                 "encoder_config."
             ) from error
+        names: Any = self.id2label
+        if isinstance(names, dict):  # files have the numbers as texts, in the order of these
+            self.id2label = dict(sorted(names.items()))
         self.check()
 
     @classmethod
@@ -385,9 +389,20 @@ class RelativeDecoderConfig(_PartConfig):
                 raise ConfigurationError(
                     f"decoder_widths={self.decoder_widths} must be a list of positive numbers, one for each step."
                 )
+        if self.decoder_type in IMAGE_DECODERS:
+            self._refuse_immense_images()
         require_within("decoder_dropout", self.decoder_dropout, low=0, high=1)
         require_within("decoder_noise", self.decoder_noise, low=0)
         self._check_decoders()
+
+    def _refuse_immense_images(self) -> None:
+        widths = self.decoder_widths or [1]
+        side = max(self.image_size or 1, 2 ** min(len(widths), 64))  # each step doubles it
+        if side * side * max(widths[-1], self.num_channels or 1) > MOST_DRAWN:
+            raise ConfigurationError(
+                f"image_size={self.image_size}, num_channels={self.num_channels} and {len(widths)} steps "
+                f"(decoder_widths) make more than {MOST_DRAWN} numbers of one image. Draw smaller images."
+            )
 
     @property
     def questions(self) -> dict[str, RelativeDecoderConfig]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
@@ -39,7 +40,7 @@ from hf_relreps.placement import share_weights
 from hf_relreps.pretrained import RelativePart, RelativePreTrainedModel
 from hf_relreps.projection import RelativeProjection, refuse_directionless, wide
 from hf_relreps.ridge import RIDGE, class_weights, fit_ridge, sharpness, sharpness_of_several
-from hf_relreps.samples import may_read
+from hf_relreps.samples import as_list, may_read
 from hf_relreps.similarities import unit
 from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace, require_within
@@ -510,11 +511,12 @@ class RelativeDecoder(RelativePart):
         Args:
             relative_embeds: (N, R), of one encoder or of several below one another; (N, 2, R) of pairs of samples
                 makes a decoder for `RelativeModelForPairClassification`.
-            labels: Classes (N,); several labels as 0 and 1 (N, C); or numbers, for a regression.
+            labels: Classes (N,), as numbers or names; several labels as 0 and 1 (N, C); or numbers, for a regression.
             like: An encoder of them, or a model with it: whose anchors and projection these are. A configuration or a
                 space says as much, but brings no raw anchors along: an upload then lacks them.
             ridge: Penalty in units of the total variance of the normalised relative representations.
-            **label_settings: num_labels, id2label, label2id, problem_type; what the labels tell if left out.
+            **label_settings: num_labels, id2label, label2id, problem_type; what the labels tell if left out. Names are
+                numbered in their order then.
 
         Raises:
             ConfigurationError: If `like` is a configuration or a space without the anchors' fingerprint.
@@ -544,7 +546,7 @@ class RelativeDecoder(RelativePart):
             )
         names = () if told is space else ("modality", "anchor_view")
         settings = {name: getattr(told, name) for name in names} | {"space": space}
-        decoder = cls._fit(torch.as_tensor(relative_embeds), labels, settings, ridge, label_settings)
+        decoder = cls._fit(_numbers(relative_embeds, "relative_embeds"), labels, settings, ridge, label_settings)
         if isinstance(like, RelativePreTrainedModel):
             decoder.carry(like.anchors, None)
         return decoder
@@ -570,14 +572,15 @@ class RelativeDecoder(RelativePart):
         Args:
             embeddings: Absolute embeddings (N, D) of one encoder, from anywhere: an array, a tensor, what
                 ``SentenceTransformer.encode`` gives.
-            labels: Classes (N,); several labels as 0 and 1 (N, C); or numbers, for a regression.
+            labels: Classes (N,), as numbers or names; several labels as 0 and 1 (N, C); or numbers, for a regression.
             anchors: Which samples are the anchors: the set, or the view of it that the encoder read.
             anchor_embeddings: Embeddings (A, D) of the anchors by the same encoder, in their order; or whole numbers
                 (A,): which rows of `embeddings` the anchors are.
             space: Whose transform, similarity and change of basis to use, the default's if left out. An encoder must
                 use the same to be stitched; `stitch` sees to that for an ordinary one.
             ridge: Penalty in units of the total variance of the normalised relative representations.
-            **label_settings: num_labels, id2label, label2id, problem_type; what the labels tell if left out.
+            **label_settings: num_labels, id2label, label2id, problem_type; what the labels tell if left out. Names are
+                numbered in their order then.
 
         Raises:
             AnchorError: If `anchors` is no anchor set and no view.
@@ -684,7 +687,7 @@ class RelativeDecoder(RelativePart):
     def _fit(
         cls, r_NR: Tensor, labels: Any, settings: dict[str, Any], ridge: float, label_settings: dict[str, Any]
     ) -> Self:
-        labels = torch.as_tensor(labels)
+        labels, label_settings = _numbered(labels, label_settings)
         _refuse_other_number(r_NR, labels)
         problem = label_settings.get("problem_type") or _problem_of(labels)
         told = {"num_labels": _number_of(labels, problem)} if label_settings.get("id2label") is None else {}
@@ -911,6 +914,8 @@ def _absolute(embeddings: Any, anchor_embeddings: Any, k: int) -> tuple[Tensor, 
 
 
 def _numbers(given: Any, name: str) -> Tensor:
+    if type(given).__module__.startswith("datasets."):  # a column, which is read by slicing
+        given = given[:]
     try:
         return torch.as_tensor(given).detach()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -933,6 +938,40 @@ def _rows(rows_A: Tensor, n: int) -> Tensor:
             f"{n - 1}. Count the rows from 0."
         )
     return rows_A
+
+
+def _numbered(given: Any, settings: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """Labels as numbers, and their settings: names are numbered as these say, or else in their order."""
+    names: Any = settings.get("id2label")
+    if isinstance(names, list | tuple):
+        names = dict(enumerate(names))
+    if names is None and settings.get("label2id") is not None:
+        names = {number: name for name, number in settings["label2id"].items()}
+    given = given if isinstance(given, Tensor) else as_list(given, "labels")
+    if not isinstance(given, Tensor) and any(isinstance(label, str) for label in given):
+        if names is None:
+            names = dict(enumerate(sorted({label for label in given if isinstance(label, str)})))
+        numbers = {name: int(number) for number, name in names.items()}
+        unknown = [i for i, label in enumerate(given) if label not in numbers]
+        if unknown:
+            raise SampleError(
+                f"labels[{unknown[0]}] is {given[unknown[0]]!r:.60}, expected one of {', '.join(map(str, numbers))}"
+                f"{f' ({len(unknown)} labels are none of these)' if len(unknown) > 1 else ''}. Name all classes in "
+                "id2label."
+            )
+        given = [numbers[label] for label in given]
+    try:
+        labels = torch.as_tensor(given if isinstance(given, Tensor) else np.asarray(given))
+    except (TypeError, ValueError, RuntimeError) as error:
+        row = next((i for i, label in enumerate(given) if not isinstance(label, int | float)), 0)
+        raise SampleError(
+            f"labels[{row}] is {given[row]!r:.60}. Expected a class for each sample, as number or name; rows of 0 and "
+            "1; or numbers, for a regression."
+        ) from error
+    if labels.is_floating_point() and not torch.isfinite(labels).all():
+        row = int((~torch.isfinite(labels)).nonzero()[0, 0])
+        raise SampleError(f"labels[{row}] is {labels[row].tolist()}, expected finite numbers. Leave that sample out.")
+    return labels, settings if names is None else settings | {"id2label": names}
 
 
 def _problem_of(labels: Tensor, num_labels: int | None = None) -> str:

@@ -42,6 +42,7 @@ from hf_relreps.backbones import (
     measure,
     own_weights,
     refuse_unknown_tokens,
+    refuse_unreadable_view,
     resolve_config,
     split_settings,
     tower_of,
@@ -253,6 +254,7 @@ class RelativeModel(RelativePart):
         loader, settings = split_settings(settings)
         view = as_view(anchors_view)
         backbone, processor, source = load_backbone(encoder, processor, **loader)
+        refuse_unreadable_view(processor, view)
         own = resolve_config(config, backbone, view, processor, source, settings)
         processor = with_prompt(processor, own.prompt)
         device_map: Any = getattr(backbone, "hf_device_map", None)

@@ -44,6 +44,7 @@ from hf_relreps.saving import finish_save
 
 logger = logging.get_logger(__name__)
 
+DEEPEST = 64  # levels of a JSON file
 CARD_FILE = "README.md"
 ATTEMPTS = 3  # others may push at the same time
 # Keyword arguments of `from_pretrained` that say where files come from, and nothing else.
@@ -173,6 +174,8 @@ class Source:
             ) from error
         if not isinstance(content, dict):
             raise UploadError(f"{path} of {self} contains a {type(content).__name__}, expected a JSON object.")
+        if _is_deeper(content, DEEPEST):
+            raise UploadError(f"{path} of {self} is nested more than {DEEPEST} deep. Do not use it.")
         return content
 
     def _is_known_to_be_missing(self, path: str) -> bool:
@@ -475,3 +478,12 @@ def _forget(file: Path) -> None:
     """Remove a file from the cache, so that it is never loaded later."""
     file.resolve().unlink(missing_ok=True)
     file.unlink(missing_ok=True)
+
+
+def _is_deeper(content: Any, depth: int) -> bool:
+    """Whether lists and objects are nested more than so deep."""
+    level = [content]
+    for _ in range(depth):
+        cells = (cell for one in level for cell in (one.values() if isinstance(one, dict) else one))
+        level = [cell for cell in cells if isinstance(cell, dict | list)]
+    return bool(level)

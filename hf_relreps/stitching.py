@@ -489,6 +489,46 @@ def _answers(
         return decoder(own_NR.to(decoder.device)).logits, decoder(r_NR.to(decoder.device)).logits
 
 
+def as_pairs(pairs: Any) -> tuple[list[Any], list[Any]]:
+    """Samples for an encoder, and those of the same meanings for another one.
+
+    Args:
+        pairs: Two lists; or a list of pairs, each of a sample for either.
+
+    Raises:
+        EvaluationError: If they are neither, or the lists differ in length.
+    """
+    sides = None if isinstance(pairs, str | Mapping) or hasattr(pairs, "columns") else list(pairs)
+    if sides and len(sides) > 2 and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in sides):
+        sides = [list(side) for side in zip(*sides, strict=True)]
+    if sides is None or len(sides) != 2:
+        raise EvaluationError(
+            f"pairs is a {type(pairs).__name__}{'' if sides is None else f' of {len(sides)}'}, expected two lists: "
+            "samples for the encoder, and those of the same meanings for the decoder's own one. Of a table pass two "
+            'columns: (rows["fr"], rows["en"]).'
+        )
+    left, right = as_list(sides[0], "pairs[0]"), as_list(sides[1], "pairs[1]")
+    if len(left) != len(right):
+        raise EvaluationError(
+            f"pairs has {len(left)} and {len(right)} samples, expected two lists of equal length. Sample i of both "
+            "must have the same meaning."
+        )
+    return left, right
+
+
+def _warn_of_anchors(encoder: RelativeModel, samples: list[Any]) -> None:
+    """An anchor describes itself by its similarity to itself: what is told of it says little of other samples."""
+    known = encoder._anchors
+    if known is None or encoder.config.modality not in ("text", "word"):
+        return
+    shared = len({*samples} & {*known.view(encoder.config.anchor_view).samples})
+    if shared:
+        logger.warning(
+            f"{shared} of {len(samples)} pairs are anchors, which look better than other samples. Give pairs that are "
+            "neither anchors nor training data."
+        )
+
+
 def represented(
     encoder: RelativeModel,
     decoder: RelativeDecoder,
@@ -520,17 +560,13 @@ def represented(
         )
     if own_encoder is None:
         raise EvaluationError("pairs= needs own_encoder=, the encoder that the decoder was trained with.")
-    pairs = (as_list(pairs[0], "pairs[0]"), as_list(pairs[1], "pairs[1]"))
-    if len(pairs[0]) != len(pairs[1]):
-        raise EvaluationError(
-            f"pairs has {len(pairs[0])} and {len(pairs[1])} samples, expected two lists of equal length. Sample i of "
-            "both must have the same meaning."
-        )
+    pairs = as_pairs(pairs)
     own = resolve_encoder(own_encoder)
     require_fit(own.config.space, decoder.config.space)
     found = []
     with torch.no_grad():
         for side, samples in zip((encoder, own), pairs, strict=True):
+            _warn_of_anchors(side, samples)
             x_ND = side.encode(samples).to(side.device)
             x_ND = torch.cat([side.anchors_AD.to(x_ND), x_ND]) if with_anchors else x_ND
             found.append(side.projection(x_ND).cpu())

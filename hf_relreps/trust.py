@@ -27,7 +27,7 @@ from hf_relreps.modeling import RelativeTaskModel, decode
 from hf_relreps.prediction import FEWEST_PAIRS, sharpening
 from hf_relreps.ridge import fit_ridge, sharpness
 from hf_relreps.similarities import unit
-from hf_relreps.stitching import Part, represented
+from hf_relreps.stitching import Part, as_pairs, represented
 from hf_relreps.tasks import in_words
 
 
@@ -83,6 +83,7 @@ def calibrate(
             "where each sample has one class it is known how to calibrate. Of several decoders take one: "
             "model.select(name)."
         )
+    pairs = as_pairs(pairs)
     if len(pairs[0]) < FEWEST_PAIRS:
         raise EvaluationError(f"Found {len(pairs[0])} pairs, expected {FEWEST_PAIRS} or more. Give more of them.")
     r_NR, own_NR, num_anchors = represented(model.encoder, decoder, own_encoder, pairs, with_anchors=True)

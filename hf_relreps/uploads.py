@@ -213,7 +213,8 @@ def stored_sizes(files: Iterable[Path]) -> tuple[int, int]:
                 shape = view.get_shape()
                 packed = PACKED if view.get_dtype() in ("U8", "I8", "I32") else 1
                 count += math.prod(shape) * packed
-                largest = max(largest, *shape, 1)
+                if math.prod(shape):  # one without numbers costs nothing, however large its sides are
+                    largest = max(largest, *shape, 1)
     return count, largest
 
 

@@ -496,6 +496,24 @@ def test_a_record_that_is_no_json_is_refused(pair, tmp_path, content):
         AnchorSet.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("cell", "kind", "says"),
+    [
+        ({"a": {"a": {"a": {"a": 1}}}}, None, "more nested than any sample is"),
+        ({name: 1 for name in "abcde"}, None, "more nested than any sample is"),
+        (2**31 - 1, pa.date32(), "contains date32.*, expected texts, bytes or numbers"),
+        (2**62, pa.duration("s"), "expected texts, bytes or numbers"),
+    ],
+)
+def test_columns_of_other_types_than_samples_are_refused(cell, kind, says, tmp_path):
+    AnchorSet("ab", {"en": ["one", "two"]}).save_pretrained(tmp_path)
+    path = tmp_path / "anchors" / "anchors.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index("en"), "en", pa.array([cell] * 2, kind)), path)
+    with pytest.raises(AnchorIntegrityError, match=says):
+        AnchorSet.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("file", ["anchor_set.json", "anchors.parquet"])
 def test_a_missing_file_is_named(pair, tmp_path, file):
     pair.save_pretrained(tmp_path)

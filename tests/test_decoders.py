@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from sklearn.linear_model import Ridge
 from torch import nn
+from transformers import AutoConfig
 
 from hf_relreps import (
     AnchorSet,
@@ -355,6 +357,35 @@ def test_labels_tell_what_they_are_for():
     assert fitted(r_NR, several[:, 0]).config.num_labels == 2
 
 
+def test_names_of_classes_are_numbered():
+    r_NR, labels = relative(60), ["mail", "games", "admin"] * 20
+    in_order = {0: "admin", 1: "games", 2: "mail"}
+    column = Dataset.from_dict({"r": r_NR.tolist(), "label": labels})
+    for given in (labels, np.array(labels), pd.Series(labels, index=range(60, 0, -1)), column["label"]):
+        assert fitted(r_NR, given).config.id2label == in_order
+    assert fitted(column["r"], labels).config.id2label == in_order
+    numbered = fitted(r_NR, labels, id2label={0: "mail", 1: "games", 2: "admin"})
+    torch.testing.assert_close(numbered(r_NR).logits[:, [2, 1, 0]], fitted(r_NR, labels)(r_NR).logits)
+    assert fitted(r_NR, [2, 1, 0] * 20, label2id={"a": 0, "b": 1, "c": 2}).config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert fitted(r_NR, labels, id2label=["mail", "games", "admin"]).config.id2label == numbered.config.id2label
+    with pytest.raises(SampleError, match=r"labels\[2\] is 'admin', expected one of mail, games .*Name all classes"):
+        fitted(r_NR, labels, id2label={0: "mail", 1: "games"})
+
+
+def test_classes_keep_their_order_in_a_file(tmp_path):
+    names = {number: f"class {number}" for number in range(12)}
+    fitted(relative(60), [i % 12 for i in range(60)], id2label=names).save_pretrained(tmp_path)
+    assert list(RelativeDecoder.from_pretrained(tmp_path).config.id2label) == list(names)
+    assert list(AutoConfig.from_pretrained(tmp_path).id2label) == list(names)
+
+
+def test_images_that_would_fill_the_memory_are_not_drawn():
+    with pytest.raises(ConfigurationError, match="image_size=20000, num_channels=1 and 2 steps .* make more than"):
+        RelativeDecoderConfig(decoder_type="image", decoder_widths=[1, 1], image_size=20000, num_channels=1)
+    with pytest.raises(ConfigurationError, match="and 20 steps"):
+        RelativeDecoderConfig(decoder_type="image", decoder_widths=[1] * 20)
+
+
 @pytest.mark.parametrize(
     ("r_NR", "labels", "error", "message"),
     [
@@ -362,6 +393,9 @@ def test_labels_tell_what_they_are_for():
         (torch.ones(5, 12), [0, 1, 0, 1, 0], SampleError, r"total variance of 0\.0, expected a finite number above"),
         (relative(5, 11), [0, 1, 0, 1, 0], StitchingError, r"reads relative representations of 12 numbers"),
         (relative(3), [0, -1, 1], SampleError, r"The labels lie in -1 \.\.\. 1, expected 0 \.\.\. 1"),
+        (relative(3), [0.5, float("nan"), 1.0], SampleError, r"labels\[1\] is nan, expected finite numbers"),
+        (relative(3), [0, None, 1], SampleError, r"labels\[1\] is None\. Expected a class for each sample"),
+        (relative(3), ["a", 3, "b"], SampleError, r"labels\[1\] is 3, expected one of a, b"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(r_NR, labels, error, message):

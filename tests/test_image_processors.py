@@ -16,7 +16,7 @@ from transformers.utils import is_torchvision_available
 
 from hf_relreps import AnchorSet, RelativeModel
 from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
-from hf_relreps.errors import ConfigurationError
+from hf_relreps.errors import AnchorError, ConfigurationError
 from hf_relreps.image_processors import like_timm, savable
 
 
@@ -84,6 +84,14 @@ def test_torchvision_is_taken_again_where_it_was_taken(anchors, tmp_path):
     processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
     RelativeModel.from_encoder(make_encoder(), anchors.view("image"), processor).save_pretrained(tmp_path)
     assert RelativeModel.from_pretrained(tmp_path).processor.backend == "torchvision"
+
+
+def test_a_view_of_another_modality_is_refused_with_those_that_fit(anchors):
+    both = anchors.add_view("text", [f"photo {i}" for i in range(12)])
+    with pytest.raises(
+        AnchorError, match="reads images, but view 'text' contains texts. .* reads: 'image'"
+    ):
+        RelativeModel.from_encoder(make_encoder(), both.view("text"), image_processor(SIZE))
 
 
 # -- of timm models

@@ -9,7 +9,7 @@ import torch
 from transformers import pipeline
 
 from hf_relreps import AnchorSet, RelativeModel, stitch
-from hf_relreps.errors import PartError, RelrepsError
+from hf_relreps.errors import PartError, RelrepsError, UploadError
 from hf_relreps.sources import Source, refuse_unnamed
 
 
@@ -100,3 +100,9 @@ def test_a_stitch_of_wrapped_parts_says_it_too(make_model):
 
 def test_a_missing_folder_is_no_matter_of_types(tmp_path):
     assert not Source.of(Path(tmp_path, "nothing")).is_local
+
+
+def test_files_that_are_nested_deeper_than_any_setting_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"a": ' + "[" * 200 + "]" * 200 + "}")
+    with pytest.raises(UploadError, match="config.json of .* is nested more than 64 deep"):
+        Source(str(tmp_path)).json("config.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from benchmarks.trust import __main__ as trust_benchmark
@@ -40,6 +41,21 @@ def pairs(texts):
 @pytest.fixture(scope="module")
 def calibrated(french, english, pairs):
     return calibrate(stitch(french, english), own_encoder=english, pairs=pairs)
+
+
+def test_pairs_are_two_lists_or_a_list_of_pairs(french, english, pairs, calibrated):
+    as_rows = calibrate(stitch(french, english), own_encoder=english, pairs=list(zip(*pairs, strict=True)))
+    assert as_rows.config.decoder.temperature == calibrated.config.decoder.temperature
+    table = Dataset.from_dict({"fr": pairs[0], "en": pairs[1]}).to_pandas()
+    for given in (table, dict(table), pairs[0], [*pairs, pairs[0]]):
+        with pytest.raises(EvaluationError, match="expected two lists"):
+            compatibility(french, english, own_encoder=english, pairs=given)
+
+
+def test_pairs_that_are_anchors_are_warned_of(french, english, caplog):
+    views = tuple(french.anchors.view(name).samples * 10 for name in ("fr", "en"))
+    compatibility(french, english, own_encoder=english, pairs=views)
+    assert "pairs are anchors, which look better than other samples" in caplog.text
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ from hf_relreps.migration.search import (
     vectors_of,
 )
 from hf_relreps.migration.ways import WAYS
+from hf_relreps.samples import as_list
 from hf_relreps.space import require_whole
 
 
@@ -303,7 +304,8 @@ def migrate(
         raise ConfigurationError(
             "nearest gives the ids of a store, but ids was left out. Give the ids that the texts have in it."
         )
-    old_vectors = _matrix(old_vectors)
+    old_vectors, texts = _matrix(old_vectors), as_list(texts, "texts")
+    ids = None if ids is None else as_list(ids, "ids")
     _refuse_unequal(old_vectors, texts, ids)
     rows = np.random.default_rng(seed).permutation(len(texts))
     drawn = _drawn(rows, old_vectors, texts, pairs)
@@ -363,6 +365,8 @@ class in_memory:
         ids: Sequence[Any] | None = None,
         others: Vectors | None = None,
     ) -> None:
+        texts = as_list(texts, "texts")
+        ids = None if ids is None else as_list(ids, "ids")
         _refuse_unequal(vectors, texts, ids)
         self.vectors_MD = torch.nn.functional.normalize(torch.as_tensor(np.asarray(vectors)).float(), dim=-1)
         self.texts, self.ids = texts, ids
