@@ -18,6 +18,7 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, gather, reduce
+from huggingface_hub import get_token
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -399,9 +400,14 @@ def _first_batches(loader: Any, most: int, batch_size: int) -> Iterator[Any]:
 
 
 def write_card(model: RelativePreTrainedModel, args: TrainingArguments, facts: CardFacts) -> None:
-    """Write the card of a training into its output folder, over the one on the Hub, whose own words stay."""
-    name = full_name(args.hub_model_id or Path(str(args.output_dir)).absolute().name, args.hub_token)
-    existing = card_on_hub(name, args.hub_revision, args.hub_token)
+    """Write the card of a training into its output folder, over the one on the Hub, whose own words stay.
+
+    Without a login there is none: nothing can be pushed either.
+    """
+    name, existing = args.hub_model_id or Path(str(args.output_dir)).absolute().name, None
+    if args.hub_token or get_token():
+        name = full_name(name, args.hub_token)
+        existing = card_on_hub(name, args.hub_revision, args.hub_token)
     model.write_card(str(args.output_dir), name, existing, more=facts)
 
 

@@ -54,8 +54,8 @@ class RelativeTrainer(Trainer):
         if not isinstance(model, RelativePreTrainedModel) or not self.is_world_process_zero():
             return
         file = Path(str(self.args.output_dir), CARD_FILE)
-        told = ModelCard(file.read_text("utf-8"), ignore_metadata_errors=True).data
-        file.unlink()
+        by_trainer = file.read_text("utf-8")
+        told = ModelCard(by_trainer, ignore_metadata_errors=True).data
         facts = training_facts(self.args, self.state.log_history, self.eval_dataset or self.train_dataset)
         results = told.get("eval_results") or ()
         more = CardFacts(
@@ -66,4 +66,9 @@ class RelativeTrainer(Trainer):
             tags=listed(told.get("tags")),
         )
         known = replace(facts, metrics={}) if results else facts
-        write_card(model, self.args, more.with_defaults(known))
+        file.unlink()  # or it would be kept as a person's
+        try:
+            write_card(model, self.args, more.with_defaults(known))
+        except BaseException:
+            file.write_text(by_trainer, "utf-8")
+            raise

@@ -264,6 +264,22 @@ def test_the_trainers_final_push_has_our_layout_and_our_card(repo_id, train, inp
     assert "More information needed" not in card
 
 
+def test_a_card_is_written_without_a_login(make_model, make_dataset, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    args = TrainingArguments(str(tmp_path / "animals"), max_steps=1, report_to=[], use_cpu=True, disable_tqdm=True)
+    trainer = RelativeTrainer(
+        make_model(0),
+        args,
+        train_dataset=make_dataset("en")[:20],
+        processing_class=tokenizer,
+        callbacks=[AnchorCallback()],
+    )
+    trainer.train()
+    trainer.create_model_card()
+    card = (tmp_path / "animals" / "README.md").read_text("utf-8")
+    assert "| learning_rate | 5e-05 |" in card and "relreps-anchors" in card
+
+
 def test_scores_for_each_class_are_kept_in_a_checkpoint(make_model, make_dataset, tokenizer, tmp_path):
     data = make_dataset("en")[:20]
     args = TrainingArguments(
