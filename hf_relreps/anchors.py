@@ -210,7 +210,8 @@ class AnchorSet:
                 words. With several views row i means the same in each, such as a word and its translation, each in a
                 sentence of its own: words then.
             k: Number of anchors.
-            tags: One for each candidate, in the order of `words_of(sentences)`, for ``entities`` and ``stratified``.
+            tags: One for each candidate, in the order of `words_of(sentences)` or sentence by sentence, for
+                ``entities`` and ``stratified``.
             strategy: ``entities`` takes words of entities and others in turn, so that half of the anchors show
                 entities, as far as there are as many; or as for `from_dataset`. ``stratified`` takes tags in turn;
                 without tags words that are about as frequent, so that rare ones come as often as frequent ones. If
@@ -236,6 +237,8 @@ class AnchorSet:
         """
         found = {name: _words_in(given, name) for name, given in views.items()}
         counts = {name: len(words) for name, words in found.items()}
+        if tags is not None and len(tags) and all(isinstance(tag, list | tuple) for tag in tags):
+            tags = [tag for of_sentence in tags for tag in of_sentence]
         told = {"tags": tags, "embeddings": embeddings}
         counts |= {name: len(given) for name, given in told.items() if given is not None}
         if len(set(counts.values())) > 1:

@@ -231,6 +231,12 @@ def test_anchors_are_chosen_by_tag_by_frequency_and_by_k_means(anchors):
     assert {of_word[word] for word in by_kind.view().samples} == {0, 1, 2, 3}
 
 
+def test_tags_may_be_given_sentence_by_sentence():
+    flat = [tag for tags in SENTENCE_TAGS for tag in tags]
+    nested = AnchorSet.from_tokens({"en": SENTENCES}, k=12, tags=SENTENCE_TAGS)
+    assert nested.ids == AnchorSet.from_tokens({"en": SENTENCES}, k=12, tags=flat).ids
+
+
 def test_a_sentence_that_is_there_twice_gives_each_anchor_once():
     assert len(AnchorSet.from_tokens({"en": [["a", "b"], ["a", "b"], ["c"]]}, k=3)) == 3
 
@@ -561,6 +567,11 @@ def test_entity_f1_counts_whole_entities():
         entity_f1(["O", "NOUN"], [1])
     with pytest.raises(EvaluationError, match="2 sentences of 5 words in all, found 4"):
         score(labels[:4], labels[:4])
+
+
+def test_entity_f1_is_no_metric_by_itself():
+    with pytest.raises(EvaluationError, match="entity_f1 makes a metric: metric=entity_f1"):
+        entity_f1(np.array([0, 1]), np.array([0, 1]))
 
 
 def test_entity_f1_counts_as_seqeval():

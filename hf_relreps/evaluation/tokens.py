@@ -80,6 +80,11 @@ def entity_f1(names: Sequence[str] | Mapping[int, str], lengths: Sequence[int]) 
     """
     tags = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
     for name in tags.values():
+        if not isinstance(name, str):
+            raise EvaluationError(
+                f"names contains {name!r:.40}, expected tags. entity_f1 makes a metric: metric=entity_f1(id2label, "
+                "[len(words) for words in sentences])."
+            )
         if name != "O" and name[:2] not in ("B-", "I-"):
             raise EvaluationError(
                 f"{name!r} is no tag of an entity, expected 'O', 'B-...' or 'I-...'. For other tags take accuracy or "
