@@ -210,6 +210,8 @@ def _refuse_other_type(kind: pa.DataType, name: str, depth: int = 0) -> None:
     import pyarrow as pa
 
     kinds = pa.types
+    if kinds.is_dictionary(kind):
+        kind = kind.value_type
     if kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind) or kinds.is_struct(kind):
         if depth == DEEPEST or kind.num_fields > MOST_FIELDS:
             raise ValueError(f"column {name} is of type {kind!s:.80}, more nested than any sample is")

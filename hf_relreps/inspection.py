@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -34,11 +35,12 @@ from hf_relreps.errors import ConfigurationError, UploadError
 
 # Words in the names of fields that count things, and how many a model may have of them.
 MOST = {
-    **{"num_labels": 1_000_000, "experts": 100_000, "layers": 1_000, "layer": 1_000, "depth": 1_000, "blocks": 1_000},
+    **{"num_labels": 50_000, "experts": 100_000, "layers": 1_000, "layer": 1_000, "depth": 1_000, "blocks": 1_000},
     **{"stages": 1_000, "levels": 1_000, "heads": 10_000, "groups": 100_000, "hashes": 1_000, "repeats": 1_000},
 }
 # Integers beyond the first number only in fields that say how far a model counts, and none beyond the second.
 LARGE, LARGEST = 100_000, 100_000_000
+MOST_UNNAMED_LABELS = 20_000  # that get their names only as the configuration is read
 COUNTERS = (
     *("token", "vocab", "position", "rate", "pixels", "index", "max", "length", "_id_", "ids", "size", "floor"),
     *("anchors", "context", "ctx", "window"),
@@ -87,16 +89,28 @@ LOADERS = ("from_pretrained", "_from_pretrained", "_get_arguments_from_pretraine
 OPENERS = frozenset(
     {"from_pretrained", "open", "cached_file", "hf_hub_download", "load_metadata", "snapshot_download"}
 )
+MOST_EDGE, MOST_SHORTEST = 4_096, 1 << 22  # the latter where it counts pixels
+FACTOR = r"(?<!normalize_)(?<!rescale_)factor"
 # Most of what a processor of images or sounds may say, by the first of these that its field contains. A number of
 # pixels that an image is made smaller to costs nothing, one that it is made larger to does.
 MOST_BY_WORD = (
+    (r"min_.*tokens|soft_tokens", 16_384),  # that an image is made larger to
     (r"token|_ids?$|index|seed|max_pixels|longest_edge|total_pixels", 100_000_000),
-    (r"pixels|shortest_edge", 1 << 22),
+    (r"pixels|shortest_edge", MOST_SHORTEST),
+    (rf"temporal|merge|tiles|crops|slice|kernel|spatial|{FACTOR}", 64),
+    (r"patch_?size|patch_height|patch_width", 256),
     (r"win_length|hop_length", 16_384),
     (r"rate|samples|frames|length|f_?max|f_?min|frequency", 4_000_000),
     (r"divisor|ensure_multiple|pad_size", 2_048),
-    (r"mel|feature_size", 4_096),
+    (r"mel|feature_size|clusters", 4_096),
+    (r"size$|resolution|pinpoints|height|width", MOST_EDGE),
 )
+COUNTS_PIXELS = 50_000  # a longest_edge from here on is no edge: it counts an image's pixels (Qwen)
+EDGES = ("height", "width", "shortest_edge", "longest_edge")
+UNITS = rf"patch_?size|temporal|merge|kernel|spatial|{FACTOR}"  # an image is a multiple of all of them
+MOST_IN_UNIT = 1 << 20  # pixels
+TILES = r"tiles|crops|slice|max_patches"  # each of the size of an image
+MOST_IN_TILES = 1 << 25
 MOST_OTHERWISE = 32_768  # sides, windows, patches
 MOST_AREA = 1 << 23  # height times width: 100 MB as float32
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -104,10 +118,10 @@ TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_to
 MOST_VALUES = 4_000_000
 FILTERS = ("feature_size", "num_mel_bins")
 WINDOWS = ("n_fft", "fft_window_size", "win_length", "frame_length")
-SECONDS = ("chunk_length", "max_length_s", "chunk_length_s")
+TIMES = r"second|duration|_s$|_ms$|^chunk_length$"
+USUAL_RATE = 48_000  # where a file does not tell
 PRODUCTS = (
     *((window, filters) for window in ("n_fft", "fft_window_size") for filters in FILTERS),
-    *((seconds, "sampling_rate") for seconds in SECONDS),
     *((length, filters) for length in ("max_length", "nb_max_frames") for filters in FILTERS),
 )
 LONGEST_SOUND = 60  # seconds that a window is moved over
@@ -263,12 +277,19 @@ def refuse_immense(config: Any) -> None:
             continue  # looked at where the base is known
         counts = [count for count in (value if isinstance(value, list) else [value]) if isinstance(count, int | float)]
         most = _most_of(str(name), counts)
+        if name == "num_labels" and not _has_names(config, value):
+            most = MOST_UNNAMED_LABELS
         if any(abs(count) > most for count in counts):
             raise ConfigurationError(
                 f"{name}={value!r:.60} is larger than in any known model; the limit is {most:g}. Do not use this "
                 "upload."
             )
         refuse_immense(value)
+
+
+def _has_names(config: Mapping[str, Any], num_labels: Any) -> bool:
+    names = config.get("id2label")
+    return isinstance(names, Mapping) and len(names) == num_labels
 
 
 def _refuse_fine(config: Mapping[str, Any]) -> None:
@@ -351,10 +372,14 @@ def _refuse_immense_reader(content: Any, where: str, name: str = "") -> None:
     """Raise `UploadError` if a processor of images or sounds would make gigabytes of a sample."""
     if isinstance(content, Mapping):
         _refuse_products(content, where)
+        _refuse_long(content, where)
+        _refuse_units(content, where)
+        _refuse_edges(content, where)
         sides = [[value for key, value in content.items() if side in str(key)] for side in ("height", "width")]
         _refuse_area([max(values) for values in sides if values and all(map(is_number, values))], name, where)
         for key, value in content.items():
-            _refuse_immense_reader(value, where, name if str(key).isdigit() else str(key))
+            inner = f"{name}_{key}" if "patch" in name and key in EDGES else str(key)
+            _refuse_immense_reader(value, where, name if str(key).isdigit() else inner)
     elif isinstance(content, list):
         _refuse_area(content if len(content) == 2 and all(map(is_number, content)) else [], name, where)
         for value in content:
@@ -363,6 +388,17 @@ def _refuse_immense_reader(content: Any, where: str, name: str = "") -> None:
         most = next((most for word, most in MOST_BY_WORD if re.search(word, name)), MOST_OTHERWISE)
         if abs(content) > most:
             raise UploadError(f"{where} has {name}={content}, above the limit of {most}. {_give_processor()}")
+
+
+def _refuse_edges(size: Mapping[str, Any], where: str) -> None:
+    """Refuse edges that images are made as long as; a longest one beside a shortest one only makes them smaller."""
+    shortest: Any = size.get("shortest_edge")
+    longest: Any = size.get("longest_edge")
+    name, edge = ("longest_edge", longest) if shortest is None else ("shortest_edge", shortest)
+    counts_pixels = is_number(shortest) and is_number(longest) and longest >= COUNTS_PIXELS
+    most = MOST_SHORTEST if counts_pixels else MOST_EDGE
+    if is_number(edge) and abs(edge) > most:
+        raise UploadError(f"{where} has {name}={edge}, above the limit of {most}. {_give_processor()}")
 
 
 def is_number(found: Any) -> bool:
@@ -386,11 +422,57 @@ def _refuse_products(content: Mapping[str, Any], where: str) -> None:
         found = numbers(*names)
         if len(found) == 2 and abs(found[0] * found[1]) > MOST_VALUES:
             _refuse_values(dict(zip(names, found, strict=True)), abs(found[0] * found[1]), MOST_VALUES, where)
-    hop, rate = numbers("hop_length"), numbers("sampling_rate")
-    if hop and rate:
-        made = LONGEST_SOUND * abs(rate[0]) / max(abs(hop[0]), 1e-9) * max(map(abs, numbers(*WINDOWS)), default=400)
+    rate = max(map(abs, numbers("sampling_rate")), default=USUAL_RATE)
+    hop = [*numbers("hop_length"), *(one * rate / 1_000 for one in numbers("hop_length_ms"))]
+    windows = [*numbers(*WINDOWS), *(one * rate / 1_000 for one in numbers("frame_length_ms"))]
+    if hop:
+        made = LONGEST_SOUND * rate / max(min(map(abs, hop)), 1e-9) * max(map(abs, windows), default=400)
         if made > MOST_SPECTRUM:
-            _refuse_values({"hop_length": hop[0], "sampling_rate": rate[0]}, made, MOST_SPECTRUM, where)
+            _refuse_values({"hop_length": hop[0], "sampling_rate": rate}, made, MOST_SPECTRUM, where)
+
+
+def _refuse_long(content: Mapping[str, Any], where: str) -> None:
+    """Refuse times that are gigabytes of sound; in milliseconds they are windows over it."""
+    rate: Any = content.get("sampling_rate")
+    rate = abs(rate) if is_number(rate) else USUAL_RATE
+    for name, value in content.items():
+        if is_number(value) and re.search(TIMES, str(name)):
+            each, most = (rate / 1_000, MOST_OTHERWISE) if str(name).endswith("_ms") else (rate, MOST_VALUES)
+            if abs(value * each) > most:
+                _refuse_values({str(name): value, "sampling_rate": rate}, abs(value * each), most, where)
+
+
+def _refuse_units(content: Mapping[str, Any], where: str) -> None:
+    """Refuse patches, tiles and clusters each of which is allowed, but not all of them together."""
+    units = {str(name): _largest(value) for name, value in content.items() if re.search(UNITS, str(name))}
+    made = math.prod(side if "temporal" in name else side**2 for name, side in units.items())
+    if made > MOST_IN_UNIT:
+        _refuse_values(units, made, MOST_IN_UNIT, where)
+    pixels = max(_pixels_of(content.get(name)) for name in ("size", "crop_size", "tile_size", "scale_resolution"))
+    tiles = {str(name): _largest(value) for name, value in content.items() if re.search(TILES, str(name))}
+    for name, count in tiles.items():
+        if pixels > 1 and count * pixels > MOST_IN_TILES:
+            _refuse_values({name: count, "pixels": pixels}, count * pixels, MOST_IN_TILES, where)
+    clusters = content.get("clusters")
+    if isinstance(clusters, list) and len(clusters) * pixels > MOST_SPECTRUM:
+        _refuse_values({"clusters": len(clusters), "pixels": pixels}, len(clusters) * pixels, MOST_SPECTRUM, where)
+
+
+def _largest(value: Any) -> float:
+    """The largest number of a field, at least one."""
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+    return max([1, *(abs(part) for part in parts if is_number(part))])
+
+
+def _pixels_of(size: Any) -> float:
+    """How many pixels a size asks for, where it tells."""
+    if not isinstance(size, Mapping):
+        return _largest(size) ** 2
+    if is_number(size.get("height")) and is_number(size.get("width")):
+        return abs(size["height"] * size["width"])
+    if _largest(size.get("longest_edge")) >= COUNTS_PIXELS:
+        return 1
+    return _largest(size) ** 2
 
 
 def _refuse_values(fields: Mapping[str, Any], made: float, most: int, where: str) -> None:

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from hf_relreps.conversations import check_conversation, is_conversation, plain, special_tokens, texts_of
 from hf_relreps.errors import ConfigurationError, RelrepsError, SampleError
 from hf_relreps.pairs import FIELDS, is_pair
+from hf_relreps.tokenizer_files import growth_of
 from hf_relreps.words import Word, encodings_of, pieces_of, refuse_half_pairs
 
 
@@ -38,6 +39,7 @@ LONGEST_FIXED = 8_192  # tokens that each text is padded to where an encoder see
 # each before they are cut off.
 MOST_CHARACTERS, CHARACTERS_AT_ONCE = 1_000_000, 1 << 18
 COUNTS_PIXELS = 1_000_000  # a longest_edge from here on counts an image's pixels (Qwen)
+MOST_TILES = 64  # of one image
 PANIC = "PanicException"  # what Rust's panics are called in Python, where they are no Exception
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow clips these to 8 bits without a word
 
@@ -393,7 +395,7 @@ def _most_at_once(samples: Sequence[Any], modality: str, processor: Any) -> int:
     if modality == "image":
         reader = getattr(processor, "image_processor", processor)
         pixels = max([1, *(height * width for height, width in _boxes(reader, _ratio_of(samples)))])
-        return max(1, PIXELS_AT_ONCE // pixels)
+        return max(1, int(PIXELS_AT_ONCE / pixels))
     values = getattr(getattr(processor, "feature_extractor", processor), "n_samples", 1)
     return max(1, VALUES_AT_ONCE // max(1, values)) if isinstance(values, int) else 1
 
@@ -463,30 +465,48 @@ def _refuse_immense_size(reader: Any, ratio: float) -> None:
         ratio: Of the longer to the shorter side, where that is largest.
     """
     for height, width in _boxes(reader, ratio):
-        if height * width > MOST_PIXELS:
+        if not height * width <= MOST_PIXELS:  # what is no number is refused too
             raise SampleError(
-                f"{type(reader).__name__} would resize an image to {height} x {width} pixels; the limit is "
+                f"{type(reader).__name__} would resize an image to {height:.0f} x {width:.0f} pixels; the limit is "
                 f"{MOST_PIXELS}. Pass the processor that the encoder was trained with."
+            )
+    for name in ("max_patches", "max_image_tiles", "max_num_tiles"):
+        usual, tiles = getattr(type(reader), name, None), getattr(reader, name, None)
+        is_tiles = isinstance(usual, int) and usual <= MOST_TILES  # not patches of one image
+        if is_tiles and isinstance(tiles, int | float) and not tiles <= MOST_TILES:
+            raise SampleError(
+                f"{type(reader).__name__} would cut an image into {name}={tiles} tiles; the limit is {MOST_TILES}. "
+                "Pass the processor that the encoder was trained with."
             )
 
 
-def _boxes(reader: Any, ratio: float) -> list[tuple[int, int]]:
+def _boxes(reader: Any, ratio: float) -> list[tuple[float, float]]:
     """Height and width of what an image processor makes of images, where its settings tell."""
-    found = [_sides(getattr(reader, name, None), ratio) for name in ("size", "crop_size", "pad_size")]
-    return [(height, width) for height, width in found if isinstance(height, int) and isinstance(width, int)]
+    usual = _edges(getattr(type(reader), "size", None))
+    found = [
+        _sides(getattr(reader, name, None), ratio, usual[3] if any(usual) else None)
+        for name in ("size", "crop_size", "pad_size")
+    ]
+    return [sides for sides in found if all(isinstance(side, int | float) for side in sides)]
 
 
-def _sides(box: Any, ratio: float) -> tuple[Any, Any]:
-    """Height and width of an image that is made to fit a box."""
-    height, width, shortest, longest = (
-        box.get(name) if isinstance(box, Mapping) else getattr(box, name, None)
-        for name in (*SIDES, "shortest_edge", "longest_edge")
-    )
-    if isinstance(height, int) or not isinstance(shortest, int):
+def _edges(box: Any) -> list[Any]:
+    """Height, width, shortest and longest edge of a box."""
+    names = (*SIDES, "shortest_edge", "longest_edge")
+    return [box.get(name) if isinstance(box, Mapping) else getattr(box, name, None) for name in names]
+
+
+def _sides(box: Any, ratio: float, usual: Any) -> tuple[Any, Any]:
+    """Height and width of an image that is made to fit a box, whose longest edge is usually `usual`."""
+    height, width, shortest, longest = _edges(box)
+    if isinstance(height, int | float) and isinstance(width, int | float):
         return height, width
-    if isinstance(longest, int) and longest >= COUNTS_PIXELS:
-        return longest, 1
-    return shortest, int(min(shortest * ratio, longest if isinstance(longest, int) else float("inf")))
+    usual = longest if usual is None else usual
+    if isinstance(usual, int) and isinstance(longest, int | float) and usual >= COUNTS_PIXELS:
+        return max(longest, shortest if isinstance(shortest, int | float) else 0), 1
+    if not isinstance(shortest, int | float):
+        return longest, longest
+    return shortest, min(shortest * ratio, longest if isinstance(longest, int | float) else float("inf"))
 
 
 def _warn_of_cut_sounds(arrays: list[np.ndarray], reader: Any) -> None:
@@ -507,10 +527,10 @@ def _tokenize_in_parts(
 ) -> dict[str, list[list[int]]]:
     """Tokens of any number of texts, of which only some have more than their ids at a time."""
     found: dict[str, list[list[int]]] = {}
-    first = 0
+    first, most = 0, CHARACTERS_AT_ONCE / growth_of(tokenizer)
     while first < len(texts):
         last, characters = first + 1, length(texts[first])
-        while last < len(texts) and characters + length(texts[last]) <= CHARACTERS_AT_ONCE:
+        while last < len(texts) and characters + length(texts[last]) <= most:
             characters += length(texts[last])
             last += 1
         tokens = _tokenize(texts[first:last], tokenizer, max_length, first, **how)
@@ -522,11 +542,12 @@ def _tokenize_in_parts(
 
 def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, first: int = 0, **how: Any) -> Any:
     """Tokens of texts, or of pairs: of the longer of two texts more is cut off. The first is `samples[first]`."""
+    most = int(MOST_CHARACTERS / growth_of(tokenizer))
     for i, text in enumerate(texts, first):
-        if length(text) > MOST_CHARACTERS:
+        if length(text) > most:
             raise SampleError(
-                f"samples[{i}] has {length(text)} characters, more than any encoder reads; the limit is "
-                f"{MOST_CHARACTERS}. Cut it, or split it into several samples."
+                f"samples[{i}] has {length(text)} characters, more than any encoder reads; the limit is {most}. "
+                "Cut it, or split it into several samples."
             )
     if tokenizer.pad_token is None:
         raise SampleError(

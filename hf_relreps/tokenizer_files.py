@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from hf_relreps.errors import UploadError
 
@@ -39,7 +42,7 @@ _OPEN_END = rf"(?:{_ONE}(?:\*|\{{0,\}})\+?)"
 # Bounded steps, then an endless run at the end, after which nothing can fail: so no run is ever taken back.
 _BRANCH = rf"\^?(?:{_BOUNDED}){{0,40}}(?:{_KNOWN_RUNS}|{_ENDLESS}(?:{_OPEN_END})?)?(?:{_WORDS}\?)?"
 LINEAR = re.compile(rf"(?:{_BRANCH})(?:\|(?:{_BRANCH}))*")
-MOST_OPTIONS = 24
+MOST_WAYS = 64  # in which the steps of a branch can match one place: each is tried where what follows fails
 KNOWN_PATTERN = " ?[^(\\s|[.,!?…。，、।۔،])]+"  # of BLOOM: a class inside a class
 
 PLAIN = {"type"}
@@ -260,11 +263,46 @@ def _shortest_match(pattern: Mapping[str, Any]) -> int:
     text = pattern["Regex"]
     if text == KNOWN_PATTERN:
         return 1
-    options = text.count("?") + len(re.findall(r"\{[0-9]", text))
-    if len(text) > 2_000 or options > MOST_OPTIONS or not LINEAR.fullmatch(text):
+    if len(text) > 2_000 or not LINEAR.fullmatch(text) or _most_ways(text) > MOST_WAYS:
         raise _Unknown(f"it has the pattern {text!r:.80}, which may take more than linear time")
     try:
         can_be_empty = re.fullmatch(re.sub(r"\\[pP]\{[^}]*\}", "x", text), "") is not None
     except re.error:
         can_be_empty = True
     return 0 if can_be_empty else 1
+
+
+def _most_ways(text: str) -> int:
+    """In how many ways the bounded steps of a branch can match one place, of the branch with the most."""
+    plain = re.sub(r"\[\^?(?:\\.|[^\]\\])*\]|\\[pP]\{[^}]*\}|\\x\{[^}]*\}|\\.", "x", text)
+    plain = re.sub(r"\(\?(?:i:|:|!)", "(", plain)
+    branches = re.sub(r"\([^()]*\)", "x", plain).split("|")
+    return max(math.prod(map(_ways, _STEP.findall(branch))) for branch in branches)
+
+
+_STEP = re.compile(r"\?|\{(\d+),(\d+)\}")
+
+
+def _ways(bounds: tuple[str, str]) -> int:
+    return int(bounds[1]) - int(bounds[0]) + 1 if bounds[0] else 2
+
+
+def growth_of(tokenizer: Any) -> float:
+    """How many times longer a tokenizer can make a text, beyond what forms of Unicode do to it."""
+    if tokenizer not in _KNOWN_GROWTHS:
+        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+        try:
+            section = None if normalizer is None else json.loads(normalizer.__getstate__())
+            _KNOWN_GROWTHS[tokenizer] = math.prod(map(_more_than_usual, _steps(section, "normalizers")))
+        except Exception:  # a normalizer of the user's own: those of uploads are known
+            _KNOWN_GROWTHS[tokenizer] = 1.0
+    return _KNOWN_GROWTHS[tokenizer]
+
+
+def _more_than_usual(step: Mapping[str, Any]) -> float:
+    if step["type"] == "Precompiled":
+        return max(1.0, _growth_of_charsmap(step) / UNICODE_GROWTH)
+    return _growth_of_replace(step) if step["type"] == "Replace" else 1.0
+
+
+_KNOWN_GROWTHS: WeakKeyDictionary[Any, float] = WeakKeyDictionary()

@@ -17,19 +17,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from files import change
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import normalizers
 from transformers import (
     CONFIG_MAPPING,
     BertConfig,
     BertModel,
     CLIPConfig,
     CLIPModel,
+    DetrImageProcessorPil,
     LevitConfig,
     LongformerConfig,
     LongformerModel,
     PreTrainedTokenizerFast,
     T5Config,
     T5Model,
+    ViTImageProcessorPil,
 )
 
 from hf_relreps import (
@@ -39,6 +43,7 @@ from hf_relreps import (
     RelativeModel,
     RelativeModelForSequenceClassification,
 )
+from hf_relreps.demos.tiny import word_tokenizer
 from hf_relreps.errors import AnchorIntegrityError, ConfigurationError, RelrepsError, SampleError, UploadError
 from hf_relreps.inspection import (
     MODEL_TEXTS,
@@ -50,6 +55,7 @@ from hf_relreps.inspection import (
 from hf_relreps.parquet_pages import TEXT, _pages, _struct, columns_in, refuse_immense_pages
 from hf_relreps.samples import batches
 from hf_relreps.sources import Source
+from hf_relreps.tokenizer_files import growth_of, refuse_unknown_tokenizer
 from hf_relreps.uploads import load_processor, stored_sizes, weight_files
 
 
@@ -833,3 +839,105 @@ def test_a_window_of_a_hundred_million_tokens_is_refused_before_it_is_filled(lon
         hostile.encode(texts["en"][:3])
     with pytest.raises(ConfigurationError, match="would make [0-9]+ numbers at once"):
         hostile(**hostile.processor(texts["en"][:3], return_tensors="pt", padding=True))
+
+
+# -- numbers that are harmless alone and not together
+
+
+def test_a_text_is_shorter_where_the_tokenizer_makes_it_longer():
+    plain, longer = (word_tokenizer(["a b"]) for _ in range(2))
+    longer.backend_tokenizer.normalizer = normalizers.Replace("a", "b " * 100)
+    assert (growth_of(plain), growth_of(longer)) == (1.0, 200.0)
+    with pytest.raises(SampleError, match=r"samples\[0\] has 6000 characters, .* the limit is 5000"):
+        next(batches(["a" * 6_000], longer, 1))
+    assert next(batches(["a" * 6_000], plain, 1))
+
+
+@pytest.mark.parametrize("pattern", ["a?" * 7 + r"\p{Lu}", r"a{0,99}a{0,99}\p{Lu}", r"x|(?:a|b)?b?c?d?e?f?g?\p{Lu}"])
+def test_steps_that_match_one_place_in_many_ways_are_refused(pattern):
+    step = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    with pytest.raises(UploadError, match="may take more than linear time"):
+        refuse_unknown_tokenizer({"model": {"type": "WordLevel", "vocab": {}}, "pre_tokenizer": step}, "x")
+
+
+# -- numbers that processors of images and sounds read
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("BridgeTower", {"size": {"shortest_edge": 16_000.0}}),
+        ("Sam", {"size": {"longest_edge": 16_000}, "do_pad": False}),
+        ("Idefics3", {"size": {"longest_edge": 16_000}}),
+        ("Qwen2VL", {"size": {"shortest_edge": 10**7, "longest_edge": 12_845_056}}),
+        ("Qwen2VL", {"patch_size": 8_192, "merge_size": 2}),
+        ("Qwen2VL", {"patch_size": 256, "merge_size": 64}),
+        ("Qwen2VL", {"temporal_patch_size": 65}),
+        ("Fuyu", {"patch_size": {"height": 30, "width": 4_000}}),
+        ("Emu3", {"spatial_factor": 16_384}),
+        ("DeepseekVL", {"min_size": 20_000}),
+        ("MiniCPMV4_6", {"scale_resolution": 20_000}),
+        ("Gemma4", {"patch_size": 4_096}),
+        ("Gemma4", {"max_soft_tokens": 10**7}),
+        ("LlavaNext", {"crop_size": {"height": 224, "width": 32_768}}),
+        ("ImageGPT", {"clusters": [[0.0, 0.0, 0.0]] * 4_000, "size": {"height": 2_000, "width": 2_000}}),
+        ("Mllama", {"max_image_tiles": 32_768}),
+        ("PerceptionLM", {"max_num_tiles": 36, "tile_size": 4_000}),
+    ],
+)
+def test_numbers_that_blow_images_up_are_refused(kind, fields):
+    content = {"image_processor_type": f"{kind}ImageProcessor", **fields}
+    with pytest.raises(UploadError, match="limit"):
+        refuse_unknown_processor({"preprocessor_config.json": content}, "x")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"audio_silence_prefix_seconds": 20_000.0, "sampling_rate": 24_000},
+        {"audio_delay_seconds": 20_000.0},
+        {"frame_length_ms": 500_000, "feature_size": 4},
+        {"frame_length_ms": 2_000, "hop_length_ms": 0.01, "sampling_rate": 16_000},
+    ],
+)
+def test_times_that_are_gigabytes_of_sound_are_refused(fields):
+    with pytest.raises(UploadError, match="numbers of each sample; the limit is"):
+        refuse_unknown_processor({"preprocessor_config.json": fields}, "x")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"size": {"shortest_edge": 3_136, "longest_edge": 12_845_056}, "patch_size": 14, "merge_size": 2},
+        {"size": {"shortest_edge": 200_704, "longest_edge": 1_003_520}, "temporal_patch_size": 2},
+        {"size": {"shortest_edge": 800, "longest_edge": 1_333}, "normalize_factor": 200.0},
+        {"max_patches": 4_096, "patch_size": {"height": 16, "width": 16}},
+        {"audio_delay_seconds": 2.5, "frame_length_ms": 32.0, "hop_length_ms": 10.0, "feature_size": 128},
+    ],
+)
+def test_numbers_that_processors_have_are_read(fields):
+    assert refuse_unknown_processor({"preprocessor_config.json": fields}, "x") is None
+
+
+@pytest.mark.parametrize(
+    "size", [{"shortest_edge": 16_000.0}, {"longest_edge": 16_000}, {"height": 1e9, "width": 1e9}]
+)
+def test_sides_count_whatever_type_of_number_they_are(size):
+    reader = ViTImageProcessorPil(size={"height": 8, "width": 8})
+    reader.size = size
+    with pytest.raises(SampleError, match="would resize an image"):
+        next(batches([Image.new("RGB", (8, 8))], reader, 1))
+
+
+def test_an_edge_is_no_number_of_pixels_because_the_file_has_a_large_one():
+    reader = DetrImageProcessorPil(size={"shortest_edge": 16_000, "longest_edge": 2_000_000})
+    with pytest.raises(SampleError, match="would resize an image to 16000 x 16000"):
+        next(batches([Image.new("RGB", (8, 8))], reader, 1))
+
+
+def test_labels_without_names_are_few():
+    names = {str(i): str(i) for i in range(30_000)}
+    for content in ({"num_labels": 30_000}, {"num_labels": 30_000, "id2label": {"0": "a"}}):
+        with pytest.raises(ConfigurationError, match="num_labels=30000 is larger than in any known model"):
+            refuse_unknown_model({"model_type": "bert", **content}, "x")
+    assert refuse_unknown_model({"model_type": "bert", "num_labels": 30_000, "id2label": names}, "x") is None
