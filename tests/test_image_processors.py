@@ -88,9 +88,7 @@ def test_torchvision_is_taken_again_where_it_was_taken(anchors, tmp_path):
 
 def test_a_view_of_another_modality_is_refused_with_those_that_fit(anchors):
     both = anchors.add_view("text", [f"photo {i}" for i in range(12)])
-    with pytest.raises(
-        AnchorError, match="reads images, but view 'text' contains texts. .* reads: 'image'"
-    ):
+    with pytest.raises(AnchorError, match="reads images, but view 'text' contains texts. .* reads: 'image'"):
         RelativeModel.from_encoder(make_encoder(), both.view("text"), image_processor(SIZE))
 
 
