@@ -235,6 +235,11 @@ class AnchorSet:
 
             ```
         """
+        if not isinstance(views, Mapping):
+            raise AnchorError(
+                f"views is a {type(views).__name__}, expected the name of each view with its sentences: "
+                "AnchorSet.from_tokens({'en': sentences}, k=300)."
+            )
         found = {name: _words_in(given, name) for name, given in views.items()}
         counts = {name: len(words) for name, words in found.items()}
         if tags is not None and len(tags) and all(isinstance(tag, list | tuple) for tag in tags):
@@ -531,8 +536,13 @@ def as_view(anchors: AnchorView | AnchorSet) -> AnchorView:
     """A view as it is, and the only view of a set.
 
     Raises:
-        AnchorError: If a set has several: says which.
+        AnchorError: If a set has several: says which. If it is no set and no view.
     """
+    if not isinstance(anchors, AnchorSet | AnchorView):
+        raise AnchorError(
+            f"The anchors are a {type(anchors).__name__}, expected an AnchorSet or a view of one. Make one of "
+            "samples: AnchorSet.from_dataset(rows, k=300, views=['text']), or AnchorSet(ids, {'text': texts})."
+        )
     return anchors.view() if isinstance(anchors, AnchorSet) else anchors
 
 

@@ -659,6 +659,11 @@ class RelativeDecoder(RelativePart):
             ```
         """
         encoder = getattr(encoder, "encoder", encoder)
+        if not isinstance(descriptions, Mapping):
+            raise ConfigurationError(
+                f"descriptions is a {type(descriptions).__name__}, expected the name of each class with a text or "
+                'several: {"cat": "a picture of a cat", "dog": "a picture of a dog"}.'
+            )
         given = {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in descriptions.items()}
         _refuse_undescribed(given)
         require_within("scale", scale, low=0, strictly=True)

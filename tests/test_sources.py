@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import pipeline
 
-from hf_relreps import AnchorSet, RelativeModel, stitch
-from hf_relreps.errors import PartError, RelrepsError, UploadError
+from hf_relreps import AnchorSet, RelativeDecoder, RelativeModel, stitch
+from hf_relreps.errors import AnchorError, ConfigurationError, PartError, RelrepsError, UploadError
 from hf_relreps.sources import Source, refuse_unnamed
 
 
@@ -106,3 +106,12 @@ def test_files_that_are_nested_deeper_than_any_setting_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"a": ' + "[" * 200 + "]" * 200 + "}")
     with pytest.raises(UploadError, match="config.json of .* is nested more than 64 deep"):
         Source(str(tmp_path)).json("config.json")
+
+
+def test_lists_where_names_belong_are_named_with_what_to_pass(make_bert, make_model):
+    with pytest.raises(AnchorError, match="The anchors are a list, expected an AnchorSet or a view of one"):
+        RelativeModel.from_encoder(make_bert(0), ["a", "b"])
+    with pytest.raises(AnchorError, match="views is a list, expected the name of each view with its sentences"):
+        AnchorSet.from_tokens([["a", "b"]], k=1)
+    with pytest.raises(ConfigurationError, match="descriptions is a list, expected the name of each class"):
+        RelativeDecoder.from_descriptions(["a", "b"], make_model(0))
