@@ -860,6 +860,11 @@ def test_steps_that_match_one_place_in_many_ways_are_refused(pattern):
         refuse_unknown_tokenizer({"model": {"type": "WordLevel", "vocab": {}}, "pre_tokenizer": step}, "x")
 
 
+def test_tensors_without_numbers_justify_nothing(tmp_path):
+    save_file({"weight": torch.zeros(3, 4), "empty": torch.empty(0, 10**9)}, tmp_path / "model.safetensors")
+    assert stored_sizes([tmp_path / "model.safetensors"]) == (12, 4)
+
+
 # -- numbers that processors of images and sounds read
 
 
