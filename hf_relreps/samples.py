@@ -19,7 +19,7 @@ from transformers.utils import logging
 from hf_relreps.conversations import check_conversation, is_conversation, plain, special_tokens, texts_of
 from hf_relreps.errors import ConfigurationError, RelrepsError, SampleError
 from hf_relreps.pairs import FIELDS, is_pair
-from hf_relreps.tokenizer_files import growth_of
+from hf_relreps.tokenizer_files import growth_of, prepended_by
 from hf_relreps.words import Word, encodings_of, pieces_of, refuse_half_pairs
 
 
@@ -527,11 +527,11 @@ def _tokenize_in_parts(
 ) -> dict[str, list[list[int]]]:
     """Tokens of any number of texts, of which only some have more than their ids at a time."""
     found: dict[str, list[list[int]]] = {}
-    first, most = 0, CHARACTERS_AT_ONCE / growth_of(tokenizer)
+    first, made = 0, [_made_of(text, tokenizer) for text in texts]
     while first < len(texts):
-        last, characters = first + 1, length(texts[first])
-        while last < len(texts) and characters + length(texts[last]) <= most:
-            characters += length(texts[last])
+        last, characters = first + 1, made[first]
+        while last < len(texts) and characters + made[last] <= CHARACTERS_AT_ONCE:
+            characters += made[last]
             last += 1
         tokens = _tokenize(texts[first:last], tokenizer, max_length, first, **how)
         for name, rows in tokens.items():
@@ -542,13 +542,8 @@ def _tokenize_in_parts(
 
 def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, first: int = 0, **how: Any) -> Any:
     """Tokens of texts, or of pairs: of the longer of two texts more is cut off. The first is `samples[first]`."""
-    most = int(MOST_CHARACTERS / growth_of(tokenizer))
     for i, text in enumerate(texts, first):
-        if length(text) > most:
-            raise SampleError(
-                f"samples[{i}] has {length(text)} characters, more than any encoder reads; the limit is {most}. "
-                "Cut it, or split it into several samples."
-            )
+        _refuse_long_text(text, tokenizer, f"samples[{i}]")
     if tokenizer.pad_token is None:
         raise SampleError(
             f"{type(tokenizer).__name__} has no padding token, so texts of different lengths cannot be batched. Set "
@@ -571,6 +566,31 @@ def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, firs
     if limit not in TOLD_OF_TRUNCATION.get(tokenizer, ()):
         _warn_of_truncation(tokens, limit, tokenizer)
     return tokens
+
+
+def _made_of(sample: Any, tokenizer: Any) -> float:
+    """How many characters a tokenizer may make of a text or a pair before it cuts anything off."""
+    return growth_of(tokenizer) * length(sample) + _prepended(sample, tokenizer)
+
+
+def _prepended(sample: Any, tokenizer: Any) -> float:
+    return sum(prepended_by(tokenizer, text) for column in _columns_of([sample]) for text in column)
+
+
+def _refuse_long_text(sample: Any, tokenizer: Any, name: str) -> None:
+    """Raise `SampleError` if a text is longer than any encoder reads, or becomes so by what its tokenizer does."""
+    growth = growth_of(tokenizer)
+    if length(sample) > int(MOST_CHARACTERS / growth):
+        raise SampleError(
+            f"{name} has {length(sample)} characters, more than any encoder reads; the limit is "
+            f"{int(MOST_CHARACTERS / growth)}. Cut it, or split it into several samples."
+        )
+    if _made_of(sample, tokenizer) > MOST_CHARACTERS:
+        raise SampleError(
+            f"{name} has {length(sample)} characters, into which {type(tokenizer).__name__} puts "
+            f"{_prepended(sample, tokenizer):.0f} more; the limit is {MOST_CHARACTERS} in all. Cut it, or pass the "
+            "tokenizer that the encoder was trained with."
+        )
 
 
 def _columns_of(texts: Sequence[Any]) -> list[list[str]]:

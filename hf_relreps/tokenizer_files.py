@@ -24,6 +24,9 @@ MOST_PREPENDED = 50_000  # characters that all normalizers together put before a
 MOST_INPUT_CHARS = 1_000  # of a word that WordPiece looks at: its time grows with the square
 LARGEST = 2_000_000
 UNICODE_GROWTH = 18  # of one character, in the forms NFKC and NFKD
+# Each makes some characters longer, again and again where there are several: tokenizers have two of them at most.
+GROWING, USUAL_GROWING = {"ByteLevel", "Metaspace", "BertNormalizer"}, 2
+MOST_COUNTED = 1_000  # added tokens that are looked for in a text
 
 # One character of a pattern: a class, a property, an escape or a letter.
 _ONE = (
@@ -104,6 +107,7 @@ def refuse_unknown_tokenizer(content: Any, where: str) -> None:
         _expect_fields("tokenizer", content, SECTIONS)
         _check_normalizers(content.get("normalizer"))
         _check_pre_tokenizers(content.get("pre_tokenizer"))
+        _check_repeats(content)
         _check_post_processors(content.get("post_processor"))
         for step in _steps(content.get("decoder"), "decoders"):
             _expect_type(step, DECODERS, "decoder")
@@ -144,6 +148,15 @@ def _check_pre_tokenizers(section: Any) -> None:
             _shortest_match(step["pattern"])
         if step["type"] == "Metaspace":
             _expect_short("replacement", step.get("replacement", "▁"), 1)
+
+
+def _check_repeats(content: Mapping[str, Any]) -> None:
+    growth = _growth_of_repeats(content.get("normalizer"), content.get("pre_tokenizer"))
+    if growth > MOST_GROWTH:
+        raise _Unknown(
+            f"it has so many steps of type {', '.join(sorted(GROWING))} that they can make a text {growth:.3g} times "
+            f"longer; the limit is {MOST_GROWTH}"
+        )
 
 
 def _check_post_processors(section: Any) -> None:
@@ -272,31 +285,77 @@ def _shortest_match(pattern: Mapping[str, Any]) -> int:
     return 0 if can_be_empty else 1
 
 
-def _most_ways(text: str) -> int:
+def _most_ways(text: str) -> int | float:
     """In how many ways the bounded steps of a branch can match one place, of the branch with the most."""
     plain = re.sub(r"\[\^?(?:\\.|[^\]\\])*\]|\\[pP]\{[^}]*\}|\\x\{[^}]*\}|\\.", "x", text)
     plain = re.sub(r"\(\?(?:i:|:|!)", "(", plain)
-    branches = re.sub(r"\([^()]*\)", "x", plain).split("|")
+    branches = re.sub(r"\(([^()]*)\)", _as_step, plain).split("|")
     return max(math.prod(map(_ways, _STEP.findall(branch))) for branch in branches)
 
 
 _STEP = re.compile(r"\?|\{(\d+),(\d+)\}")
 
 
-def _ways(bounds: tuple[str, str]) -> int:
-    return int(bounds[1]) - int(bounds[0]) + 1 if bounds[0] else 2
+def _as_step(group: re.Match[str]) -> str:
+    """A group of words as one step with as many ways as it has words."""
+    return f"x{{1,{group[1].count('|') + 1}}}"
+
+
+def _ways(bounds: tuple[str, str]) -> int | float:
+    least, most = map(int, bounds) if bounds[0] else (0, 1)
+    return most - least + 1 if least <= most else math.inf  # the other way round it has a meaning of its own
+
+
+def _growth_of_repeats(normalizer: Any, pre_tokenizer: Any) -> float:
+    """How many times longer steps make a text that repeat what one of them has done already."""
+    steps = [*_steps(normalizer, "normalizers"), *_steps(pre_tokenizer, "pretokenizers")]
+    return 2.0 ** max(0, sum(step.get("type") in GROWING for step in steps) - USUAL_GROWING)
 
 
 def growth_of(tokenizer: Any) -> float:
     """How many times longer a tokenizer can make a text, beyond what forms of Unicode do to it."""
     if tokenizer not in _KNOWN_GROWTHS:
-        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+        normalizer, pre_tokenizer = (_section_of(tokenizer, name) for name in ("normalizer", "pre_tokenizer"))
         try:
-            section = None if normalizer is None else json.loads(normalizer.__getstate__())
-            _KNOWN_GROWTHS[tokenizer] = math.prod(map(_more_than_usual, _steps(section, "normalizers")))
-        except Exception:  # a normalizer of the user's own: those of uploads are known
+            growth = math.prod(map(_more_than_usual, _steps(normalizer, "normalizers")))
+            _KNOWN_GROWTHS[tokenizer] = growth * _growth_of_repeats(normalizer, pre_tokenizer)
+        except Exception:  # steps of the user's own: those of uploads are known
             _KNOWN_GROWTHS[tokenizer] = 1.0
     return _KNOWN_GROWTHS[tokenizer]
+
+
+def prepended_by(tokenizer: Any, text: str) -> float:
+    """How many characters a tokenizer puts into a text: before it, and again after each added token in it.
+
+    Counted as 0 where they are as few as those of usual tokenizers.
+    """
+    if tokenizer not in _KNOWN_PREPENDED:
+        _KNOWN_PREPENDED[tokenizer] = _prepended_to_each(_section_of(tokenizer, "normalizer"))
+    each = _KNOWN_PREPENDED[tokenizer]
+    if each <= UNICODE_GROWTH:
+        return 0.0
+    added = [str(token) for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()]
+    pieces = sum(text.count(token) for token in added if token) if len(added) <= MOST_COUNTED else len(text)
+    return each * (1 + pieces)
+
+
+def _prepended_to_each(normalizer: Any) -> float:
+    prepended = 0.0
+    try:
+        for step in _steps(normalizer, "normalizers"):
+            prepended = _more_than_usual(step) * prepended + len(step.get("prepend", ""))
+    except Exception:  # steps of the user's own
+        return 0.0
+    return prepended
+
+
+def _section_of(tokenizer: Any, name: str) -> Any:
+    """A section of a tokenizer as it stands in its file; ``None`` if it has none, or one of the user's own."""
+    step = getattr(getattr(tokenizer, "backend_tokenizer", None), name, None)
+    try:
+        return None if step is None else json.loads(step.__getstate__())
+    except Exception:  # a step in Python cannot be saved
+        return None
 
 
 def _more_than_usual(step: Mapping[str, Any]) -> float:
@@ -306,3 +365,4 @@ def _more_than_usual(step: Mapping[str, Any]) -> float:
 
 
 _KNOWN_GROWTHS: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+_KNOWN_PREPENDED: WeakKeyDictionary[Any, float] = WeakKeyDictionary()

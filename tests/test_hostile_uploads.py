@@ -19,7 +19,7 @@ import torch
 from files import change
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tokenizers import normalizers
+from tokenizers import normalizers, pre_tokenizers
 from transformers import (
     CONFIG_MAPPING,
     BertConfig,
@@ -853,7 +853,51 @@ def test_a_text_is_shorter_where_the_tokenizer_makes_it_longer():
     assert next(batches(["a" * 6_000], plain, 1))
 
 
-@pytest.mark.parametrize("pattern", ["a?" * 7 + r"\p{Lu}", r"a{0,99}a{0,99}\p{Lu}", r"x|(?:a|b)?b?c?d?e?f?g?\p{Lu}"])
+def test_a_tokenizer_that_puts_a_prompt_after_each_added_token_reads_few_of_them():
+    tokenizer = word_tokenizer(["a b"])
+    tokenizer.add_tokens("z")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("x " * 10_000)
+    assert next(batches(["a z b"], tokenizer, 1, max_length=8))
+    with pytest.raises(
+        SampleError, match=r"samples\[0\] has 200 characters, into which .* puts 2020000 more; the limit"
+    ):
+        next(batches(["az" * 100], tokenizer, 1, max_length=8))
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTES] * 16}},
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "BertNormalizer"}] * 11}},
+        {
+            "normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 6},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTES] * 6},
+        },
+    ],
+)
+def test_steps_that_make_characters_longer_are_not_repeated_without_end(sections):
+    with pytest.raises(UploadError, match="so many steps of type .* times longer; the limit is 400"):
+        refuse_unknown_tokenizer(plain(**sections), "x")
+
+
+def test_a_text_is_shorter_where_a_step_that_makes_it_longer_is_repeated():
+    usual, repeated = (word_tokenizer(["a b"]) for _ in range(2))
+    step = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    usual.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([step] * 2)
+    repeated.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([step] * 6)
+    assert (growth_of(usual), growth_of(repeated)) == (1.0, 16.0)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("a?" * 7 + r"\p{Lu}", r"a{0,99}a{0,99}\p{Lu}", r"x|(?:a|b)?b?c?d?e?f?g?\p{Lu}"),
+        *("(?:a|aa)" * 7 + r"\p{Lu}", "a{1,0}" + "a?" * 20 + r"\p{Lu}", "a{9,0}" * 7 + r"\p{Lu}"),
+    ],
+)
 def test_steps_that_match_one_place_in_many_ways_are_refused(pattern):
     step = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     with pytest.raises(UploadError, match="may take more than linear time"):
