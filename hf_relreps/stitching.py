@@ -18,6 +18,7 @@ from transformers.utils import logging
 from hf_relreps.backbones import evaluating
 from hf_relreps.configuration import (
     IMAGE_DECODERS,
+    OF_TOKENS,
     SEVERAL,
     RelativeDecoderConfig,
     RelativeEncoderConfig,
@@ -519,9 +520,9 @@ def as_pairs(pairs: Any) -> tuple[list[Any], list[Any]]:
 def _warn_of_anchors(encoder: RelativeModel, samples: list[Any]) -> None:
     """An anchor describes itself by its similarity to itself: what is told of it says little of other samples."""
     known = encoder._anchors
-    if known is None or encoder.config.modality not in ("text", "word"):
+    if known is None or encoder.config.modality not in OF_TOKENS:
         return
-    shared = len({*samples} & {*known.view(encoder.config.anchor_view).samples})
+    shared = len({*map(str, samples)} & {*map(str, known.view(encoder.config.anchor_view).samples)})
     if shared:
         logger.warning(
             f"{shared} of {len(samples)} pairs are anchors, which look better than other samples. Give pairs that are "

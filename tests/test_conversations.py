@@ -20,6 +20,7 @@ from hf_relreps import (
     RelativeDecoder,
     RelativeModel,
     RelativeModelForSequenceClassification,
+    compatibility,
     stitch,
 )
 from hf_relreps.app.pairs import Pair
@@ -294,6 +295,13 @@ def test_a_decoder_reads_conversations_behind_another_model_and_template(probe, 
     model = stitch(llama(other, seed=5), decoder, view="en", processor=other)
     assert model.encoder.config.space == decoder.config.space
     assert len(model.classify(TALKS)) == len(TALKS)  # random weights: what is asked is whether they fit
+
+
+def test_pairs_may_be_conversations(probe, anchors):
+    own, decoder = probe
+    samples = anchors.view().samples * 10
+    report = compatibility(own, decoder, own_encoder=own, pairs=(samples, samples))
+    assert report.expected_agreement == 1
 
 
 def test_texts_and_conversations_meet_in_one_encoder(probe, tokenizer):
