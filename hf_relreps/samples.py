@@ -329,7 +329,9 @@ def _batches_of_words(
     of_sentence: dict[tuple[str, ...], list[int]] = {}
     for i, sample in enumerate(samples):
         of_sentence.setdefault(sample.words, []).append(i)
-    tokens = _tokenize([" ".join(words) for words in of_sentence], tokenizer, max_length)
+    texts = [" ".join(words) for words in of_sentence]
+    _made_of_each(texts, tokenizer)
+    tokens = _tokenize(texts, tokenizer, max_length)
     asked = list(of_sentence.values())
     pieces = [
         pieces_of([samples[i] for i in rows], encoding, tokenizer)
@@ -527,7 +529,7 @@ def _tokenize_in_parts(
 ) -> dict[str, list[list[int]]]:
     """Tokens of any number of texts, of which only some have more than their ids at a time."""
     found: dict[str, list[list[int]]] = {}
-    first, made = 0, [_made_of(text, tokenizer) for text in texts]
+    first, made = 0, _made_of_each(texts, tokenizer)
     while first < len(texts):
         last, characters = first + 1, made[first]
         while last < len(texts) and characters + made[last] <= CHARACTERS_AT_ONCE:
@@ -542,8 +544,6 @@ def _tokenize_in_parts(
 
 def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, first: int = 0, **how: Any) -> Any:
     """Tokens of texts, or of pairs: of the longer of two texts more is cut off. The first is `samples[first]`."""
-    for i, text in enumerate(texts, first):
-        _refuse_long_text(text, tokenizer, f"samples[{i}]")
     if tokenizer.pad_token is None:
         raise SampleError(
             f"{type(tokenizer).__name__} has no padding token, so texts of different lengths cannot be batched. Set "
@@ -568,29 +568,29 @@ def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, firs
     return tokens
 
 
-def _made_of(sample: Any, tokenizer: Any) -> float:
-    """How many characters a tokenizer may make of a text or a pair before it cuts anything off."""
-    return growth_of(tokenizer) * length(sample) + _prepended(sample, tokenizer)
+def _made_of_each(texts: Sequence[Any], tokenizer: Any) -> list[float]:
+    """How many characters a tokenizer may make of each text or pair before it cuts anything off.
 
-
-def _prepended(sample: Any, tokenizer: Any) -> float:
-    return sum(prepended_by(tokenizer, text) for column in _columns_of([sample]) for text in column)
-
-
-def _refuse_long_text(sample: Any, tokenizer: Any, name: str) -> None:
-    """Raise `SampleError` if a text is longer than any encoder reads, or becomes so by what its tokenizer does."""
-    growth = growth_of(tokenizer)
-    if length(sample) > int(MOST_CHARACTERS / growth):
-        raise SampleError(
-            f"{name} has {length(sample)} characters, more than any encoder reads; the limit is "
-            f"{int(MOST_CHARACTERS / growth)}. Cut it, or split it into several samples."
-        )
-    if _made_of(sample, tokenizer) > MOST_CHARACTERS:
-        raise SampleError(
-            f"{name} has {length(sample)} characters, into which {type(tokenizer).__name__} puts "
-            f"{_prepended(sample, tokenizer):.0f} more; the limit is {MOST_CHARACTERS} in all. Cut it, or pass the "
-            "tokenizer that the encoder was trained with."
-        )
+    Raises:
+        SampleError: If a text is longer than any encoder reads, or becomes so by what its tokenizer does.
+    """
+    made, growth = [], growth_of(tokenizer)
+    for i, text in enumerate(texts):
+        characters = length(text)
+        if characters > int(MOST_CHARACTERS / growth):
+            raise SampleError(
+                f"samples[{i}] has {characters} characters, more than any encoder reads; the limit is "
+                f"{int(MOST_CHARACTERS / growth)}. Cut it, or split it into several samples."
+            )
+        prepended = sum(prepended_by(tokenizer, part) for column in _columns_of([text]) for part in column)
+        made.append(growth * characters + prepended)
+        if made[-1] > MOST_CHARACTERS:
+            raise SampleError(
+                f"samples[{i}] has {characters} characters, into which {type(tokenizer).__name__} puts "
+                f"{prepended:.0f} more; the limit is {MOST_CHARACTERS} in all. Cut it, or pass the tokenizer that the "
+                "encoder was trained with."
+            )
+    return made
 
 
 def _columns_of(texts: Sequence[Any]) -> list[list[str]]:

@@ -10,8 +10,9 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from hf_relreps.errors import UploadError
@@ -26,7 +27,7 @@ LARGEST = 2_000_000
 UNICODE_GROWTH = 18  # of one character, in the forms NFKC and NFKD
 # Each makes some characters longer, again and again where there are several: tokenizers have two of them at most.
 GROWING, USUAL_GROWING = {"ByteLevel", "Metaspace", "BertNormalizer"}, 2
-MOST_COUNTED = 1_000  # added tokens that are looked for in a text
+MOST_COUNTED = 10_000  # added tokens that are looked for in a text: Gemma has 6,000
 
 # One character of a pattern: a class, a property, an escape or a letter.
 _ONE = (
@@ -130,15 +131,25 @@ class _Unknown(Exception):
 
 
 def _check_normalizers(section: Any) -> None:
-    growth, prepended = 1.0, 0.0
-    for step in _steps(section, "normalizers"):
+    steps = list(_steps(section, "normalizers"))
+    for step in steps:
         _expect(step, NORMALIZERS, "normalizer")
-        times = _GROWTHS.get(step["type"], lambda _: 1.0)(step)
-        growth, prepended = times * growth, times * prepended + len(step.get("prepend", ""))
+    for growth, prepended in _expanded(steps, lambda step: _GROWTHS.get(step["type"], lambda _: 1.0)(step)):
         if growth > MOST_GROWTH:
             raise _Unknown(f"its normalizers can make a text {growth:.3g} times longer; the limit is {MOST_GROWTH}")
         if prepended > MOST_PREPENDED:
             raise _Unknown(f"it puts {prepended:.0f} characters before each text; the limit is {MOST_PREPENDED}")
+
+
+def _expanded(
+    steps: Iterable[Mapping[str, Any]], growth_of_step: Callable[[Mapping[str, Any]], float]
+) -> Iterator[tuple[float, float]]:
+    """After each step: how many times longer a text can be, and how many characters stand before it."""
+    growth, prepended = 1.0, 0.0
+    for step in steps:
+        times = growth_of_step(step)
+        growth, prepended = times * growth, times * prepended + len(step.get("prepend", ""))
+        yield growth, prepended
 
 
 def _check_pre_tokenizers(section: Any) -> None:
@@ -312,16 +323,17 @@ def _growth_of_repeats(normalizer: Any, pre_tokenizer: Any) -> float:
     return 2.0 ** max(0, sum(step.get("type") in GROWING for step in steps) - USUAL_GROWING)
 
 
+class _Expansion(NamedTuple):
+    """What a tokenizer can make of a text, beyond what usual ones do."""
+
+    growth: float = 1.0  # how many times longer
+    prepended: float = 0.0  # characters before each piece
+    added: Mapping[str, Sequence[str]] = MappingProxyType({})  # by first character: tokens that cut a text into pieces
+
+
 def growth_of(tokenizer: Any) -> float:
     """How many times longer a tokenizer can make a text, beyond what forms of Unicode do to it."""
-    if tokenizer not in _KNOWN_GROWTHS:
-        normalizer, pre_tokenizer = (_section_of(tokenizer, name) for name in ("normalizer", "pre_tokenizer"))
-        try:
-            growth = math.prod(map(_more_than_usual, _steps(normalizer, "normalizers")))
-            _KNOWN_GROWTHS[tokenizer] = growth * _growth_of_repeats(normalizer, pre_tokenizer)
-        except Exception:  # steps of the user's own: those of uploads are known
-            _KNOWN_GROWTHS[tokenizer] = 1.0
-    return _KNOWN_GROWTHS[tokenizer]
+    return _expansion_of(tokenizer).growth
 
 
 def prepended_by(tokenizer: Any, text: str) -> float:
@@ -329,33 +341,35 @@ def prepended_by(tokenizer: Any, text: str) -> float:
 
     Counted as 0 where they are as few as those of usual tokenizers.
     """
-    if tokenizer not in _KNOWN_PREPENDED:
-        _KNOWN_PREPENDED[tokenizer] = _prepended_to_each(_section_of(tokenizer, "normalizer"))
-    each = _KNOWN_PREPENDED[tokenizer]
-    if each <= UNICODE_GROWTH:
+    expansion = _expansion_of(tokenizer)
+    if not expansion.prepended:
         return 0.0
-    added = [str(token) for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()]
-    pieces = sum(text.count(token) for token in added if token) if len(added) <= MOST_COUNTED else len(text)
-    return each * (1 + pieces)
+    there = [token for first in {*text} for token in expansion.added.get(first, ())]
+    pieces = len(text) if len(there) > MOST_COUNTED else sum(map(text.count, there))
+    return expansion.prepended * (1 + pieces)
 
 
-def _prepended_to_each(normalizer: Any) -> float:
-    prepended = 0.0
-    try:
-        for step in _steps(normalizer, "normalizers"):
-            prepended = _more_than_usual(step) * prepended + len(step.get("prepend", ""))
-    except Exception:  # steps of the user's own
-        return 0.0
-    return prepended
+def _expansion_of(tokenizer: Any) -> _Expansion:
+    if tokenizer not in _KNOWN:
+        try:
+            _KNOWN[tokenizer] = _measured(tokenizer)
+        except Exception:  # steps of the user's own: those of uploads are known
+            _KNOWN[tokenizer] = _Expansion()
+    return _KNOWN[tokenizer]
 
 
-def _section_of(tokenizer: Any, name: str) -> Any:
-    """A section of a tokenizer as it stands in its file; ``None`` if it has none, or one of the user's own."""
-    step = getattr(getattr(tokenizer, "backend_tokenizer", None), name, None)
-    try:
-        return None if step is None else json.loads(step.__getstate__())
-    except Exception:  # a step in Python cannot be saved
-        return None
+def _measured(tokenizer: Any) -> _Expansion:
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    steps = [getattr(backend, name, None) for name in ("normalizer", "pre_tokenizer")]
+    normalizer, pre_tokenizer = (None if step is None else json.loads(step.__getstate__()) for step in steps)
+    *_, (growth, prepended) = (1.0, 0.0), *_expanded(_steps(normalizer, "normalizers"), _more_than_usual)
+    growth *= _growth_of_repeats(normalizer, pre_tokenizer)
+    if prepended <= UNICODE_GROWTH:
+        return _Expansion(growth)
+    added: dict[str, list[str]] = {}
+    for token in filter(None, map(str, backend.get_added_tokens_decoder().values())):
+        added.setdefault(token[0], []).append(token)
+    return _Expansion(growth, prepended, added)
 
 
 def _more_than_usual(step: Mapping[str, Any]) -> float:
@@ -364,5 +378,4 @@ def _more_than_usual(step: Mapping[str, Any]) -> float:
     return _growth_of_replace(step) if step["type"] == "Replace" else 1.0
 
 
-_KNOWN_GROWTHS: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
-_KNOWN_PREPENDED: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Any, _Expansion] = WeakKeyDictionary()

@@ -53,6 +53,7 @@ from hf_relreps.inspection import (
     refuse_unknown_processor,
 )
 from hf_relreps.parquet_pages import TEXT, _pages, _struct, columns_in, refuse_immense_pages
+from hf_relreps.prompts import with_prompt
 from hf_relreps.samples import batches
 from hf_relreps.sources import Source
 from hf_relreps.tokenizer_files import growth_of, refuse_unknown_tokenizer
@@ -862,6 +863,15 @@ def test_a_tokenizer_that_puts_a_prompt_after_each_added_token_reads_few_of_them
         SampleError, match=r"samples\[0\] has 200 characters, into which .* puts 2020000 more; the limit"
     ):
         next(batches(["az" * 100], tokenizer, 1, max_length=8))
+
+
+def test_a_long_text_is_read_behind_a_prompt_by_a_tokenizer_of_many_added_tokens():
+    """Gemma has 6,000, of which few stand in any text."""
+    tokenizer = word_tokenizer(["a b"])
+    tokenizer.add_tokens([f"<unused{i}>" for i in range(6_400)])
+    tokenizer = with_prompt(tokenizer, "Represent this sentence for searching relevant passages: ")
+    for text in ("a b " * 10_000, "<i> a b " * 5_000):
+        assert next(batches([text], tokenizer, 1, max_length=8))
 
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
