@@ -222,12 +222,17 @@ def measure(data: Data, k: int, draws: int) -> dict[str, dict[str, list[float]]]
     """Figures of k pairs by way and task, one for each draw."""
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for seed in range(draws):
-        order_N = torch.from_numpy(np.random.default_rng(seed).permutation(len(data.labels_N)))
-        train_N, test_N = order_N[:POOL], order_N[POOL:]
+        train_N, test_N = divided(data, seed)
         for name, figures in _of_draw(data, train_N, train_N[:k], test_N):
             for task, figure in figures.items():
                 scores[name][task].append(figure)
     return {name: dict(figures) for name, figures in scores.items()}
+
+
+def divided(data: Data, seed: int) -> tuple[Tensor, Tensor]:
+    """A draw: emoji that pairs and labelled samples come from, and those of the test."""
+    order_N = torch.from_numpy(np.random.default_rng(seed).permutation(len(data.labels_N)))
+    return order_N[:POOL], order_N[POOL:]
 
 
 def _of_draw(data: Data, train_N: Tensor, pairs_A: Tensor, test_N: Tensor) -> Any:
@@ -341,8 +346,7 @@ def draw(arguments: argparse.Namespace, data: Data) -> None:
     """The pictures that the first texts of the first draw find with all pairs; a frame marks their own."""
     from matplotlib.patches import Rectangle
 
-    order_N = torch.from_numpy(np.random.default_rng(0).permutation(len(data.labels_N)))
-    pairs_A, test_N = order_N[:POOL], order_N[POOL:]
+    pairs_A, test_N = divided(data, seed=0)
     maps = relative(data.text[pairs_A], data.image[pairs_A], basis_ridge=1.0)
     found_QK = csls(similarity(maps, data.text[test_N], data.image[test_N]))[:ASKED].topk(SHOWN).indices
     rows = load_emoji_pictures(arguments.assets).select(test_N)

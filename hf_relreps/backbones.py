@@ -24,8 +24,7 @@ import torch
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoModel, FeatureExtractionMixin, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.image_processing_base import ImageProcessingMixin
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from hf_relreps.anchors import AnchorView
@@ -40,14 +39,7 @@ from hf_relreps.configuration import (
     RelativeEncoderConfig,
     is_ours,
 )
-from hf_relreps.errors import (
-    AnchorError,
-    ConfigurationError,
-    MissingExtraError,
-    RelrepsError,
-    SampleError,
-    UploadError,
-)
+from hf_relreps.errors import ConfigurationError, MissingExtraError, RelrepsError, SampleError, UploadError
 from hf_relreps.idle_layers import ADAPTED, fewer_layers, lowest, shortened
 from hf_relreps.image_processors import savable
 from hf_relreps.inspection import known_adapter, refuse_unknown_model
@@ -109,12 +101,6 @@ ADAPTER_SWITCHES = (
 )
 # What a model may be built of: so many times the numbers that its files hold (an encoder-decoder has three tables of
 # tokens until they are tied, and of its two halves one may be stored), more for computed buffers, and so many parts.
-# What processors read, the first as it is called in errors.
-READS: dict[type, tuple[str, ...]] = {
-    PreTrainedTokenizerBase: OF_TOKENS,
-    ImageProcessingMixin: ("image",),
-    FeatureExtractionMixin: ("audio", "sound"),
-}
 TIMES_STORED, BEYOND_FILES, MOST_MODULES = 4, 1 << 24, 200_000
 MODES = threading.Lock()
 _evaluated: dict[nn.Module, tuple[bool, int]] = {}  # the mode that a module had, and how many evaluate it now
@@ -531,17 +517,6 @@ def load_backbone(
         processor = load_processor(source)
         _refuse_wordless(processor, source.name)
     return model, savable(processor), source
-
-
-def refuse_unreadable_view(processor: Any, view: AnchorView) -> None:
-    """Raise `AnchorError` if a processor of one modality is to read anchors of another."""
-    for kind, modalities in READS.items():
-        if isinstance(processor, kind) and view.read_as not in modalities:
-            others = [name for name in view.anchors.views if view.anchors.view(name).read_as in modalities]
-            raise AnchorError(
-                f"{type(processor).__name__} reads {modalities[0]}s, but view {view.name!r} contains {view.read_as}s. "
-                f"Views that it reads: {', '.join(map(repr, others)) or 'none'}."
-            )
 
 
 def _below_head(model: PreTrainedModel) -> PreTrainedModel:

@@ -919,8 +919,7 @@ def _absolute(embeddings: Any, anchor_embeddings: Any, k: int) -> tuple[Tensor, 
 
 
 def _numbers(given: Any, name: str) -> Tensor:
-    if type(given).__module__.startswith("datasets."):  # a column, which is read by slicing
-        given = given[:]
+    given = given[:] if isinstance(given, Sequence) else given  # a column of `datasets` as a list
     try:
         return torch.as_tensor(given).detach()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -952,7 +951,7 @@ def _numbered(given: Any, settings: dict[str, Any]) -> tuple[Tensor, dict[str, A
         names = dict(enumerate(names))
     if names is None and settings.get("label2id") is not None:
         names = {number: name for name, number in settings["label2id"].items()}
-    given = given if isinstance(given, Tensor) else as_list(given, "labels")
+    given = given if isinstance(given, Tensor | np.ndarray) else as_list(given, "labels")
     if not isinstance(given, Tensor) and any(isinstance(label, str) for label in given):
         if names is None:
             names = dict(enumerate(sorted({label for label in given if isinstance(label, str)})))

@@ -71,11 +71,9 @@ def like_timm(settings: Mapping[str, Any]) -> CLIPImageProcessorPil:
         ConfigurationError: If the settings are of another kind, for example with a border round the image.
     """
     channels, height, width = settings["input_size"]
-    mode, interpolation = settings["crop_mode"], str(settings["interpolation"]).upper()
-    square = height == width
-    if channels != 3 or interpolation not in Image.Resampling.__members__ or not (mode == "squash" or square):
-        mode = "other"
-    if mode not in ("center", "squash"):
+    squashed, interpolation = settings["crop_mode"] == "squash", str(settings["interpolation"]).upper()
+    centred = settings["crop_mode"] == "center" and height == width
+    if channels != 3 or interpolation not in Image.Resampling.__members__ or not (squashed or centred):
         raise ConfigurationError(
             f"The image processor of this timm model cannot be saved: input_size={tuple(settings['input_size'])}, "
             f"crop_mode={settings['crop_mode']!r}, interpolation={settings['interpolation']!r}. "
@@ -83,7 +81,7 @@ def like_timm(settings: Mapping[str, Any]) -> CLIPImageProcessorPil:
             "Pass an image processor of transformers: from_encoder(model, view, processor)."
         )
     scaled = [math.floor(side / settings["crop_pct"]) for side in (height, width)]
-    size = {"shortest_edge": scaled[0]} if mode == "center" else dict(zip(("height", "width"), scaled, strict=True))
+    size = dict(zip(("height", "width"), scaled, strict=True)) if squashed else {"shortest_edge": scaled[0]}
     return CLIPImageProcessorPil(
         size=size,
         crop_size={"height": height, "width": width},

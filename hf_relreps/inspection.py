@@ -105,7 +105,7 @@ MOST_BY_WORD = (
     (r"mel|feature_size|clusters", 4_096),
     (r"size$|resolution|pinpoints|height|width", MOST_EDGE),
 )
-COUNTS_PIXELS = 50_000  # a longest_edge from here on is no edge: it counts an image's pixels (Qwen)
+LEAST_PIXELS = 50_000  # a longest_edge from here on is no edge: it counts an image's pixels (Qwen)
 EDGES = ("height", "width", "shortest_edge", "longest_edge")
 UNITS = rf"patch_?size|temporal|merge|kernel|spatial|{FACTOR}"  # an image is a multiple of all of them
 MOST_IN_UNIT = 1 << 20  # pixels
@@ -395,7 +395,7 @@ def _refuse_edges(size: Mapping[str, Any], where: str) -> None:
     shortest: Any = size.get("shortest_edge")
     longest: Any = size.get("longest_edge")
     name, edge = ("longest_edge", longest) if shortest is None else ("shortest_edge", shortest)
-    counts_pixels = is_number(shortest) and is_number(longest) and longest >= COUNTS_PIXELS
+    counts_pixels = is_number(shortest) and is_number(longest) and longest >= LEAST_PIXELS
     most = MOST_SHORTEST if counts_pixels else MOST_EDGE
     if is_number(edge) and abs(edge) > most:
         raise UploadError(f"{where} has {name}={edge}, above the limit of {most}. {_give_processor()}")
@@ -470,7 +470,7 @@ def _pixels_of(size: Any) -> float:
         return _largest(size) ** 2
     if is_number(size.get("height")) and is_number(size.get("width")):
         return abs(size["height"] * size["width"])
-    if _largest(size.get("longest_edge")) >= COUNTS_PIXELS:
+    if _largest(size.get("longest_edge")) >= LEAST_PIXELS:
         return 1
     return _largest(size) ** 2
 

@@ -15,8 +15,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import ModelOutput, logging
 
 from hf_relreps.anchors import AnchorSet, AnchorView, as_view
@@ -42,7 +43,6 @@ from hf_relreps.backbones import (
     measure,
     own_weights,
     refuse_unknown_tokens,
-    refuse_unreadable_view,
     resolve_config,
     split_settings,
     tower_of,
@@ -98,6 +98,12 @@ from hf_relreps.words import Word
 
 logger = logging.get_logger(__name__)
 
+# What a processor of one modality reads.
+READS: dict[type, tuple[str, ...]] = {
+    PreTrainedTokenizerBase: OF_TOKENS,
+    ImageProcessingMixin: ("image",),
+    FeatureExtractionMixin: ("audio",),
+}
 DECODED_AT_ONCE = 4096  # samples
 # Of a whole's load: what concerns its decoder too.
 DECODER_ARGUMENTS = ("dtype", "torch_dtype", "ignore_mismatched_sizes", "low_cpu_mem_usage", "offload_folder")
@@ -254,7 +260,9 @@ class RelativeModel(RelativePart):
         loader, settings = split_settings(settings)
         view = as_view(anchors_view)
         backbone, processor, source = load_backbone(encoder, processor, **loader)
-        refuse_unreadable_view(processor, view)
+        for kind, (modality, *also) in READS.items():
+            if isinstance(processor, kind):
+                refuse_other_modality(view, modality, type(processor).__name__, also)
         own = resolve_config(config, backbone, view, processor, source, settings)
         processor = with_prompt(processor, own.prompt)
         device_map: Any = getattr(backbone, "hf_device_map", None)
