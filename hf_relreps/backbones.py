@@ -267,37 +267,63 @@ class Freshness:
 
     Encoders that share their weights share the count of training passes, so that each of them learns of all. Changes
     without a pass (`load_state_dict`, a hand's edit) show in the versions that torch counts for each weight; fused
-    optimizers do not count, but they come with passes.
+    optimizers do not count, but they come with passes. Gradients in evaluation mode are either looked at or trained
+    with: there sums of the weights tell.
     """
 
     def __init__(self) -> None:
         self.passes = [0]  # of training, through these weights
-        self._seen = 0
+        self.gradients = [0]  # that came back in evaluation mode
+        self._seen = self._seen_gradients = 0
         self._weights: list[Tensor] = []
         self._version = 0
+        self._sums: list[float] | None = None  # of the weights, when gradients first came back
 
     def note_training(self) -> None:
         """A training pass went through the weights: they are about to change."""
         self.passes[0] += 1
 
+    def note_gradients(self) -> None:
+        """Gradients came back in evaluation mode: the weights may be about to change."""
+        if self._sums is None and not self.is_stale:
+            self._sums = self._sum()
+        self.gradients[0] += 1
+
     def note_exact(self, backbone: nn.Module) -> None:
         """The stored anchors are those of the weights as they are now."""
         self._seen, self._weights = self.passes[0], [*backbone.parameters()]
         self._version = self._count()
+        self._seen_gradients, self._sums = self.gradients[0], None
 
     @property
     def is_stale(self) -> bool:
         """Whether the weights have changed since."""
-        return self.passes[0] != self._seen or self._count() != self._version
+        if self.passes[0] != self._seen or self._count() != self._version:
+            return True
+        if self.gradients[0] == self._seen_gradients:
+            return False
+        if self._sums is None or self._sum() != self._sums:  # None: they came back to one that shares the weights
+            return True
+        if all(weight.grad is None for weight in self._weights):  # there is nothing left to train with
+            self._seen_gradients, self._sums = self.gradients[0], None
+        return False
 
     def _count(self) -> int:
         return sum(0 if weight.is_inference() else weight._version for weight in self._weights)
+
+    def _sum(self) -> list[float]:
+        """Of the weights, or of the shards of them that lie here."""
+        trained = (weight.detach() for weight in self._weights if weight.requires_grad and not weight.is_meta)
+        held = (weight.to_local() if hasattr(weight, "to_local") else weight for weight in trained)
+        return [float(weight.sum(dtype=torch.float64)) for weight in held]
 
     def share(self) -> Freshness:
         """For another encoder with the same weights."""
         shared = Freshness()
         shared.passes, shared._seen = self.passes, self._seen
+        shared.gradients, shared._seen_gradients = self.gradients, self._seen_gradients
         shared._weights, shared._version = list(self._weights), self._version
+        shared._sums = self._sums
         return shared
 
     def __deepcopy__(self, memo: Any) -> Freshness:

@@ -253,6 +253,9 @@ class RelativeModel(RelativePart):
             **settings: Fields of `RelativeEncoderConfig` and `RelativeSpace`: pooling, layer, prompt, transform,
                 similarity, ... For a name also how it is loaded: revision, token, dtype, device_map, ...
 
+        Returns:
+            An encoder in evaluation mode, as `from_pretrained` gives one; its weights are those of a loaded model.
+
         Raises:
             ConfigurationError: If a setting does not exist or has no meaning.
             EmbeddingError: If an anchor's embedding has no direction.
@@ -277,7 +280,7 @@ class RelativeModel(RelativePart):
             placed: Any = {f"backbone.{name}".rstrip("."): place for name, place in of_parts.items()}
             model.hf_device_map = placed
         model.encode_anchors(view, processor, batch_size=batch_size)
-        return model
+        return model.eval()
 
     def forward(
         self,
@@ -320,8 +323,11 @@ class RelativeModel(RelativePart):
         warn_of_training_mode(self)
         given = self._with_mask(given)
         output, x_BD = self._run(given)
-        if self.training and x_BD.requires_grad and not torch.compiler.is_compiling():
-            self._freshness.note_training()
+        if x_BD.requires_grad and not torch.compiler.is_compiling():
+            if self.training:
+                self._freshness.note_training()
+            else:
+                x_BD.register_hook(lambda gradients: self._freshness.note_gradients())
         self._bind()
         result = RelativeModelOutput(
             last_hidden_state=getattr(output, "last_hidden_state", None),
@@ -975,6 +981,10 @@ class RelativeTaskModel(RelativePreTrainedModel):
             **settings: As for `RelativeModel.from_encoder`, with num_labels, id2label, label2id, problem_type and the
                 fields of `RelativeDecoderConfig`; for a `RelativeModel` the latter alone.
 
+        Returns:
+            A model in evaluation mode, as `from_pretrained` gives one. `Trainer` switches to training mode; a loop of
+            your own begins with ``model.train()``.
+
         Raises:
             AnchorError: If there is no view, or it is of another modality than this class reads.
             ConfigurationError: If a setting does not exist or has no meaning.
@@ -993,7 +1003,7 @@ class RelativeTaskModel(RelativePreTrainedModel):
             refuse_unknown_settings(split_settings(rest)[1], ENCODER_SETTINGS | DECODER_SETTINGS, cls.__name__)
             how: dict[str, Any] = {"config": config, "freeze_encoder": freeze_encoder, "batch_size": batch_size}
             relative = RelativeModel.from_encoder(encoder, view, processor, **how, **rest)
-        return cls.from_parts(relative, cls._new_decoder(relative, config, new))
+        return cls.from_parts(relative, cls._new_decoder(relative, config, new)).eval()
 
     @classmethod
     def _new_decoder(cls, encoder: RelativeModel, config: Any, settings: dict[str, Any]) -> RelativeDecoder:

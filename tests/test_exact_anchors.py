@@ -33,13 +33,16 @@ def trained(make_model, make_dataset, tokenizer):
     return train
 
 
-def step(model: Any, rows: list[dict[str, Any]], tokenizer: Any) -> None:
+def step(
+    model: Any, rows: list[dict[str, Any]], tokenizer: Any, training: bool = True, fused: bool | None = None
+) -> None:
     batch = tokenizer.pad([{k: v for k, v in row.items() if k != "labels"} for row in rows[::6]], return_tensors="pt")
     labels = torch.tensor([row["labels"] for row in rows[::6]])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
-    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02, fused=fused)
+    model.train(training)
     model(**batch, labels=labels).loss.backward()
     optimizer.step()
+    optimizer.zero_grad()
 
 
 def distance(model: RelativeModelForSequenceClassification) -> float:
@@ -114,6 +117,30 @@ def test_nothing_is_encoded_again_without_need(make_model, tokenizer, texts, mon
         model(**inputs)
     model(**inputs)  # with gradients, in evaluation mode
     model.state_dict()
+    assert not encoded
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_loop_that_forgets_the_training_mode_leaves_no_stale_anchors(make_model, make_dataset, tokenizer, fused):
+    model = make_model()
+    sharing = stitch(model, model)
+    for _ in range(2):
+        step(model, make_dataset(), tokenizer, training=False, fused=fused)
+        assert sharing.encoder.has_stale_anchors
+    model.state_dict()
+    assert distance(model) < EXACT
+
+
+def test_looking_at_gradients_encodes_nothing_again(make_model, tokenizer, texts, monkeypatch):
+    model = make_model()
+    encoded: list[Any] = []
+    monkeypatch.setattr(type(model.encoder), "encode", lambda *args, **kwargs: encoded.append(args))
+    inputs = tokenizer(texts["en"][:2], return_tensors="pt")
+    for _ in range(2):
+        model(**inputs).logits.sum().backward()  # what words an answer depends on
+        assert not model.encoder.has_stale_anchors
+    model.zero_grad()
+    model(**inputs)
     assert not encoded
 
 

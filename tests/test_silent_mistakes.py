@@ -293,6 +293,18 @@ def test_loaded_and_stitched_models_are_in_evaluation_mode(make_model, tmp_path)
     assert not stitch(model, make_model(1).train()).training
 
 
+def test_new_models_are_in_evaluation_mode_as_loaded_ones_are(make_bert, anchors, tokenizer, texts):
+    view, bert = anchors.view("en"), make_bert(0, hidden_dropout_prob=0.5).train()
+    encoder = RelativeModel.from_encoder(bert, view, tokenizer)
+    model = RelativeModelForSequenceClassification.from_encoder(bert, view, tokenizer, num_labels=3)
+    headed = RelativeModelForSequenceClassification.from_encoder(encoder.train(), num_labels=3)
+    inputs = tokenizer(texts["en"][:2], return_tensors="pt", padding=True)
+    for new in (model, headed):
+        assert not any(part.training for part in new.modules())
+        assert torch.equal(new(**inputs).logits, new(**inputs).logits)
+    assert encoder.training  # the new model has a mode of its own
+
+
 @pytest.mark.parametrize("part", ["whole", "encoder", "decoder"])
 def test_predicting_in_training_mode_is_warned_of(make_model, texts, tokenizer, warned, part):
     logging.getLogger("hf_relreps").warning_once.cache_clear()
