@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
@@ -28,7 +29,8 @@ from hf_relreps.anchors import AnchorView
 from hf_relreps.backbones import evaluating
 from hf_relreps.checkpoints import warn_of_cut_checkpoint
 from hf_relreps.configuration import RelativeEncoderConfig
-from hf_relreps.errors import AnchorError, ConfigurationError, RelrepsError
+from hf_relreps.decoders import refuse_other_classes
+from hf_relreps.errors import AnchorError, ConfigurationError, LabelError, RelrepsError
 from hf_relreps.model_card import CardFacts, training_facts
 from hf_relreps.modeling import RelativeModel
 from hf_relreps.placement import FSDP_2, gathering, is_sharded, sharded_root, sharding_of
@@ -37,6 +39,7 @@ from hf_relreps.samples import batches, to_device
 from hf_relreps.similarities import unit
 from hf_relreps.sources import card_on_hub, full_name
 from hf_relreps.tasks import RelativeClassifier
+from hf_relreps.words import IGNORED
 
 
 logger = logging.get_logger(__name__)
@@ -91,6 +94,7 @@ class AnchorCallback(TrainerCallback):
         AnchorError: When training begins, if the view is not one of the anchor set that the model was built on.
         ConfigurationError: When training begins, if what peft will save lacks the anchors or the decoder, or if the
             weights are sharded in a way in which the anchors cannot be encoded.
+        LabelError: When training begins, if labels of the training set are no classes of the model.
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -158,7 +162,7 @@ class AnchorCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check the view, and what will be saved."""
+        """Check the view, the labels, and what will be saved; fit a new decoder."""
         model = kwargs["model"]
         encoder = _encoder_of(model)
         _refuse_unsaved(model)
@@ -179,6 +183,7 @@ class AnchorCallback(TrainerCallback):
             encoder.refresh_anchors()
         else:
             self._refresh(encoder, state.global_step, exact=True)
+        _refuse_other_labels(model, kwargs.get("train_dataloader"))
         if not state.global_step:
             self._fit_decoder(model, kwargs.get("train_dataloader"), args)
 
@@ -300,6 +305,8 @@ class AnchorCallback(TrainerCallback):
                 if not args.disable_tqdm and PartialState().is_local_main_process:
                     found = tqdm(found, "Fitting the decoder", unit="batch", delay=2)  # TQDM_DISABLE counts
                 whole.fit_decoder(found)
+        except LabelError:  # the training could not read them either
+            raise
         except RelrepsError as error:
             logger.warning("The decoder starts from random weights. %s", error)
 
@@ -445,6 +452,27 @@ def _encoder_of(model: nn.Module) -> RelativeModel:
         f"AnchorCallback found no RelativeModel inside the {type(model).__name__} that is being trained. Build it "
         "with RelativeModelForSequenceClassification.from_encoder(encoder, anchors.view(name), processor)."
     )
+
+
+def _refuse_other_labels(model: nn.Module, loader: Any) -> None:
+    """Raise `LabelError` if a column of labels, which collators of transformers hand on, has what is no class."""
+    from datasets import Dataset
+
+    whole = next((part for part in model.modules() if isinstance(part, RelativeClassifier)), None)
+    dataset, collate = getattr(loader, "dataset", None), getattr(loader, "collate_fn", None)
+    collate = getattr(collate, "data_collator", collate)  # inside the one that removes columns
+    is_known = (getattr(collate, "__module__", None) or type(collate).__module__).startswith("transformers.")
+    if whole is None or not is_known or not isinstance(dataset, Dataset) or dataset.format["type"] == "custom":
+        return
+    config: Any = whole.decoder.config
+    if config.problem_type not in (None, "single_label_classification") or config.num_labels == 1:
+        return
+    for name in {"label", "labels", "label_ids"} & set(dataset.column_names):
+        labels = dataset.with_format("arrow", columns=[name])[:][name].combine_chunks()
+        while pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type):  # of the tokens of each row
+            labels = labels.flatten()
+        if pa.types.is_integer(labels.type) and not labels.null_count:
+            refuse_other_classes(torch.from_numpy(labels.to_numpy().astype("int64")), config.num_labels, but=IGNORED)
 
 
 def _refuse_unsaved(model: nn.Module) -> None:

@@ -34,7 +34,14 @@ from hf_relreps.configuration import (
     RelativeEncoderConfig,
     refuse_other_names,
 )
-from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError, SampleError, StitchingError
+from hf_relreps.errors import (
+    AnchorError,
+    ConfigurationError,
+    EmbeddingError,
+    LabelError,
+    SampleError,
+    StitchingError,
+)
 from hf_relreps.heads import ClassifierHead, Placement, build_head
 from hf_relreps.placement import share_weights
 from hf_relreps.pretrained import RelativePart, RelativePreTrainedModel
@@ -698,6 +705,8 @@ class RelativeDecoder(RelativePart):
         told = {"num_labels": _number_of(labels, problem)} if label_settings.get("id2label") is None else {}
         kind = {"decoder_type": "linear" if r_NR.ndim < 3 else PAIR, "problem_type": problem}
         config = RelativeDecoderConfig(**settings | told | label_settings | kind)
+        if problem == "single_label_classification" and not label_settings.keys() & {"num_labels", "id2label"}:
+            _warn_of_empty_classes(labels)
         with BUILDING:
             decoder = cls(config)
         decoder.fit(r_NR, labels, ridge=ridge)
@@ -827,6 +836,8 @@ class RelativeDecoder(RelativePart):
         counts = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
         one_of_many = self.config.problem_type in (None, "single_label_classification") and logits_BC.shape[-1] > 1
         labels = labels.long() if counts and one_of_many else labels.to(logits_BC.dtype)
+        if one_of_many and counts and may_read(labels, self._saw_labels):
+            refuse_other_classes(labels, logits_BC.shape[-1], but=IGNORED)
         loss = ForSequenceClassificationLoss(labels, logits_BC, self.config)
         if not one_of_many:
             return loss
@@ -885,6 +896,21 @@ def _refuse_undescribed(descriptions: Mapping[str, Sequence[Any]]) -> None:
             f"{len(empty)} of {len(descriptions)} classes have no description, the first is {empty[0]!r:.60}. Give "
             "each a text, or leave the class out."
         )
+
+
+def refuse_other_classes(labels: Tensor, num_labels: int, *, but: int | None = None) -> None:
+    """Raise `LabelError` unless all labels are numbers of classes, but for one that does not count."""
+    counts = torch.ones_like(labels, dtype=torch.bool) if but is None else labels != but
+    is_wrong = counts & ((labels < 0) | (labels >= num_labels))
+    if not is_wrong.any():
+        return
+    counted, wrong = labels[counts], int(is_wrong.sum())
+    low, high = int(counted.min()), int(counted.max())
+    advice = f"Rows without a label have {IGNORED}" if low < 0 else f"Number them from 0, or set num_labels={high + 1}"
+    raise LabelError(
+        f"The labels lie in {low} ... {high}, expected 0 ... {num_labels - 1}: {wrong} of {len(counted)} are no "
+        f"classes of the model. {advice}."
+    )
 
 
 def _note_load(module: nn.Module, incompatible_keys: Any) -> None:
@@ -994,23 +1020,33 @@ def _number_of(labels: Tensor, problem: str) -> int:
     return labels.shape[1] if labels.ndim > 1 else 1
 
 
+def _warn_of_empty_classes(labels: Tensor) -> None:
+    """Nobody said how many classes there are: one without samples is likely a mistake in their numbers."""
+    low, high = int(labels.min()), int(labels.max())
+    empty = sorted(set(range(high + 1)) - set(labels.tolist()))
+    if low < 0 or not empty:  # a negative number is refused
+        return
+    listed = f"{', '.join(map(str, empty[:5]))}{', ...' if len(empty) > 5 else ''}"
+    which = f"class {listed}" if len(empty) == 1 else f"classes {listed}"
+    logger.warning(
+        f"The labels lie in {low} ... {high}, and {which} had no samples, though the decoder has {high + 1} classes. "
+        "Number the classes from 0 without gaps. If this is meant, say how many there are with num_labels or id2label."
+    )
+
+
 def _fitted(z_NR: Tensor, labels: Tensor, config: RelativeDecoderConfig, ridge: float) -> tuple[Tensor, Tensor]:
     """Weights (C, R) and bias (C,) of the logits."""
     labels, num_labels = labels.to(z_NR.device), config.num_labels or 0
     if config.problem_type == "single_label_classification":
         labels = labels.long()
-        if not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
-            raise SampleError(
-                f"The labels lie in {int(labels.min())} ... {int(labels.max())}, expected 0 ... {num_labels - 1}. "
-                "Set num_labels, or number the classes from 0."
-            )
+        refuse_other_classes(labels, num_labels)
         targets_NC = nn.functional.one_hot(labels, num_labels)
         fit = fit_ridge(z_NR, targets_NC, ridge, class_weights(labels, num_labels))
         scale = sharpness(fit.left_out_NC, labels)
         return scale * fit.weight_CR, scale * fit.bias_C
     targets_NC = labels.reshape(len(labels), -1)
     if targets_NC.shape[1] != num_labels:
-        raise SampleError(
+        raise LabelError(
             f"Each sample has {targets_NC.shape[1]} labels, expected num_labels={num_labels} for "
             f"problem_type={config.problem_type!r}. Set num_labels to their number."
         )

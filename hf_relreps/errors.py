@@ -9,6 +9,7 @@ would catch without knowing this library::
     │   ├── AnchorIntegrityError          an anchors folder that does not match its digests: outdated or changed
     │   └── StaleAnchorsError             stored anchor embeddings that do not match the encoder
     ├── SampleError (ValueError)          samples that cannot be encoded: an empty text, a number where a text belongs
+    │   └── LabelError                    labels that are no classes of the model: 6 where there are 6 classes
     ├── EmbeddingError (ValueError)       embeddings without a direction: zero, infinite, not a number
     ├── PartError (TypeError)             neither a model nor the name of one: a wrapped model, a pipeline, None
     ├── StitchingError (ValueError)       parts that do not fit: other anchors, another order, another similarity
@@ -49,6 +50,10 @@ class StaleAnchorsError(AnchorError):
 
 class SampleError(RelrepsError, ValueError):
     """Samples that no encoder can read."""
+
+
+class LabelError(SampleError):
+    """Labels that are no classes of the model that is trained on them."""
 
 
 class EmbeddingError(RelrepsError, ValueError):

@@ -1,6 +1,7 @@
 """`RelativeDecoder`: logits of each sample by itself, its losses, its noise, its precision."""
 
 import copy
+import logging
 import math
 import re
 from pathlib import Path
@@ -370,6 +371,27 @@ def test_names_of_classes_are_numbered():
     assert fitted(r_NR, labels, id2label=["mail", "games", "admin"]).config.id2label == numbered.config.id2label
     with pytest.raises(SampleError, match=r"labels\[2\] is 'admin', expected one of mail, games .*Name all classes"):
         fitted(r_NR, labels, id2label={0: "mail", 1: "games"})
+
+
+def test_classes_without_samples_are_warned_of_unless_they_are_meant(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("hf_relreps"), "propagate", True)
+    r_NR, from_1 = relative(60), [1, 2, 3] * 20
+    for meant in (
+        {"num_labels": 4},
+        {"id2label": ["none", "a", "b", "c"]},
+        {"label2id": {"x": 0, "a": 1, "b": 2, "c": 3}},
+    ):
+        fitted(r_NR, from_1, **meant)
+    fitted(r_NR, [0, 1, 2] * 20)
+    fitted(r_NR, from_1, problem_type="regression")
+    assert not caplog.messages
+    assert fitted(r_NR, from_1).config.num_labels == 4
+    assert caplog.messages[0].startswith(
+        "The labels lie in 1 ... 3, and class 0 had no samples, though the decoder has 4 "
+    )
+    assert "Number the classes from 0 without gaps" in caplog.messages[0]
+    fitted(r_NR, [0, 9, 11] * 20)
+    assert "classes 1, 2, 3, 4, 5, ... had no samples" in caplog.messages[1]
 
 
 def test_classes_keep_their_order_in_a_file(tmp_path):

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image
 from training import tiny_trainer
+from transformers import DataCollatorForTokenClassification
 
 from hf_relreps import (
     AnchorCallback,
@@ -15,10 +16,11 @@ from hf_relreps import (
     RelativeDecoder,
     RelativeModelForImageClassification,
     RelativeModelForSequenceClassification,
+    RelativeModelForTokenClassification,
     stitch,
 )
 from hf_relreps.encoders.images import ConvEncoder, ConvEncoderConfig, image_processor
-from hf_relreps.errors import ConfigurationError, SampleError
+from hf_relreps.errors import ConfigurationError, LabelError, SampleError
 
 
 STILL = {"max_steps": 1, "learning_rate": 0.0}  # nothing is trained: what is there after was there at the start
@@ -163,6 +165,72 @@ def test_where_nothing_can_be_fitted_it_says_why_and_trains(make_model, tokenize
     with caplog.at_level("WARNING", logger="hf_relreps"):
         tiny_trainer(make_model(0), tokenizer, rows, tmp_path, AnchorCallback(), **STILL).train()
     assert "The decoder starts from random weights. The 10 relative representations have a total" in caplog.text
+
+
+@pytest.mark.parametrize("column", ["label", "labels"])
+@pytest.mark.parametrize("fit_samples", [0, 2000])
+def test_labels_that_are_no_classes_are_refused_before_the_training(
+    make_model, dataset, tokenizer, tmp_path, column, fit_samples
+):
+    def train(labels, rows=Dataset.from_list, **settings):
+        told = [{"input_ids": row["input_ids"], column: label} for row, label in zip(dataset, labels, strict=True)]
+        callback = AnchorCallback(fit_samples=fit_samples)
+        trainer = tiny_trainer(make_model(0, **settings), tokenizer, rows(told), tmp_path, callback, **STILL)
+        trainer.train()
+        return trainer.state.global_step
+
+    with pytest.raises(LabelError, match=r"labels lie in 1 \.\.\. 3, expected 0 \.\.\. 2: 20 of 60 .* num_labels=4\."):
+        train([1, 2, 3] * 20)
+    with pytest.raises(LabelError, match=r"labels lie in -1 \.\.\. 2, .* 1 of 60 are no classes .* have -100\."):
+        train([*[0, 1, 2] * 19, 0, 1, -1])
+    if fit_samples:  # a list is not searched, but seen
+        with pytest.raises(LabelError, match=r"labels lie in 1 \.\.\. 3"):
+            train([1, 2, 3] * 20, rows=list)
+    assert train([-100, 1, 2] * 20) == 1
+    several = {"problem_type": "multi_label_classification"}
+    assert train([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 20, **several) == 1
+    assert train([7.5, 1.5, 3.5] * 20, id2label={0: "stars"}, label2id={"stars": 0}) == 1
+    assert train([7, 1, 3] * 20, id2label={0: "stars"}, label2id={"stars": 0}) == 1
+
+
+def test_labels_that_a_collator_or_a_transform_makes_are_left_to_these(make_model, dataset, tokenizer, tmp_path):
+    rows = Dataset.from_list([{"input_ids": row["input_ids"], "label": row["labels"] + 1} for row in dataset])
+
+    def collate(items):
+        labels = torch.tensor([item.pop("label") - 1 for item in items])
+        return {**tokenizer.pad(items, return_tensors="pt"), "labels": labels}
+
+    def count_from_0(batch):
+        return {"input_ids": batch["input_ids"], "label": [label - 1 for label in batch["label"]]}
+
+    trainer = tiny_trainer(make_model(0), tokenizer, rows, tmp_path, AnchorCallback(), **STILL)
+    trainer.data_collator = collate
+    trainer.train()
+    tiny_trainer(
+        make_model(0), tokenizer, rows.with_transform(count_from_0), tmp_path, AnchorCallback(), **STILL
+    ).train()
+
+
+def test_tokens_with_labels_that_are_no_classes_are_refused_before_the_training(make_bert, tokenizer, texts, tmp_path):
+    view = AnchorSet.from_tokens({"en": [text.split() for text in texts["en"]]}, k=20).view()
+    model = RelativeModelForTokenClassification.from_encoder(make_bert(0), view, tokenizer, num_labels=2)
+    rows = Dataset.from_list([{**tokenizer(text, return_token_type_ids=False)} for text in texts["en"]])
+
+    def train(label):
+        told = rows.map(lambda row: {"labels": [-100, *[label] * (len(row["input_ids"]) - 1)]})
+        trainer = tiny_trainer(model, tokenizer, told, tmp_path, AnchorCallback(fit_samples=0), **STILL)
+        trainer.data_collator = DataCollatorForTokenClassification(tokenizer)
+        trainer.train()
+
+    train(1)
+    with pytest.raises(LabelError, match=r"labels lie in 2 \.\.\. 2, expected 0 \.\.\. 1"):
+        train(2)
+
+
+def test_a_loss_names_labels_that_are_no_classes(make_model, tokenizer, texts):
+    inputs = tokenizer(texts["en"][:2], padding=True, return_tensors="pt")
+    with pytest.raises(LabelError, match=r"labels lie in 0 \.\.\. 3, expected 0 \.\.\. 2: 1 of 2"):
+        make_model(0)(**inputs, labels=torch.tensor([0, 3]))
 
 
 def test_in_a_loop_of_ones_own_the_decoder_is_fitted_to_batches(make_model, tokenizer, texts, labels):
