@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -42,9 +43,13 @@ class Command(TyperCommand):
     """A command that loads the library when it runs, not when its help is read."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it, and let only its answer be printed."""
-        with _quiet():
-            return super().invoke(ctx)
+        """Run it, and let only its answer be printed; an error gets to know the options."""
+        try:
+            with _quiet():
+                return super().invoke(ctx)
+        except Exception as error:
+            vars(error)["options"] = {param.name: param.opts[0] for param in self.params if "--" in param.opts[0]}
+            raise
 
 
 app = typer.Typer(
@@ -174,7 +179,13 @@ def choose_anchors(
     hf-relreps anchors choose nli.csv -k 768 --view en=premise,hypothesis --output nli-anchors
     """
     from hf_relreps.anchors import AnchorSet
+    from hf_relreps.errors import AnchorError
 
+    if strategy in ("kmeans", "fps"):
+        raise AnchorError(
+            f"--strategy {strategy} needs embeddings, which this command does not make. Choose uniform or stratified, "
+            f"or in Python AnchorSet.from_dataset(rows, k, strategy={strategy!r}, embeddings=encoder.encode(texts))."
+        )
     rows = _load(dataset, split)
     columns = {name: column or name for name, _, column in (one.partition("=") for one in view)}
     chosen = AnchorSet.from_dataset(
@@ -209,7 +220,10 @@ def stitch(
     text_pair: Annotated[
         list[str] | None, typer.Option(help="For models of pairs of texts: the second text of each --text.")
     ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="An image file to classify. Can be repeated.")] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="An image file to classify. Can be repeated.", exists=True, dir_okay=False),
+    ] = None,
     view: View = None,
     layer: Annotated[
         int | None,
@@ -538,6 +552,10 @@ def _encoder(name: str, anchors: str | None, view: str | None) -> RelativeModel:
             f"{name} is an ordinary encoder. Name its anchors with --anchors, and their view with --view."
         )
     chosen = AnchorSet.from_pretrained(anchors)
+    if view is None and len(chosen.views) > 1:
+        raise AnchorError(
+            f"{anchors} has the views {', '.join(chosen.views)}. Name the one that {name} reads with --view."
+        )
     return RelativeModel.from_encoder(name, chosen if view is None else chosen.view(view))
 
 
@@ -561,6 +579,10 @@ def _load(name: str, split: str) -> Dataset:
     from hf_relreps.errors import AnchorError
 
     kind = FILE_FORMATS.get(Path(name).suffix)
+    if kind is None and Path(name).is_file():
+        raise AnchorError(
+            f"{name} is a file, expected one of {', '.join(FILE_FORMATS)}. Save the table in one of these formats."
+        )
     try:
         if name == "debian":
             return load_debian_descriptions(split)
@@ -627,6 +649,7 @@ def _answers(model: Any, modality: str, samples: Sequence[Any], known: Any = Non
     if not samples:
         return []
     from hf_relreps.errors import SampleError
+    from hf_relreps.samples import check_samples
 
     several = model.config.decoder.questions
     of_words = model.config.modality == "word" and modality == "text"  # it reads texts, and tags their words
@@ -635,6 +658,7 @@ def _answers(model: Any, modality: str, samples: Sequence[Any], known: Any = Non
     if not (of_words or reads == modality) or not (several or model.config.id2label):
         raise SampleError(f"The stitched model reads {reads}s, but {OPTIONS[modality]} was given. {_instead(reads)}")
     given = list(samples) if modality == "pair" else [str(sample) for sample in samples]
+    check_samples(given, OPTIONS[modality])
     try:
         if several and of_words:
             return [{"decoder": name, **tag} for name in several for tag in _tags(model.select(name), given)]
@@ -741,9 +765,29 @@ def _quiet() -> Iterator[None]:
 
 def _explain(error: Exception) -> None:
     """One sentence on stderr, and for machines the same as JSON on stdout."""
-    _say(f"hf-relreps: {error}", err=True)
+    message = _in_options(str(error), vars(error).get("options", {}))
+    _say(f"hf-relreps: {message}", err=True)
     if "--json" in sys.argv:
-        _print_json({"error": type(error).__name__, "message": str(error)})
+        _print_json({"error": type(error).__name__, "message": message})
+
+
+def _in_options(message: str, options: dict[str, str]) -> str:
+    """What a message of the library says of its arguments, as the command calls them: --view en for view='en'.
+
+    Calls of Python that it advises stay, but for those of which only the options matter here.
+    """
+    if not options:
+        return message
+    any_option = "|".join(sorted(options, key=len, reverse=True))
+    message = re.sub(rf"\bstitch\(encoder, decoder, ((?:{any_option})='[^']*')\)", r"\1", message)
+    said = [*re.split(r"(\w+\([^()]*(?:\([^()]*\)[^()]*)*\))", message)]
+    for i in range(0, len(said), 2):  # between the calls
+        part = re.sub(rf"\b({any_option})='([^']*)'", lambda found: f"{options[found[1]]} {found[2]}", said[i])
+        part = re.sub(rf"\b({any_option})=(?=[\w-])", lambda found: f"{options[found[1]]} ", part)
+        part = re.sub(rf"\b({any_option})=", lambda found: options[found[1]], part)
+        part = re.sub(rf"\bLeave ({any_option}) out", lambda found: f"Leave {options[found[1]]} out", part)
+        said[i] = re.sub(r"(?<![\w.'-])(\w+_\w+)(?![\w(])", lambda found: options.get(found[1], found[1]), part)
+    return "".join(said)
 
 
 def main() -> None:

@@ -77,10 +77,16 @@ class Source:
 
         Raises:
             PartError: If it is no name, but a model, a pipeline, ``None``.
+            UploadError: If it is the name of a file on this machine.
         """
         if not isinstance(name, (str, os.PathLike)):
             refuse_unnamed(name)
         name = os.fspath(name)
+        if Path(name).is_file():
+            raise UploadError(
+                f"{name} is a file on this machine, expected a folder, or the name of a repository. Pass the folder "
+                "that was saved with save_pretrained(folder)."
+            )
         finish_save(Path(name))
         given = {key: kwargs[key] for key in SOURCE_ARGUMENTS if kwargs.get(key) is not None}
         place, at, revision = name.partition("@")

@@ -185,8 +185,8 @@ def _refuse_idle(of_classifier: dict[str, Any], decoder: Part) -> None:
     idle = [name for name, value in of_classifier.items() if value is not None]
     if idle:
         raise StitchingError(
-            f"{', '.join(idle)} are for ordinary classifiers; {name_of(decoder)} is relative and has its own anchors. "
-            "Leave them out."
+            f"{', '.join(f'{name}=' for name in idle)} {'is' if len(idle) == 1 else 'are'} for ordinary classifiers; "
+            f"{name_of(decoder)} is relative and has its own anchors. Leave {'it' if len(idle) == 1 else 'them'} out."
         )
 
 
@@ -268,7 +268,7 @@ def _refuse_other_layer(encoder: RelativeModel, layer: int | None) -> None:
     own = encoder.config.layer
     if layer not in (None, own):
         raise StitchingError(
-            f"The encoder is relative and reads layer={own}, but layer={layer} was given. Leave layer out, or load "
+            f"The encoder is relative and reads layer {own}, but layer={layer} was given. Leave layer out, or load "
             "the whole model and make it relative again: RelativeModel.from_encoder(name, view, layer=...)."
         )
 

@@ -352,7 +352,58 @@ def test_a_stitch_that_cannot_fit_is_a_sentence_and_exit_code_2(run: Run, upload
 def test_a_layer_is_for_ordinary_encoders(run, uploads):
     code, _, err = run("stitch", uploads["fr"], uploads["en"], "--layer", "-2")
     assert code == 2
-    assert "reads layer=-1, but layer=-2 was given" in " ".join(err.split())
+    assert "reads layer -1, but --layer -2 was given. Leave --layer out" in " ".join(err.split())
+
+
+def test_messages_name_options_not_arguments_of_python(run, uploads, pairs, tmp_path):
+    code, _, err = run("stitch", uploads["fr"], uploads["en"], "--view", "en", "--text", "chat")
+    assert code == 2 and "but --view en was given. Leave --view out, or" in err and "view=" not in err
+    code, out, err = run("stitch", uploads["fr"], uploads["en"], "--decoder-view", "en", "--anchors", "a", "--json")
+    assert code == 2 and "--anchors, --decoder-view are for ordinary classifiers" in err
+    assert "--decoder-view" in json.loads(out)["message"]
+    code, _, err = run("compare", uploads["fr"], uploads["en"], "--own-accuracy", "0.9")
+    assert code == 2 and "--own-accuracy needs --pairs. Pass both" in err
+    code, _, err = run("anchors", "choose", pairs, "--view", "en", "--id-column", "nothing")
+    assert code == 2 and "Use these names in views, --id-column and --label-column" in err
+    code, _, err = run("anchors", "choose", pairs, "--view", "en", "--strategy", "kmeans")
+    assert code == 2 and "--strategy kmeans needs embeddings, which this command does not make" in err
+    code, _, err = run("encode", uploads["en"], pairs, "--column", "en", "--output", str(tmp_path), "--dtype", "int8")
+    assert code == 2 and "--dtype int8 does not exist" in err
+    code, _, err = run("stitch", uploads["fr"], uploads["en"], "--text", " ")
+    assert code == 2 and "--text[0] is an empty text" in err
+
+
+def test_an_ordinary_encoder_is_asked_for_its_view_by_the_option(run, uploads, make_bert, tokenizer, pairs, tmp_path):
+    make_bert(3).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    bert = str(tmp_path / "bert")
+    code, _, err = run("stitch", bert, uploads["en"], "--text", "chat")
+    assert code == 2 and "Choose the one that it reads: --view en." in err
+    code, _, err = run("encode", bert, pairs, "--column", "en", "--output", bert, "--anchors", uploads["en"])
+    assert code == 2 and "has the views en, fr. Name the one that" in err and "reads with --view" in err
+
+
+def test_a_file_where_an_upload_belongs_is_not_looked_for_on_the_hub(run, uploads, tmp_path):
+    table = tmp_path / "par.tsv"
+    table.write_text("en\tfr\na cat\tun chat\n")
+    for command in (
+        ["stitch", str(table), uploads["en"]],
+        ["compare", uploads["en"], str(table)],
+        ["find", str(table)],
+    ):
+        code, _, err = run(*command)
+        assert code == 2 and "par.tsv is a file on this machine, expected a folder, or the name of a repo" in err
+    for command in (["compare", uploads["fr"], uploads["en"], "--pairs"], ["anchors", "choose", "--view", "en"]):
+        code, _, err = run(*command, str(table))
+        assert code == 2 and "par.tsv is a file, expected one of .csv, .json, .jsonl, .parquet" in err
+
+
+def test_an_image_that_does_not_exist_is_named_before_models_are_loaded(run, image_upload, tmp_path):
+    code, _, err = run("stitch", str(image_upload), str(image_upload), "--image", str(tmp_path / "nofile.png"))
+    assert code == 2 and "Invalid value for '--image'" in err and "does not" in err
+    (tmp_path / "no.png").write_text("no image")
+    code, _, err = run("stitch", str(image_upload), str(image_upload), "--image", str(tmp_path / "no.png"))
+    assert code == 2 and "--image cannot be read" in err
 
 
 def test_a_folder_that_does_not_exist_is_a_sentence_and_exit_code_2(run: Run, uploads: dict[str, str]) -> None:

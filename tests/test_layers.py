@@ -386,7 +386,7 @@ def test_a_decoder_takes_a_layer_of_an_ordinary_encoder(make_model, make_deep, a
     expected = RelativeModel.from_encoder(make_deep(2), anchors.view("fr"), tokenizer, layer=-3)
     assert torch.equal(model.encoder.encode(texts["fr"]), expected.encode(texts["fr"]))
     assert stitch(model, decoder, layer=-3).config.encoder.layer == -3  # an encoder brings its own
-    with pytest.raises(StitchingError, match=r"reads layer=-3, but layer=-2 was given\. Leave layer out"):
+    with pytest.raises(StitchingError, match=r"reads layer -3, but layer=-2 was given\. Leave layer out"):
         stitch(model, decoder, layer=-2)
     assert "mean of hidden state -3" in str(compatibility(model, decoder))
 
@@ -400,7 +400,7 @@ def test_an_ordinary_classifier_s_head_reads_an_encoder_s_layer(make_deep, ancho
     assert (model.config.encoder.layer, model.config.decoder.decoder_type) == (-2, "head")
     expected = RelativeModel.from_encoder(make_deep(2), anchors.view("fr"), tokenizer, layer=-2)
     assert torch.equal(model.encoder.encode(texts["fr"]), expected.encode(texts["fr"]))
-    with pytest.raises(StitchingError, match=r"reads layer=-2, but layer=-1 was given"):
+    with pytest.raises(StitchingError, match=r"reads layer -2, but layer=-1 was given"):
         stitch(model, classifier, **how, **processors, layer=-1)
 
 
