@@ -122,7 +122,7 @@ class AnchorSet:
         parallel anchor. An empty text is an error, since it is more likely a mistake.
 
         Args:
-            dataset: A `datasets.Dataset` with one column for each view.
+            dataset: A `datasets.Dataset`, or a DataFrame of pandas or polars, with one column for each view.
             k: Number of anchors; the paper uses 300 to 768.
             views: Name of the view -> its column, or the two columns of pairs of texts: ``{"en": ("premise",
                 "hypothesis")}``; a list where view and column are called the same.
@@ -152,7 +152,7 @@ class AnchorSet:
         if not hasattr(dataset, "column_names"):
             raise SampleError(
                 f"dataset is a {type(dataset).__name__}, expected a datasets.Dataset. Build one: "
-                "Dataset.from_dict(columns), Dataset.from_list(rows) or Dataset.from_pandas(frame)."
+                "Dataset.from_dict(columns) or Dataset.from_list(rows)."
             )
         columns = _columns_of(views)
         wanted = [*_names_in(columns), *([id_column] if id_column else [])]

@@ -47,7 +47,7 @@ MOST_ROUNDS = 8
 
 
 class Encodes(Protocol):
-    """Anything that returns embeddings (N, D) of samples: a `RelativeModel`, a sentence-transformers model, ...
+    """Anything that returns embeddings (N, D) of samples: a relative model, a sentence-transformers model, ...
 
     Example:
         Uses the names that the first block of `docs/api/index.md` makes.
@@ -250,6 +250,13 @@ def _encode_views(anchors: AnchorSet, encoders: Mapping[str, Encodes]) -> tuple[
 
 def _encode(encoder: Encodes, samples: Sequence[Any], what: str) -> Tensor:
     """Embeddings (N, D) in float32 on the processor."""
+    parts = getattr(encoder, "parts", None)
+    encoder = parts.get("encoder", encoder) if isinstance(parts, Mapping) else encoder  # of a whole model
+    if not hasattr(encoder, "encode"):
+        raise AnchorError(
+            f"The encoder of {what} is a {type(encoder).__name__}, which has no encode(samples). Make an AutoModel "
+            "relative, RelativeModel.from_encoder(model, anchors.view(name)), or pass a SentenceTransformer."
+        )
     x_ND = torch.as_tensor(encoder.encode(list(samples))).detach().float().cpu()
     if x_ND.ndim != 2 or len(x_ND) != len(samples) or not torch.isfinite(x_ND).all():
         raise AnchorError(

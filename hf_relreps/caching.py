@@ -18,7 +18,7 @@ from pyarrow import ArrowException
 from hf_relreps.backbones import digest_of_weights
 from hf_relreps.blocks import ROWS_AT_ONCE, rows_of
 from hf_relreps.errors import ConfigurationError, RelrepsError, SampleError, UploadError
-from hf_relreps.modeling import RelativeModel
+from hf_relreps.modeling import RelativeModel, RelativeTaskModel, as_encoder
 from hf_relreps.pairs import columns_in, samples_in
 from hf_relreps.samples import check_samples, require_modality, unformatted
 from hf_relreps.saving import write_text
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def encode_dataset(
-    encoder: RelativeModel,
+    encoder: RelativeModel | RelativeTaskModel,
     dataset: Dataset,
     column: str | Sequence[str],
     *,
@@ -55,8 +55,9 @@ def encode_dataset(
     a run that was killed goes on. It is on disk, so neither the samples nor the result need to fit into memory.
 
     Args:
-        encoder: Is not changed. If you train the encoder, use `AnchorCallback` instead.
-        dataset: A `datasets.Dataset`, in memory or on disk.
+        encoder: A relative model, or a whole one. It is not changed. If you train the encoder, use `AnchorCallback`
+            instead.
+        dataset: A `datasets.Dataset`, in memory or on disk, or a DataFrame of pandas or polars.
         column: What the encoder reads: texts, images, sounds or nodes; of pairs of texts the two columns.
         processor: Tokenizer or image processor, if not the encoder's own.
         batch_size: Samples that the encoder reads at a time.
@@ -80,7 +81,7 @@ def encode_dataset(
     """
     from datasets import Features, List, Value, config
 
-    dataset = unformatted(dataset)
+    encoder, dataset = as_encoder(encoder), unformatted(dataset)
     _refuse_unreadable(dataset, column, encoder.config.modality)
     folder = Path(config.HF_DATASETS_CACHE, "hf_relreps") if cache_dir is None else Path(cache_dir)
     absolute = _encoding(encoder, dataset, column, processor, batch_size, folder)

@@ -1167,6 +1167,21 @@ class RelativeTaskModel(RelativePreTrainedModel):
         self.encoder.set_input_embeddings(value)
 
 
+def as_encoder(model: Any) -> RelativeModel:
+    """A relative encoder as it is, and that of a whole model.
+
+    Raises:
+        ConfigurationError: If it is neither.
+    """
+    model = model.encoder if isinstance(model, RelativeTaskModel) else model
+    if not isinstance(model, RelativeModel):
+        raise ConfigurationError(
+            f"The encoder is a {type(model).__name__}, expected a RelativeModel. Make an AutoModel relative: "
+            "RelativeModel.from_encoder(model, anchors.view(name), processor)."
+        )
+    return model
+
+
 def decode(encoder: RelativeModel, decoders: Mapping[str, RelativeDecoder], x_ND: Tensor) -> dict[str, Tensor]:
     """Decoder name -> logits (N, C) on the CPU, of absolute embeddings (N, D).
 

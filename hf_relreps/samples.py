@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
@@ -47,11 +48,13 @@ DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow clips these
 def unformatted(dataset: Any, name: str = "dataset") -> Any:
     """A `datasets.Dataset` as one that gives texts, pictures and numbers, whatever format it is set to.
 
-    A transform of the user's own stays. What is no dataset of that library comes back as it is.
+    A transform of the user's own stays. A DataFrame of pandas or polars becomes a dataset, without its index. What is
+    neither comes back as it is.
 
     Raises:
-        SampleError: If it is a dict of splits, or streamed.
+        SampleError: If it is a dict of splits, or streamed, or a DataFrame that cannot become a dataset.
     """
+    dataset = _of_frame(dataset, name)
     splits = list(dataset) if isinstance(dataset, Mapping) else []
     if splits and hasattr(dataset[splits[0]], "column_names"):
         raise SampleError(
@@ -69,6 +72,21 @@ def unformatted(dataset: Any, name: str = "dataset") -> Any:
         return dataset
     is_plain = form["type"] is None and set(form["columns"]) == set(dataset.column_names)
     return dataset if is_plain else dataset.with_format(None)
+
+
+def _of_frame(frame: Any, name: str) -> Any:
+    library = type(frame).__module__.partition(".")[0]
+    if type(frame).__name__ != "DataFrame" or library not in ("pandas", "polars"):
+        return frame
+    from datasets import Dataset
+
+    try:
+        return Dataset.from_polars(frame) if library == "polars" else Dataset.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise SampleError(
+            f"{name} is a DataFrame that cannot become a dataset: {str(error).rstrip('.')}. Drop or convert that "
+            f"column, until Dataset.from_{library}(frame) works."
+        ) from error
 
 
 def as_list(samples: Any, name: str = "samples") -> list[Any]:

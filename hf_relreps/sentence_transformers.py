@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from hf_relreps.anchors import AnchorSet, AnchorView
+from hf_relreps.anchors import AnchorSet, AnchorView, as_view
 from hf_relreps.backbones import building
 from hf_relreps.configuration import RelativeEncoderConfig
 from hf_relreps.errors import (
@@ -173,7 +173,7 @@ class RelativeEmbedding(Module):
 
 def relative(
     model: SentenceTransformer | str | Path,
-    anchors_view: AnchorView,
+    anchors_view: AnchorView | AnchorSet,
     *,
     prompt_name: str | None = None,
     batch_size: int = 64,
@@ -183,7 +183,7 @@ def relative(
 
     Args:
         model: A model, or its name.
-        anchors_view: The anchors as this model reads them: texts.
+        anchors_view: The anchors as this model reads them: texts; or a set with one view.
         prompt_name: Prompt of the model to encode the anchors with, and texts that `encode` is given none for; the
             default one of the model if left out.
         batch_size: Anchors in a batch.
@@ -207,6 +207,7 @@ def relative(
 
         ```
     """
+    anchors_view = as_view(anchors_view)
     model = model if isinstance(model, SentenceTransformer) else load_with_module(str(model))
     if anchors_view.modality != "text":
         raise AnchorError(

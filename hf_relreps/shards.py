@@ -34,7 +34,7 @@ from hf_relreps.errors import (
     RelrepsError,
     UploadError,
 )
-from hf_relreps.modeling import RelativeModel
+from hf_relreps.modeling import RelativeModel, RelativeTaskModel, as_encoder
 from hf_relreps.prompts import with_prompt
 from hf_relreps.samples import check_samples, require_modality
 from hf_relreps.space import require_one_of, require_whole
@@ -77,7 +77,7 @@ class EncodedShards:
 
 
 def encode_shards(
-    encoder: RelativeModel,
+    encoder: RelativeModel | RelativeTaskModel,
     data: Dataset | IterableDataset | str | Path | Sequence[str | Path],
     column: str | Sequence[str],
     folder: str | Path,
@@ -138,11 +138,13 @@ def encode_shards(
     """
     require_one_of("dtype", dtype, DTYPES)
     rows = rows_of(data, column, keep, rows_per_shard, split)
-    job = Encoding.of(encoder, rows, Path(folder), processor, batch_size, dtype)
+    job = Encoding.of(as_encoder(encoder), rows, Path(folder), processor, batch_size, dtype)
     return job.run(*_share()) if ray_actors is None else _run_with_ray(job, ray_actors)
 
 
-def read_shards(folder: str | Path, encoder: RelativeModel | None = None, *, processor: Any = None) -> IterableDataset:
+def read_shards(
+    folder: str | Path, encoder: RelativeModel | RelativeTaskModel | None = None, *, processor: Any = None
+) -> IterableDataset:
     """What `encode_shards` stored, in the order of the data; with an encoder as relative representations.
 
     Nothing is encoded, copied or held in memory: rows are read and projected as they are asked for. A decoder trains
@@ -179,6 +181,7 @@ def read_shards(folder: str | Path, encoder: RelativeModel | None = None, *, pro
     stored = load_dataset("parquet", data_files=names, split="train", streaming=True, **checked)
     if encoder is None:
         return stored.with_format("torch")
+    encoder = as_encoder(encoder)
     _refuse_other_encoder(encoder, processor, shards[0].made_by["encoder"], folder)
     kept = {name: feature for name, feature in stored.features.items() if name != ABSOLUTE}
     features = Features(kept | {RELATIVE: List(Value("float32"), length=encoder.config.space.size)})

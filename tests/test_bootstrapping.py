@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_relreps import AnchorSet, RelativeModel
+from hf_relreps import AnchorSet, RelativeModel, RelativeModelForSequenceClassification
 from hf_relreps.bootstrapping import (
     BootstrapReport,
     assign,
@@ -270,3 +270,9 @@ def test_relative_models_are_encoders_for_it(make_bert, tokenizer, anchors, text
         for seed, name in enumerate(("en", "fr"))
     }
     assert set(mismatched(anchors, encoders)) <= set(anchors.ids)
+    wholes = {name: RelativeModelForSequenceClassification.from_encoder(encoders[name]) for name in encoders}
+    assert mismatched(anchors, wholes) == mismatched(anchors, encoders)
+    with pytest.raises(
+        AnchorError, match=r"encoder of view 'fr' is a BertModel, which has no encode\(samples\)\. Make"
+    ):
+        mismatched(anchors, {"en": encoders["en"], "fr": make_bert(0)})

@@ -178,6 +178,16 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(encoder, data
         encode_dataset(encoder, dataset, "sentence")
 
 
+def test_a_whole_model_stands_for_its_encoder_and_another_model_is_refused(make_model, make_bert, dataset, tmp_path):
+    model = make_model(0)
+    of_both = [encode_dataset(one, dataset, "text", cache_dir=tmp_path) for one in (model, model.encoder)]
+    assert torch.equal(*(encoded["relative_embeds"][:] for encoded in of_both))
+    with pytest.raises(
+        ConfigurationError, match=r"The encoder is a BertModel, expected a RelativeModel\. Make an Auto"
+    ):
+        encode_dataset(make_bert(0), dataset, "text", cache_dir=tmp_path)
+
+
 def test_what_cannot_say_whether_it_is_the_same_is_refused(encoder):
     with pytest.raises(ConfigurationError, match="got a list, expected a datasets.Dataset"):
         encode_dataset(encoder, [{"text": "old horse"}], "text")

@@ -143,6 +143,33 @@ def test_a_format_changes_nothing_about_what_is_encoded_and_measured(rows, make_
     assert matrices[0].scores == matrices[1].scores
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_data_frames_are_datasets_without_their_index(rows, make_model, tmp_path, library):
+    pytest.importorskip(library)
+    frame = rows.to_pandas() if library == "pandas" else rows.to_polars()
+    if library == "pandas":
+        frame = frame.sample(frac=1.0, random_state=0).sort_values("id")  # as the index of a frame that was filtered
+        frame.index = frame.index + 100
+    assert anchors_of(frame).fingerprint == anchors_of(rows).fingerprint
+    encoder = make_model(0).encoder
+    encoded = [encode_dataset(encoder, data, "en", cache_dir=tmp_path) for data in (frame, rows)]
+    assert encoded[0].column_names == encoded[1].column_names
+    assert (encoded[0]["relative_embeds"][:] == encoded[1]["relative_embeds"][:]).all()
+    files = len(list(tmp_path.iterdir()))
+    encode_dataset(encoder, frame, "en", cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == files  # the same frame is found in the cache
+    models = {"en": make_model(0)}
+    assert stitching_matrix(models, models, frame).scores == stitching_matrix(models, models, rows).scores
+
+
+def test_a_data_frame_that_cannot_become_a_dataset_is_refused_with_the_column():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(
+        SampleError, match=r"DataFrame that cannot become a dataset: .*column en .*Dataset\.from_pandas"
+    ):
+        AnchorSet.from_dataset(pandas.DataFrame({"en": ["a cat", 3]}), k=1, views="en")
+
+
 def test_a_column_that_the_encoder_does_not_read_is_refused_before_it_is_encoded(rows, make_model):
     with pytest.raises(SampleError, match=r"column 'label' holds numbers, the encoder reads text"):
         encode_dataset(make_model(0).encoder, rows, "label")

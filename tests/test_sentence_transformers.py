@@ -165,6 +165,12 @@ def test_what_cannot_become_relative_is_refused(model, absolute, anchors):
     nodes = AnchorSet(anchors.ids, {"node": list(range(20))})
     with pytest.raises(AnchorError, match="reads texts, but view 'node' contains nodes"):
         relative(absolute, nodes.view("node"))
+    with pytest.raises(AnchorError, match="No view was named; this anchor set has 'en', 'fr'"):
+        relative(absolute, anchors)
+    with pytest.raises(AnchorError, match="The anchors are a str, expected an AnchorSet or a view"):
+        relative(absolute, "en")
+    one_view = AnchorSet(anchors.ids, {"en": anchors.view("en").samples})
+    assert relative(absolute, one_view)[-1].config.anchor_view == "en"
 
 
 def test_what_is_saved_says_no_more_than_it_needs(model, anchors, tmp_path):
