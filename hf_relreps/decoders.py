@@ -380,6 +380,22 @@ class RelativeDecoder(RelativePart):
             )
         return config, kwargs
 
+    @classmethod
+    def _take_names(cls, config: Any, stored: dict[str, Any], name: str) -> dict[str, Any]:
+        """Loaded weights are those of the stored classes; these get their other names after."""
+        found, asked = RelativeDecoderConfig.from_dict(stored), config.id2label
+        if len(asked or ()) != len(found.id2label or ()):  # which is refused
+            return {}
+        if not asked or not found.id2label or asked == found.id2label:
+            return {}
+        if set(asked.values()) == set(found.id2label.values()):
+            raise ConfigurationError(
+                f"The decoder of {name} has the classes {', '.join(map(str, found.id2label.values()))} in this order, "
+                f"but id2label={asked!r:.200} was given: its answers would get each other's names. Leave it out."
+            )
+        config.id2label, config.label2id = found.id2label, found.label2id
+        return {"id2label": asked, "label2id": {label: number for number, label in asked.items()}}
+
     def describe_weights(self) -> dict[str, Any]:
         """The space that is read, the kind of decoder and its classes in their order."""
         config = self.config

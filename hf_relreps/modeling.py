@@ -1069,8 +1069,11 @@ class RelativeTaskModel(RelativePreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         adapter, adapter_name = dict(kwargs.pop("adapter_kwargs", None) or {}), kwargs.pop("adapter_name", "default")
         adapter_place = adapter.pop("_adapter_model_path", None)
+        may_rename = kwargs.keys() & {"config", "id2label"}
         config, kwargs = cls._resolve_config(source, kwargs)
         _refuse_other_task(cls, config)
+        stored = load_whole_config(source, {})[0].decoder.to_dict() if may_rename else {}
+        named = RelativeDecoder._take_names(config.decoder, stored, str(source)) if may_rename else {}
         info: dict[str, Any] = {}
         parts: dict[str, Any] = {}
         for name, part_class in (("encoder", RelativeModel), ("decoder", RelativeDecoder)):
@@ -1080,6 +1083,8 @@ class RelativeTaskModel(RelativePreTrainedModel):
             parts[name] = loaded[0]
             _add_info(info, name, loaded[1])
         require_fit(parts["encoder"].config.space, parts["decoder"].config.space)
+        for name, value in named.items():
+            setattr(parts["decoder"].config, name, value)
         model = cls(config, **parts)
         if adapter_place is not None:  # of peft, around the whole: `AutoModel` led from it to this base
             model.load_adapter(adapter_place, adapter_name=adapter_name, adapter_kwargs=adapter)

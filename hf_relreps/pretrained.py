@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -402,6 +403,13 @@ class RelativePreTrainedModel(PreTrainedModel):
             shutil.copyfile(self.card_facts.picture, folder / PICTURE_FILE)
 
 
+UNKNOWN_KEYWORD = re.compile(r"unexpected keyword argument '(\w+)'")
+KEEPS_SETTINGS = (
+    "A loaded model keeps its settings: leave that out. For another projection call encoder.use_projection(config); "
+    "for another pooling, layer or prompt make the encoder relative again with RelativeModel.from_encoder."
+)
+
+
 class OtherWeightsError(ConfigurationError):
     """Weights that were made with other settings than the model has that is to take them."""
 
@@ -437,6 +445,7 @@ class RelativePart(RelativePreTrainedModel):
             **kwargs: As for any `PreTrainedModel`: `revision`, `token`, `dtype`, `device_map`, ...
 
         Raises:
+            ConfigurationError: If a keyword asks for other settings than the weights were made with.
             UploadError: If the upload lacks the part, or is not one of this library.
         """
         if pretrained_model_name_or_path is None:
@@ -452,7 +461,9 @@ class RelativePart(RelativePreTrainedModel):
         if isinstance(kwargs.get("device_map"), dict) and "" not in kwargs["device_map"]:
             kwargs["device_map"] = kwargs["device_map"] | {EXTRA_STATE: "cpu"}  # else accelerate misses a place for it
         try:
+            given = set(kwargs)
             config, kwargs = cls._resolve_config(source.name, kwargs | files, stored)
+            named = {} if "config" in given else cls._take_names(config, stored, str(source))
             config.dtype = dtype_to_compute(config.dtype)
             asked = kwargs.get("quantization_config")
             with building(stored_sizes(files_of_weights)[0]), quantizing(asked, f"The {part} of {source}"):
@@ -460,6 +471,11 @@ class RelativePart(RelativePreTrainedModel):
                     source.name, *args, config=config, output_loading_info=True, **kwargs | files
                 )
         except OtherWeightsError as error:
+            if given & set(stored):
+                raise ConfigurationError(
+                    f"from_pretrained was asked for other settings than the {part} of {source} has. "
+                    f"{str(error).split('. ')[0]}. {KEEPS_SETTINGS}"
+                ) from error
             raise UploadIntegrityError(
                 f"The {part} of {source} contradicts its own configuration: {str(error).split('. ')[0]}. Pull it "
                 "again, or ask its author."
@@ -467,8 +483,13 @@ class RelativePart(RelativePreTrainedModel):
         except (RelrepsError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a configuration from outside makes other code fail in any way
+            unknown = UNKNOWN_KEYWORD.search(str(error)) if isinstance(error, TypeError) else None
+            if unknown is not None and unknown[1] in given:
+                raise ConfigurationError(f"from_pretrained knows no {unknown[1]!r:.60}. {KEEPS_SETTINGS}") from error
             raise explain(source, part, error) from error
         model, info = loaded
+        for name, value in named.items():
+            setattr(model.config, name, value)
         refuse_missing(info["missing_keys"], part, str(source))
         model._source = source
         model._complete(source)
@@ -487,6 +508,11 @@ class RelativePart(RelativePreTrainedModel):
             return config, kwargs
         config_class: Any = cls.config_class
         return config_class.from_pretrained(name, return_unused_kwargs=True, **kwargs)
+
+    @classmethod
+    def _take_names(cls, config: Any, stored: dict[str, Any], name: str) -> dict[str, Any]:
+        """Other names of classes that were asked for, out of a configuration; none, unless it is of a decoder."""
+        return {}
 
     def _complete(self, source: Source) -> None:
         """Add what a load leaves open: nothing, unless it is an encoder."""

@@ -165,7 +165,8 @@ class RelativeClassifier(RelativeTaskModel):
     def classify(self, samples: Sequence[Any], *, batch_size: int = 64) -> list[Any]:
         """What the model says of raw samples, as a classification pipeline would; of conversations too.
 
-        In evaluation mode; the mode is restored after.
+        In evaluation mode; the mode is restored after. A `pipeline` also takes a single text, and gives the best k
+        labels of each: ``pipeline("text-classification", model=model, tokenizer=model.processor, top_k=3)``.
 
         Args:
             samples: N texts, words, conversations (lists of messages), images, sounds or nodes.

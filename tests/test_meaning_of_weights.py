@@ -129,6 +129,45 @@ def test_another_number_of_classes_is_refused_with_the_way_to_a_new_decoder(make
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3).config.num_labels == 3
 
 
+def test_classes_are_renamed_by_a_load_but_not_exchanged(make_model, texts, tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path / "saved")
+    others = {0: "Tier", 1: "Essen", 2: "Fahrzeug"}
+    expected = [
+        {"animal": "Tier", "food": "Essen", "vehicle": "Fahrzeug"}[one["label"]] for one in model.classify(texts["en"])
+    ]
+    for a_class in (AutoModelForSequenceClassification, RelativeModelForSequenceClassification):
+        renamed = a_class.from_pretrained(tmp_path / "saved", id2label=others)
+        assert [one["label"] for one in renamed.classify(texts["en"])] == expected
+        assert renamed.config.id2label == others and renamed.config.label2id["Essen"] == 1
+        renamed.save_pretrained(tmp_path / "renamed")
+        again = RelativeModelForSequenceClassification.from_pretrained(tmp_path / "renamed")
+        assert again.config.id2label == others
+        with pytest.raises(
+            ConfigurationError, match="has the classes animal, food, vehicle in this order, but id2label="
+        ):
+            a_class.from_pretrained(tmp_path / "saved", id2label={0: "food", 1: "animal", 2: "vehicle"})
+    assert RelativeDecoder.from_pretrained(tmp_path / "saved", id2label=others).config.id2label == others
+
+
+@pytest.mark.parametrize(
+    ("a_class", "settings", "message"),
+    [
+        (
+            RelativeModel,
+            {"pooling": "cls"},
+            r"other settings than the encoder of .* has\. .*: pooling mean there and cls",
+        ),
+        (RelativeModelForSequenceClassification, {"pooling": "cls"}, r"from_pretrained knows no 'pooling'\. A loaded"),
+        (RelativeModelForSequenceClassification, {"similarity": "rbf"}, r"knows no 'similarity'\. .*use_projection"),
+    ],
+)
+def test_what_the_caller_asks_for_is_not_blamed_on_the_upload(make_model, tmp_path, a_class, settings, message):
+    make_model().save_pretrained(tmp_path)
+    with pytest.raises(ConfigurationError, match=message):
+        a_class.from_pretrained(tmp_path, **settings)
+
+
 @pytest.mark.parametrize("other", [RelativeModelForImageClassification, RelativeModelForAudioClassification])
 def test_an_upload_of_texts_is_refused_by_classes_of_other_modalities(other, make_model, tmp_path):
     make_model().save_pretrained(tmp_path)
