@@ -1055,11 +1055,13 @@ class RelativeTaskModel(RelativePreTrainedModel):
         Args:
             pretrained_model_name_or_path: Folder or repository id.
             *args: As for any `PreTrainedModel`.
-            **kwargs: As for any `PreTrainedModel`: `revision`, `token`, `dtype`, `device_map`, ...
+            **kwargs: As for any `PreTrainedModel`: `revision`, `token`, `dtype`, `device_map`, ... `id2label` gives its
+                classes other names.
 
         Raises:
-            ConfigurationError: If the upload reads another modality than this class, or has another number of classes
-                than `num_labels` asks for.
+            ConfigurationError: If the upload reads another modality than this class, has another number of classes
+                than `num_labels` asks for, or the same names of classes as `id2label` in another order; or if a keyword
+                asks for other settings.
             StitchingError: If its parts do not fit together.
             UploadError: If the upload lacks a part, or is not one of this library.
         """
