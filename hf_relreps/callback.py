@@ -471,6 +471,11 @@ def _refuse_other_labels(model: nn.Module, loader: Any) -> None:
         labels = dataset.with_format("arrow", columns=[name])[:][name].combine_chunks()
         while pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type):  # of the tokens of each row
             labels = labels.flatten()
+        if len(labels) and (pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type)):
+            raise LabelError(
+                f"The column {name!r} of the training set has texts such as {labels[0].as_py()!r:.60}, expected "
+                f"numbers of classes. Number them before you split: dataset.class_encode_column({name!r})."
+            )
         if pa.types.is_integer(labels.type) and not labels.null_count:
             refuse_other_classes(torch.from_numpy(labels.to_numpy().astype("int64")), config.num_labels, but=IGNORED)
 

@@ -1062,9 +1062,13 @@ def _fitted(z_NR: Tensor, labels: Tensor, config: RelativeDecoderConfig, ridge: 
         return scale * fit.weight_CR, scale * fit.bias_C
     targets_NC = labels.reshape(len(labels), -1)
     if targets_NC.shape[1] != num_labels:
+        are_numbers = targets_NC.shape[1] == 1 and config.problem_type == "regression"
+        advice = (
+            "Labels that are classes must be integers: labels.long()." if are_numbers else "Set num_labels to that."
+        )
         raise LabelError(
             f"Each sample has {targets_NC.shape[1]} labels, expected num_labels={num_labels} for "
-            f"problem_type={config.problem_type!r}. Set num_labels to their number."
+            f"problem_type={config.problem_type!r}. {advice}"
         )
     fit = fit_ridge(z_NR, targets_NC, ridge)
     if config.problem_type == "regression":

@@ -1011,6 +1011,7 @@ class RelativeTaskModel(RelativePreTrainedModel):
         start = start if isinstance(start, RelativeDecoderConfig) else RelativeDecoderConfig()
         of_encoder = {"space": encoder.config.space, "modality": encoder.config.modality}
         of_encoder |= {"anchor_view": encoder.config.anchor_view, "head_pair": None}
+        settings = settings | _names_of_classes(settings)
         own = changed(start, of_encoder | cls.new_decoder | settings)
         if own.decoder_type in ("head", MEAN, SEVERAL):
             raise ConfigurationError(
@@ -1055,13 +1056,13 @@ class RelativeTaskModel(RelativePreTrainedModel):
         Args:
             pretrained_model_name_or_path: Folder or repository id.
             *args: As for any `PreTrainedModel`.
-            **kwargs: As for any `PreTrainedModel`: `revision`, `token`, `dtype`, `device_map`, ... `id2label` gives its
-                classes other names.
+            **kwargs: As for any `PreTrainedModel`: `revision`, `token`, `dtype`, `device_map`, ... `id2label` gives
+                its classes other names.
 
         Raises:
             ConfigurationError: If the upload reads another modality than this class, has another number of classes
-                than `num_labels` asks for, or the same names of classes as `id2label` in another order; or if a keyword
-                asks for other settings.
+                than `num_labels` asks for, or the same names of classes as `id2label` in another order; or if a
+                keyword asks for other settings.
             StitchingError: If its parts do not fit together.
             UploadError: If the upload lacks a part, or is not one of this library.
         """
@@ -1172,6 +1173,14 @@ class RelativeTaskModel(RelativePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put others into the wrapped model: `resize_token_embeddings` does so."""
         self.encoder.set_input_embeddings(value)
+
+
+def _names_of_classes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`id2label` of a list of names, or of `label2id` where that stands alone."""
+    names, numbers = settings.get("id2label"), settings.get("label2id")
+    if isinstance(names, list | tuple):
+        return {"id2label": dict(enumerate(names))}
+    return {"id2label": {number: name for name, number in numbers.items()}} if numbers and names is None else {}
 
 
 def as_encoder(model: Any) -> RelativeModel:

@@ -191,8 +191,15 @@ def label_tokens(
         ```
     """
     refuse_other_counts(sentences, labels)
-    for i, sentence in enumerate(sentences):
+    given: Sequence[Sequence[Any]] = labels
+    for i, (sentence, of_words) in enumerate(zip(sentences, given, strict=True)):
         _refuse_no_sentence(sentence, f"sentences[{i}]")
+        name = next((label for label in of_words if isinstance(label, str)), None)
+        if name is not None:
+            raise SampleError(
+                f"labels[{i}] has the name {name!r:.60}, expected numbers of classes. Number them as id2label of the "
+                "model does: [[numbers[name] for name in names] for names in labels]."
+            )
     tokens = tokenizer([" ".join(sentence) for sentence in sentences], truncation=True, max_length=max_length)
     found = []
     for words, told, encoding in zip(sentences, labels, encodings_of(tokens, tokenizer), strict=True):

@@ -28,7 +28,7 @@ from hf_relreps import (
 from hf_relreps.caching import encode_dataset
 from hf_relreps.demos.debian import load_debian_descriptions
 from hf_relreps.demos.tiny import small_bert, wordpiece_tokenizer
-from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError, SampleError, StitchingError
+from hf_relreps.errors import AnchorError, ConfigurationError, EmbeddingError, LabelError, SampleError, StitchingError
 from hf_relreps.ridge import RIDGE, class_weights, fit_ridge, sharpness
 from tests.training import tiny_trainer
 
@@ -392,6 +392,13 @@ def test_classes_without_samples_are_warned_of_unless_they_are_meant(caplog, mon
     assert "Number the classes from 0 without gaps" in caplog.messages[0]
     fitted(r_NR, [0, 9, 11] * 20)
     assert "classes 1, 2, 3, 4, 5, ... had no samples" in caplog.messages[1]
+
+
+def test_classes_that_are_no_integers_are_told_from_numbers():
+    with pytest.raises(
+        LabelError, match=r"num_labels=3 for problem_type='regression'\. Labels that are classes must be int"
+    ):
+        make(num_labels=3).fit(relative(6), torch.tensor([0.0, 1.0, 2.0] * 2))
 
 
 def test_classes_keep_their_order_in_a_file(tmp_path):

@@ -186,6 +186,8 @@ def test_labels_that_are_no_classes_are_refused_before_the_training(
     if fit_samples:  # a list is not searched, but seen
         with pytest.raises(LabelError, match=r"labels lie in 1 \.\.\. 3"):
             train([1, 2, 3] * 20, rows=list)
+    with pytest.raises(LabelError, match=r"has texts such as 'a', expected numbers .* dataset\.class_encode_column"):
+        train(["a", "b", "c"] * 20)
     assert train([-100, 1, 2] * 20) == 1
     several = {"problem_type": "multi_label_classification"}
     assert train([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 20, **several) == 1
@@ -225,6 +227,13 @@ def test_tokens_with_labels_that_are_no_classes_are_refused_before_the_training(
     train(1)
     with pytest.raises(LabelError, match=r"labels lie in 2 \.\.\. 2, expected 0 \.\.\. 1"):
         train(2)
+
+
+def test_names_of_classes_may_be_a_list_or_stand_in_label2id(make_bert, anchors, tokenizer):
+    names, view = ["animal", "food", "vehicle"], anchors.view("en")
+    for given in ({"id2label": names}, {"label2id": {name: number for number, name in enumerate(names)}}):
+        model = RelativeModelForSequenceClassification.from_encoder(make_bert(0), view, tokenizer, **given)
+        assert (model.config.num_labels, model.config.id2label) == (3, dict(enumerate(names)))
 
 
 def test_a_loss_names_labels_that_are_no_classes(make_model, tokenizer, texts):

@@ -555,6 +555,13 @@ def test_decoders_of_different_problems_do_not_share_a_matrix():
         stitching_matrix(**one(decoders={"low-1": decoders()["low-1"], "r": regression}))
 
 
+def test_a_model_without_a_name_is_told_how_to_get_one(make_model):
+    with pytest.raises(
+        EvaluationError, match=r"encoders is a RelativeModelForSequenceClassification, which has no name"
+    ):
+        stitching_matrix(make_model(0), make_model(0), None)
+
+
 def test_parts_that_do_not_fit_are_refused_before_any_encoder_runs():
     stranger = encoder(9, "lower", anchor_set=anchors(seed=101))
     hook = encoders()["low-1"].backbone.register_forward_hook(lambda *_: pytest.fail("an encoder ran"))

@@ -155,6 +155,10 @@ def test_a_span_that_is_no_word_is_refused(start, end, message):
 
 def test_labels_must_be_as_many_as_words():
     assert labelled_words([["a", "b"], ["c"]], [[1, -100], [None]]) == ([Word(("a", "b"), 0)], [1])
+    with pytest.raises(
+        SampleError, match=r"labels\[0\] has the name 'LOC', expected numbers of classes\. Number them"
+    ):
+        label_tokens(None, [["Rome"]], [["LOC"]])
     with pytest.raises(SampleError, match=r"sentences\[1\] has 1 words and 2 labels. Give one label for each word"):
         labelled_words([["a"], ["b"]], [[1], [2, 3]])
     with pytest.raises(SampleError, match="labels of 1 sentences for 2 sentences"):

@@ -449,6 +449,11 @@ def _to(part: torch.nn.Module, device: torch.device | str) -> None:
 
 
 def _resolve(role: str, things: Mapping[str, Any] | Sequence[str], resolve: Callable[[Any], Part]) -> dict[str, Part]:
+    if isinstance(things, torch.nn.Module):
+        raise EvaluationError(
+            f"{role} is a {type(things).__name__}, which has no name for the table. Pass a dict: "
+            f"{role}={{'name': model, ...}}."
+        )
     if isinstance(things, str) or not things:
         raise EvaluationError(f"{role}={things!r}: expected a dict of names, or a list of repository ids.")
     if isinstance(things, Mapping):
