@@ -42,7 +42,7 @@ from hf_relreps.configuration import (
 from hf_relreps.errors import ConfigurationError, MissingExtraError, RelrepsError, SampleError, UploadError
 from hf_relreps.idle_layers import ADAPTED, fewer_layers, lowest, shortened
 from hf_relreps.image_processors import savable
-from hf_relreps.inspection import known_adapter, refuse_unknown_model
+from hf_relreps.inspection import known_adapter, refuse_long_tables, refuse_unknown_model
 from hf_relreps.placement import device_of, refuse_empty, share_weights
 from hf_relreps.pooling import (
     Interface,
@@ -60,6 +60,7 @@ from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace, refuse_unknown_settings
 from hf_relreps.uploads import (
     ADAPTER_FILE,
+    Stored,
     file_if_there,
     json_if_there,
     load_processor,
@@ -100,8 +101,11 @@ ADAPTER_SWITCHES = (
     *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "arrow_config"),
 )
 # What a model may be built of: so many times the numbers that its files hold (an encoder-decoder has three tables of
-# tokens until they are tied, and of its two halves one may be stored), more for computed buffers, and so many parts.
-TIMES_STORED, BEYOND_FILES, MOST_MODULES = 4, 1 << 24, 200_000
+# tokens until they are tied, and of its two halves one may be stored), and more for computed buffers.
+TIMES_STORED, BEYOND_FILES = 4, 1 << 24
+# No type of transformers has more than 2.5 modules for each stored tensor, and adapters have 6. A whole model that is
+# built for one part of it, which alone is stored, has more beside.
+TIMES_TENSORS, BEYOND_TENSORS, BESIDE_A_PART, MOST_MODULES = 8, 2_000, 10_000, 200_000
 MODES = threading.Lock()
 _evaluated: dict[nn.Module, tuple[bool, int]] = {}  # the mode that a module had, and how many evaluate it now
 
@@ -149,10 +153,11 @@ BUILDING = BuildLock()
 
 
 class Budget:
-    """What a model may be built of by the thread that made this, where files hold so many numbers."""
+    """What a model may be built of by the thread that made this, where files hold so much."""
 
-    def __init__(self, stored: int) -> None:
-        self.stored, self.allowed = stored, TIMES_STORED * stored + BEYOND_FILES
+    def __init__(self, stored: Stored) -> None:
+        self.stored, self.allowed = stored, TIMES_STORED * stored.numbers + BEYOND_FILES
+        self.allowed_modules = min(MOST_MODULES, TIMES_TENSORS * stored.tensors + BEYOND_TENSORS)
         self.modules, self.numbers = 0, 0
         self.is_whole = True  # of a model that is built for one part of it, what lies on the meta device is free
         self._thread = threading.get_ident()
@@ -161,7 +166,7 @@ class Budget:
         """A module was put into its place."""
         if self.is_own:
             self.modules += 1
-            self._refuse_above(MOST_MODULES, self.modules, "modules")
+            self._refuse_above(self.allowed_modules, self.modules, "modules")
 
     def count_numbers(self, module: nn.Module, name: str, tensor: Any) -> None:
         """A weight or a buffer was put into its place."""
@@ -182,6 +187,7 @@ class Budget:
     def for_a_part(self) -> Iterator[Callable[[nn.Module], None]]:
         """Inside, a whole model is built on the meta device; afterwards the part that is kept is counted."""
         self.is_whole = False
+        self.allowed_modules += BESIDE_A_PART
         try:
             yield self._count_part
         finally:
@@ -194,8 +200,8 @@ class Budget:
     def _refuse_above(self, most: int, found: int, what: str) -> None:
         if found > most:
             raise ConfigurationError(
-                f"The configuration asks for more than {most} {what}, but its weight files contain {self.stored} "
-                "numbers. Do not use this upload."
+                f"The configuration asks for more than {most} {what}, but its weight files contain "
+                f"{self.stored.numbers} numbers in {self.stored.tensors} tensors. Do not use this upload."
             )
 
 
@@ -203,8 +209,8 @@ _budgets: list[Budget] = []  # of the thread that holds BUILDING, the innermost 
 
 
 @contextmanager
-def building(stored: int) -> Iterator[None]:
-    """Hold `BUILDING`, and refuse a model that is built of more than files with that many numbers justify.
+def building(stored: Stored) -> Iterator[None]:
+    """Hold `BUILDING`, and refuse a model that is built of more than files that hold so much justify.
 
     Each module, weight and buffer is counted when it is put into its place: whatever field asked for it. A weight that
     several modules share is stored once, and counts for each of them until they are tied.
@@ -418,7 +424,9 @@ def fetch_base(config: RelativeEncoderConfig, **hub_arguments: Any) -> tuple[Pre
     encoder_config.dtype = None  # as stored, so that its digest does not depend on how it will be used
     refuse_adapter(source, "the encoder itself")
     how: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, **_pooler_argument(config)}
-    with building(stored_sizes(weight_files(source))[0]), _without_load_report() as held_back:
+    stored = stored_sizes(weight_files(source))
+    refuse_long_tables(encoder_config.to_dict(), stored.numbers, f"The encoder that refers to {source}")
+    with building(stored), _without_load_report() as held_back:
         try:
             base = AutoModel.from_pretrained(source.name, config=encoder_config, **how, **source.arguments)
         except RuntimeError as error:  # weights of other shapes
@@ -600,7 +608,9 @@ def _building_as_stored(source: Source, how: Mapping[str, Any]) -> AbstractConte
     is_there = any(file_if_there(place, name) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
     if not is_there or how.get("variant") or not how["use_safetensors"]:
         return BUILDING
-    return building(stored_sizes(weight_files(place))[0])
+    stored = stored_sizes(weight_files(place))
+    refuse_long_tables(content, stored.numbers, f"config.json of {place}")
+    return building(stored)
 
 
 def _refuse_relative(model: PreTrainedModel) -> None:

@@ -68,6 +68,21 @@ TIMM_TYPES = ("timm_wrapper", "timm_backbone")
 # Fields that no class declares and that transformers reads of any: other files of weights, and layers from the Hub.
 OPENED = ("transformers_weights", "gguf_file", "kernel_config", "fusion_config", "custom_pipelines")
 MOST_PATCHES = 32  # in a row, of LeViT
+# Types that compute a table of positions one number at a time, in Python: the fields whose sum is its length, its
+# width, and the field that asks for it, if one does.
+TABLES: dict[str, tuple[tuple[str, ...], str, str | None]] = {
+    **dict.fromkeys(("marian", "pegasus"), (("max_position_embeddings",), "d_model", None)),
+    **dict.fromkeys(("xlm", "flaubert"), (("max_position_embeddings",), "emb_dim", "sinusoidal_embeddings")),
+    "distilbert": (("max_position_embeddings",), "dim", "sinusoidal_pos_embds"),
+    "roformer": (("max_position_embeddings",), "hidden_size", None),
+    **dict.fromkeys(
+        ("autoformer", "informer", "time_series_transformer"),
+        (("context_length", "prediction_length"), "d_model", None),
+    ),
+}
+OF_VIDEOS = "videomae"  # computes one too, with a row for each patch
+# Numbers of such a table that any model may have, the share of its stored numbers beyond these, and the most.
+FEW_IN_TABLE, SHARE_OF_STORED, MOST_IN_TABLE = 1 << 18, 1 / 16, 1 << 22
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 # Fields of processors' files that hold words, by how they end, and fields whose texts nothing opens.
 PROCESSOR_WORDS = re.compile(
@@ -300,6 +315,56 @@ def _refuse_fine(config: Mapping[str, Any]) -> None:
             f"image_size={side!r:.60} and patch_size={patch!r:.60} make more than {MOST_PATCHES} patches in a row, "
             "which no known LeViT has. Do not use this upload."
         )
+
+
+def refuse_long_tables(config: Any, stored: int, where: str) -> None:
+    """Refuse tables of positions that are computed as a model is built, and are larger than its weights justify.
+
+    Args:
+        config: The content of a model's configuration; nested ones are looked at too.
+        stored: How many numbers its files of weights hold.
+        where: What to call it in errors.
+
+    Raises:
+        ConfigurationError: With both sides of the table, and how many numbers it may have.
+    """
+    if not isinstance(config, Mapping):
+        return
+    rows, width = _sides_of_table(config)
+    most = min(MOST_IN_TABLE, int(FEW_IN_TABLE + SHARE_OF_STORED * stored))
+    if rows * width > most:
+        raise ConfigurationError(
+            f"{where} has a {config['model_type']} model with {rows:.0f} positions of {width:.0f} numbers, computed "
+            f"one by one; its weight files contain {stored} numbers, which justify a table of {most}. Do not use this "
+            "upload."
+        )
+    for name, value in config.items():
+        refuse_long_tables(value, stored, f"{name} of {where}")
+
+
+def _sides_of_table(config: Mapping[str, Any]) -> tuple[float, float]:
+    """Rows and columns of the table of positions that a type computes in Python; none of any other."""
+    kind = config.get("model_type")
+    if kind == OF_VIDEOS:
+        frames, side, patches = (_numbers(config, name) for name in ("num_frames", "image_size", "patch_size"))
+        rows = max(frames) / min(_numbers(config, "tubelet_size")) * (max(side) / min(patches)) ** 2
+        return rows, max(_numbers(config, "hidden_size"))
+    if not isinstance(kind, str) or kind not in TABLES:
+        return 0, 0
+    lengths, width, switch = TABLES[kind]
+    if switch is not None and not config.get(switch):
+        return 0, 0
+    return sum(max(_numbers(config, name)) for name in lengths), max(_numbers(config, width))
+
+
+def _numbers(config: Mapping[str, Any], name: str) -> list[float]:
+    """The numbers of a field, by any of its names, or those of its default."""
+    config_class: Any = CONFIG_MAPPING[config["model_type"]]
+    also = [other for other, own in getattr(config_class, "attribute_map", {}).items() if own == name]
+    there = [config[one] for one in (name, *also) if config.get(one) is not None]
+    values = there or [_defaults(config_class).get(name)]
+    numbers = [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
+    return [abs(one) for one in numbers if is_number(one) and one] or [1]
 
 
 def _most_of(name: str, counts: list[Any]) -> float:

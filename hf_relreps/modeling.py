@@ -886,9 +886,9 @@ class RelativeModel(RelativePart):
             )
         base.requires_grad_(False)
         if config.encoder_adapters:
-            stored, largest = stored_sizes(weight_files(source.below("encoder")))
+            stored = stored_sizes(weight_files(source.below("encoder")))
             with building(stored):
-                add_adapters(base, config.encoder_adapters, largest)
+                add_adapters(base, config.encoder_adapters, stored.largest)
             weights = stored_weights(source.below("encoder"))
             named = {name.removeprefix("encoder."): tensor for name, tensor in weights.items()}
             own = {k.removeprefix("backbone."): v for k, v in named.items() if k.startswith("backbone.")}

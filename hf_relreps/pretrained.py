@@ -34,6 +34,7 @@ from hf_relreps.errors import (
     UploadError,
     UploadIntegrityError,
 )
+from hf_relreps.inspection import refuse_long_tables
 from hf_relreps.model_card import PICTURE_FILE, CardFacts, merged, model_card, model_tags
 from hf_relreps.placement import in_memory, is_offloaded, refuse_empty
 from hf_relreps.quantization import dtype_to_compute, quantizing, refuse_float8
@@ -466,7 +467,10 @@ class RelativePart(RelativePreTrainedModel):
             named = {} if "config" in given else cls._take_names(config, stored, str(source))
             config.dtype = dtype_to_compute(config.dtype)
             asked = kwargs.get("quantization_config")
-            with building(stored_sizes(files_of_weights)[0]), quantizing(asked, f"The {part} of {source}"):
+            held = stored_sizes(files_of_weights)
+            if not getattr(config, "encoder_is_frozen", False):  # its base has files of its own
+                refuse_long_tables(config.to_dict(), held.numbers, f"The configuration of {source}")
+            with building(held), quantizing(asked, f"The {part} of {source}"):
                 loaded: Any = super().from_pretrained(
                     source.name, *args, config=config, output_loading_info=True, **kwargs | files
                 )

@@ -34,12 +34,13 @@ from hf_relreps.errors import (
     UploadError,
     UploadIntegrityError,
 )
-from hf_relreps.inspection import refuse_unknown_model
+from hf_relreps.inspection import refuse_long_tables, refuse_unknown_model
 from hf_relreps.projection import CHECKED_ANCHORS, RelativeProjection, checked_rows, refuse_stale
 from hf_relreps.sources import Source
 from hf_relreps.space import PROJECTION_FIELDS, RelativeSpace, refuse_unknown_settings
 from hf_relreps.uploads import (
     ADAPTER_FILE,
+    Stored,
     inspect_processor,
     refuse_no_weights,
     refuse_not_finite,
@@ -159,7 +160,7 @@ class RelativeEmbedding(Module):
             )
         refuse_no_weights(Path(file), Source.of(str(folder)), SAFE_WEIGHTS_NAME)
         sides = (config.space.num_anchors, config.embedding_size or 1)
-        _refuse_more_than_stored(sides, stored_sizes([Path(file)])[0], f"{model_name_or_path}/{subfolder}")
+        _refuse_more_than_stored(sides, stored_sizes([Path(file)]).numbers, f"{model_name_or_path}/{subfolder}")
         module = cls(config, anchors)
         try:
             module.load_state_dict(load_file(file))
@@ -361,24 +362,24 @@ def _source_of(name: str | Path, arguments: Mapping[str, Any]) -> Source:
     return Source.of(full, **place).pinned()
 
 
-def _inspect(source: Source, own: set[str]) -> int:
-    """Read what `SentenceTransformer` is about to read; how many numbers its weights hold.
+def _inspect(source: Source, own: set[str]) -> Stored:
+    """Read what `SentenceTransformer` is about to read; what its files of weights hold.
 
     Raises:
         ConfigurationError: If a configuration names another model.
         UploadError: If there are modules, arguments or files that are not known.
     """
-    stored = 0
+    stored = Stored()
     for kind, place in _modules_of(source, own):
         if kind != "Transformer":
-            weights, held = place.file(SAFE_WEIGHTS_NAME), 0
+            weights, held = place.file(SAFE_WEIGHTS_NAME), Stored()
             if weights is not None:
                 refuse_no_weights(weights, place, SAFE_WEIGHTS_NAME)
-                held = stored_sizes([weights])[0]
+                held = stored_sizes([weights])
             settings = place.json("config.json") or {}
             wanted = tuple(settings.get(name, 1) for name in SIDES.get(kind, ()))
             if weights is not None or wanted:
-                _refuse_more_than_stored(wanted, held, f"config.json of {place}")
+                _refuse_more_than_stored(wanted, held.numbers, f"config.json of {place}")
             stored += held
             continue
         if place.file(ADAPTER_FILE) is not None:
@@ -389,7 +390,9 @@ def _inspect(source: Source, own: set[str]) -> int:
         inspect_processor(place)
         for file in SETTINGS_FILES:
             _refuse_arguments(place.json(file) or {}, f"{file} of {place}", source)
-        stored += stored_sizes(weight_files(place))[0]
+        held = stored_sizes(weight_files(place))
+        refuse_long_tables(place.json("config.json"), held.numbers, f"config.json of {place}")
+        stored += held
     return stored
 
 

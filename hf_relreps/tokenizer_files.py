@@ -29,23 +29,29 @@ UNICODE_GROWTH = 18  # of one character, in the forms NFKC and NFKD
 GROWING, USUAL_GROWING = {"ByteLevel", "Metaspace", "BertNormalizer"}, 2
 MOST_COUNTED = 10_000  # added tokens that are looked for in a text: Gemma has 6,000
 
-# One character of a pattern: a class, a property, an escape or a letter.
+# One character of a pattern: a class, a property, an escape or a letter. It and a branch are read in one way only (atomic
+# groups): a pattern of 300 characters that can be read in several would keep this check itself busy for ever.
 _ONE = (
-    r"(?:\\[pP]\{\^?\w{1,30}\}|\\[sSdDwWrntv]|\\u[0-9A-Fa-f]{4}|\\x\{?[0-9A-Fa-f]{2,6}\}?|\\[^\w\s]"
-    r"|[^\\\[\](){}|*+?^$]|\[\^?(?:\\.|\\[pP]\{\^?\w{1,30}\}|[^\]\\&]|&(?!&))+\])"
+    r"(?>\\[pP]\{\^?\w{1,30}\}|\\[sSdDwWrntv]|\\u[0-9A-Fa-f]{4}|\\x\{?[0-9A-Fa-f]{2,6}\}?|\\[^\w\s]"
+    r"|[^\\\[\](){}|*+?^$]|\[\^?(?>\\[pP]\{\^?\w{1,30}\}|\\.|[^\]\\&]|&(?!&))++\])"
 )
 _WORDS = r"(?:\(\?(?:i)?:(?:['’]?\w{1,4}(?:\|['’]?\w{1,4}|\|)*+)\))"  # (?i:'s|'t|'re) and its like
 _BOUNDED = rf"(?:{_WORDS}\??|{_ONE}(?:\?|\{{[0-9]{{1,2}}(?:,[0-9]{{1,2}})?\}})?+)"
 _ENDLESS = rf"(?:{_ONE}(?:[*+]|\{{[0-9]{{1,2}},\}})\+?)"
-# Two runs where the second may fail: those of tokenizers in wide use, which other branches of the pattern catch.
-_KNOWN_RUNS = (
-    r"(?:\\s\*\[\\r\\n\]\+|\[\\p\{Lu\}\\p\{Lt\}\\p\{Lm\}\\p\{Lo\}\\p\{M\}\]\*"
-    r"\[\\p\{Ll\}\\p\{Lm\}\\p\{Lo\}\\p\{M\}\]\+|\\s\+\(\?!\\S\))"
+# A run behind which a step may fail is read again from each of its places, which takes the square of its length,
+# unless the next branch matches the whole of it. So these are read only with that branch, as in tokenizers in wide use.
+_CAPITALS, _SMALL = r"\[\\p\{Lu\}\\p\{Lt\}\\p\{Lm\}\\p\{Lo\}\\p\{M\}\]", r"\[\\p\{Ll\}\\p\{Lm\}\\p\{Lo\}\\p\{M\}\]"
+_CASED = (
+    rf"{_CAPITALS}\*{_SMALL}\+(?:{_WORDS}\?)?"
+    rf"\|(?:\[\^\\r\\n\\p\{{L\}}\\p\{{N\}}\]\?)?{_CAPITALS}\+(?:{_SMALL}\*)?"
 )
+_NEW_LINES = r"\\s\*\[\\r\\n\]\+\|\\s\+(?:\(\?!\\S\))?"
+_KNOWN_RUNS = rf"(?:{_CASED}|{_NEW_LINES}|\\s\+\(\?!\\S\))"  # of the last all but one are matched
 _OPEN_END = rf"(?:{_ONE}(?:\*|\{{0,\}})\+?)"
 # Bounded steps, then an endless run at the end, after which nothing can fail: so no run is ever taken back.
-_BRANCH = rf"\^?(?:{_BOUNDED}){{0,40}}(?:{_KNOWN_RUNS}|{_ENDLESS}(?:{_OPEN_END})?)?(?:{_WORDS}\?)?"
-LINEAR = re.compile(rf"(?:{_BRANCH})(?:\|(?:{_BRANCH}))*")
+_RUN = rf"(?:{_KNOWN_RUNS}|{_ENDLESS}(?:{_OPEN_END})?)(?:{_WORDS}\?)?"
+_BRANCH = rf"(?>\^?(?:{_BOUNDED}){{0,40}}(?:{_RUN})?(?=\||\Z))"
+LINEAR = re.compile(rf"{_BRANCH}(?:\|{_BRANCH})*+")
 MOST_WAYS = 64  # in which the steps of a branch can match one place: each is tried where what follows fails
 KNOWN_PATTERN = " ?[^(\\s|[.,!?…。，、।۔،])]+"  # of BLOOM: a class inside a class
 

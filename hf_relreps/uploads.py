@@ -20,6 +20,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -203,19 +204,33 @@ def refuse_no_weights(file: Path, place: Source, name: str) -> None:
         ) from error
 
 
-def stored_sizes(files: Iterable[Path]) -> tuple[int, int]:
-    """How many numbers files of weights hold, and the largest side of one, by their headers alone."""
-    count, largest = 0, 1
+@dataclass(frozen=True)
+class Stored:
+    """What files of weights hold."""
+
+    numbers: int = 0
+    tensors: int = 0
+    largest: int = 1  # side of a tensor
+
+    def __add__(self, other: Stored) -> Stored:
+        """What the files of both hold."""
+        return Stored(self.numbers + other.numbers, self.tensors + other.tensors, max(self.largest, other.largest))
+
+
+def stored_sizes(files: Iterable[Path]) -> Stored:
+    """What files of weights hold, by their headers alone."""
+    numbers, tensors, largest = 0, 0, 1
     for file in files:
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118  not a dict
                 view = weights.get_slice(name)
                 shape = view.get_shape()
                 packed = PACKED if view.get_dtype() in ("U8", "I8", "I32") else 1
-                count += math.prod(shape) * packed
+                numbers += math.prod(shape) * packed
                 if math.prod(shape):  # one without numbers costs nothing, however large its sides are
+                    tensors += 1
                     largest = max(largest, *shape, 1)
-    return count, largest
+    return Stored(numbers, tensors, largest)
 
 
 def stored_weights(place: Source) -> dict[str, Tensor]:

@@ -11,17 +11,20 @@ import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import transformers
 from files import change
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers import (
     CONFIG_MAPPING,
+    AutoModel,
     BertConfig,
     BertModel,
     CLIPConfig,
@@ -47,8 +50,11 @@ from hf_relreps.demos.tiny import word_tokenizer
 from hf_relreps.errors import AnchorIntegrityError, ConfigurationError, RelrepsError, SampleError, UploadError
 from hf_relreps.inspection import (
     MODEL_TEXTS,
+    OF_VIDEOS,
+    TABLES,
     declared_only,
     known_adapter,
+    refuse_long_tables,
     refuse_unknown_model,
     refuse_unknown_processor,
 )
@@ -57,7 +63,7 @@ from hf_relreps.prompts import with_prompt
 from hf_relreps.samples import batches
 from hf_relreps.sources import Source
 from hf_relreps.tokenizer_files import growth_of, refuse_unknown_tokenizer
-from hf_relreps.uploads import load_processor, stored_sizes, weight_files
+from hf_relreps.uploads import Stored, load_processor, stored_sizes, weight_files
 
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -264,6 +270,90 @@ def test_a_levit_of_many_patches_is_refused_before_it_walks_through_their_pairs(
     refuse_unknown_model(content, "config.json")
     with pytest.raises(ConfigurationError, match="make more than 32 patches in a row"):
         refuse_unknown_model(content | fields, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("roformer", {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}),
+        ("distilbert", {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "sinusoidal_pos_embds": True}),
+    ],
+)
+def test_a_table_of_positions_that_is_computed_is_no_longer_than_the_weights_justify(
+    tmp_path, anchors, tokenizer, kind, sizes
+):
+    """Each number takes microseconds, before the shapes of weights are compared."""
+    config = CONFIG_MAPPING[kind](vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)
+    encoder = RelativeModel.from_encoder(AutoModel.from_config(config), anchors.view("en"), tokenizer)
+    encoder.save_pretrained(tmp_path / "upload")
+    assert RelativeModel.from_pretrained(tmp_path / "upload").config.embedding_size == 16
+    encoder.backbone.save_pretrained(tmp_path / "ordinary")
+    tokenizer.save_pretrained(tmp_path / "ordinary")
+    change(tmp_path / "ordinary" / "config.json", max_position_embeddings=90_000)
+    for file in (tmp_path / "upload").rglob("config.json"):
+        content = json.loads(file.read_text())
+        content.get("encoder", content)["encoder_config"]["max_position_embeddings"] = 90_000
+        file.write_text(json.dumps(content))
+    says = f"a {kind} model with 90000 positions of 16 numbers, .* justify a table of 26[0-9]{{4}}"
+    with pytest.raises(ConfigurationError, match=says):
+        RelativeModel.from_pretrained(tmp_path / "upload")
+    with pytest.raises(ConfigurationError, match=says):
+        RelativeModel.from_encoder(str(tmp_path / "ordinary"), anchors.view("en"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "stored"),
+    [
+        ({"model_type": "marian"}, 70_000_000),
+        ({"model_type": "marian", "max_position_embeddings": 512, "d_model": 512}, 10_000),
+        ({"model_type": "xlm", "sinusoidal_embeddings": True}, 400_000_000),
+        ({"model_type": "pegasus", "max_position_embeddings": 1_024, "d_model": 1_024}, 500_000_000),
+        ({"model_type": "videomae", "hidden_size": 1_280}, 600_000_000),
+        ({"model_type": "distilbert", "max_position_embeddings": 90_000}, 10_000),  # learned: its files hold the table
+        ({"model_type": "llama", "max_position_embeddings": 1_048_576}, 10_000),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_tables_of_positions_that_models_have_are_computed(fields, stored):
+    assert refuse_long_tables(fields, stored, "x") is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": "videomae", "num_frames": 90_000},
+        {"model_type": "videomae", "image_size": [224, 90_000], "patch_size": [16, 1]},
+        {"model_type": "distilbert", "sinusoidal_pos_embds": True, "hidden_size": 90_000},  # by its other name
+        {"model_type": "informer", "context_length": 9_000, "prediction_length": 9_000},
+        {"model_type": "bert", "encoder_config": {"model_type": "marian", "max_position_embeddings": 9_000}},
+    ],
+    ids=lambda fields: fields["model_type"],
+)
+def test_tables_of_positions_are_counted_by_any_of_their_sides(fields):
+    with pytest.raises(ConfigurationError, match="computed one by one"):
+        refuse_long_tables(fields, 10_000, "x")
+
+
+def test_every_type_that_computes_its_positions_in_python_is_known():
+    models = Path(transformers.__file__).parent / "models"
+    found = {file.parent.name for file in models.rglob("modeling_*.py") if "np.power(10000" in file.read_text("utf-8")}
+    assert found == {*TABLES, OF_VIDEOS}
+
+
+def test_a_model_of_thousands_of_tiny_layers_is_refused_before_they_are_all_built(ordinary, anchors, tmp_path):
+    """Time goes with modules, each of which has tensors in the files of honest uploads."""
+    encoder = RelativeModel.from_encoder(str(ordinary), anchors.view("en"))
+    encoder.save_pretrained(tmp_path / "upload")
+    change(ordinary / "config.json", num_hidden_layers=1_000, intermediate_size=1)
+    for file in (tmp_path / "upload").rglob("config.json"):
+        content = json.loads(file.read_text())
+        content.get("encoder", content)["encoder_config"] |= {"num_hidden_layers": 1_000, "intermediate_size": 1}
+        file.write_text(json.dumps(content))
+    says = "asks for more than 2[0-9]{3} modules, but its weight files contain [0-9]+ numbers in [0-9]+ tensors"
+    with pytest.raises(ConfigurationError, match=says):
+        RelativeModel.from_encoder(str(ordinary), anchors.view("en"))
+    with pytest.raises(ConfigurationError, match=says):
+        RelativeModel.from_pretrained(tmp_path / "upload")
 
 
 def test_an_encoder_decoder_with_many_tokens_is_built_though_its_table_is_stored_once(
@@ -517,6 +607,13 @@ def doubling(times):
     return {"type": "Sequence", "normalizers": [step] * times}
 
 
+CAPITALS, SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+OF_GPT_4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{CAPITALS}*{SMALL}+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{{L}}\p{{N}}]?{CAPITALS}+{SMALL}*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
 def split(pattern):
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
@@ -548,6 +645,12 @@ def split(pattern):
         ({"pre_tokenizer": split(r"(x|x)*y")}, "more than linear time"),
         ({"pre_tokenizer": split(r"\s*\s*\s*x")}, "more than linear time"),
         ({"pre_tokenizer": split(r"(.+)\1")}, "more than linear time"),
+        # Linear only before the branch that matches the rest of such a run.
+        ({"pre_tokenizer": split(r"\s*[\r\n]+")}, "more than linear time"),
+        ({"pre_tokenizer": split(r"\s*[\r\n]+|x|\s+")}, "more than linear time"),
+        ({"pre_tokenizer": split(f"{CAPITALS}*{SMALL}+")}, "more than linear time"),
+        ({"pre_tokenizer": split(f"{CAPITALS}*{SMALL}+|A|{CAPITALS}+{SMALL}*")}, "more than linear time"),
+        ({"pre_tokenizer": split(f"{CAPITALS}*{SMALL}+|x{CAPITALS}+{SMALL}*")}, "more than linear time"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split(" ")] * 100}}, "more than 64"),
         (
             {
@@ -578,6 +681,7 @@ def test_a_tokenizer_that_costs_more_than_its_text_is_refused(upload, sections, 
         r"|\s+(?!\S)|\s+",
         r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
         " {2,}",
+        OF_GPT_4O,
     ],
 )
 def test_patterns_of_tokenizers_in_wide_use_are_read(upload, pattern):
@@ -585,6 +689,28 @@ def test_patterns_of_tokenizers_in_wide_use_are_read(upload, pattern):
     backend = load_processor(Source.of(upload)).backend_tokenizer
     pieces = [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str("it's  12 words")]
     assert "".join(pieces) == "it's  12 words" and len(pieces) > 1
+
+
+@pytest.mark.parametrize(
+    "part",
+    [f"{CAPITALS}+{SMALL}*|", "(?i:'s|'t)?|", r"[^\r\n\p{L}\p{N}]?", r"\s*[\r\n]+|\s+|", "a{1,}b*|", "||", "a?"],
+)
+def test_a_pattern_is_checked_in_a_moment_in_how_many_ways_it_could_be_read(part):
+    """With a part that fits nothing behind, all ways are tried: 2 to the power of 30 of some."""
+    start = time.process_time()
+    with pytest.raises(UploadError, match="more than linear time"):
+        refuse_unknown_tokenizer(plain(pre_tokenizer=split(part * (1_990 // len(part)) + "(")), "x")
+    assert time.process_time() - start < 60  # it would go on for ever
+
+
+@pytest.mark.parametrize("run", ["A", " ", "\u3000", "ʰ", "A ", "\n"])
+def test_patterns_that_are_read_take_linear_time(run):
+    """Ten minutes for each of these where the branch behind a run is missing."""
+    read = pre_tokenizers.Split(Regex(OF_GPT_4O), "isolated")
+    start = time.process_time()
+    for end in ("", "x\n", "1"):
+        read.pre_tokenize_str((run * 100_000)[:100_000] + end)
+    assert time.process_time() - start < 60
 
 
 def test_a_panic_of_rust_is_an_error_like_any_other():
@@ -669,12 +795,13 @@ def test_a_model_is_built_of_no_more_than_its_files_justify(upload, field):
 
 
 def test_the_headers_say_how_much_files_hold(upload):
-    count, largest = stored_sizes(weight_files(Source.of(upload / "decoder")))
+    stored = stored_sizes(weight_files(Source.of(upload / "decoder")))
     weights = RelativeDecoder.from_pretrained(upload).state_dict()
     # what a part says beside its weights is bytes, each of which may be a packed number
     says = sum(tensor.numel() for tensor in weights.values() if tensor.dtype == torch.uint8)
-    assert count == sum(tensor.numel() for tensor in weights.values()) + 7 * says
-    assert largest >= 256
+    assert stored.numbers == sum(tensor.numel() for tensor in weights.values()) + 7 * says
+    assert stored.tensors == len(weights)
+    assert stored.largest >= 256
 
 
 # -- anchors
@@ -916,7 +1043,7 @@ def test_steps_that_match_one_place_in_many_ways_are_refused(pattern):
 
 def test_tensors_without_numbers_justify_nothing(tmp_path):
     save_file({"weight": torch.zeros(3, 4), "empty": torch.empty(0, 10**9)}, tmp_path / "model.safetensors")
-    assert stored_sizes([tmp_path / "model.safetensors"]) == (12, 4)
+    assert stored_sizes([tmp_path / "model.safetensors"]) == Stored(numbers=12, tensors=1, largest=4)
 
 
 # -- numbers that processors of images and sounds read
