@@ -10,6 +10,7 @@ import binascii
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -24,13 +25,20 @@ MOST_ADDED = 64  # tokens that a step adds to each text
 MOST_PREPENDED = 50_000  # characters that all normalizers together put before a text: prompts may be long
 MOST_INPUT_CHARS = 1_000  # of a word that WordPiece looks at: its time grows with the square
 LARGEST = 2_000_000
+# Of one piece of a Unigram vocabulary, usually 16 at most: each place of a text is compared with pieces to their ends,
+# and tokenizers frees the tree of them by recursion, which ends the process at a million.
+MOST_OF_PIECE = 128
+# Over all tokens of a vocabulary without merges, which transformers then makes of all ways to split each of them.
+MOST_SPLITS = 1 << 26
+MOST_OF_ADDED = 1 << 22  # characters of all added tokens, as the normalizers make them
 UNICODE_GROWTH = 18  # of one character, in the forms NFKC and NFKD
 # Each makes some characters longer, again and again where there are several: tokenizers have two of them at most.
 GROWING, USUAL_GROWING = {"ByteLevel", "Metaspace", "BertNormalizer"}, 2
+LENGTHENING = ("Precompiled", "Replace", "ByteLevel")  # beyond the forms of Unicode
 MOST_COUNTED = 10_000  # added tokens that are looked for in a text: Gemma has 6,000
 
-# One character of a pattern: a class, a property, an escape or a letter. It and a branch are read in one way only (atomic
-# groups): a pattern of 300 characters that can be read in several would keep this check itself busy for ever.
+# One character of a pattern: a class, a property, an escape or a letter. It and a branch are read in one way only
+# (atomic groups): a pattern of 300 characters that can be read in several would keep this check itself busy for ever.
 _ONE = (
     r"(?>\\[pP]\{\^?\w{1,30}\}|\\[sSdDwWrntv]|\\u[0-9A-Fa-f]{4}|\\x\{?[0-9A-Fa-f]{2,6}\}?|\\[^\w\s]"
     r"|[^\\\[\](){}|*+?^$]|\[\^?(?>\\[pP]\{\^?\w{1,30}\}|\\.|[^\]\\&]|&(?!&))++\])"
@@ -39,7 +47,7 @@ _WORDS = r"(?:\(\?(?:i)?:(?:['’]?\w{1,4}(?:\|['’]?\w{1,4}|\|)*+)\))"  # (?i:
 _BOUNDED = rf"(?:{_WORDS}\??|{_ONE}(?:\?|\{{[0-9]{{1,2}}(?:,[0-9]{{1,2}})?\}})?+)"
 _ENDLESS = rf"(?:{_ONE}(?:[*+]|\{{[0-9]{{1,2}},\}})\+?)"
 # A run behind which a step may fail is read again from each of its places, which takes the square of its length,
-# unless the next branch matches the whole of it. So these are read only with that branch, as in tokenizers in wide use.
+# unless the next branch matches the whole of it. So these are read only with that branch, as in known tokenizers.
 _CAPITALS, _SMALL = r"\[\\p\{Lu\}\\p\{Lt\}\\p\{Lm\}\\p\{Lo\}\\p\{M\}\]", r"\[\\p\{Ll\}\\p\{Lm\}\\p\{Lo\}\\p\{M\}\]"
 _CASED = (
     rf"{_CAPITALS}\*{_SMALL}\+(?:{_WORDS}\?)?"
@@ -102,8 +110,13 @@ SECTIONS = {
 }
 
 
-def refuse_unknown_tokenizer(content: Any, where: str) -> None:
+def refuse_unknown_tokenizer(content: Any, where: str, beside: Iterable[Any] = ()) -> None:
     """Refuse the content of a ``tokenizer.json`` with steps that are not known, or that cost more than their text.
+
+    Args:
+        content: What it holds.
+        where: What to call it in errors.
+        beside: What the other files of the tokenizer hold, whose added tokens it gets as well.
 
     Raises:
         UploadError: With the step, and what was expected.
@@ -123,6 +136,7 @@ def refuse_unknown_tokenizer(content: Any, where: str) -> None:
             _check_numbers(name, content.get(name))
         for token in content.get("added_tokens") or ():
             _check_numbers("added_tokens", {"id": token.get("id")})
+        _check_added(content, beside)
     except _Unknown as reason:
         raise UploadError(
             f"{where}: {reason}. If you trust it, load the tokenizer yourself and pass it: from_encoder(model, view, "
@@ -209,6 +223,69 @@ def _check_model(model: Mapping[str, Any]) -> None:
     for name in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token"):
         _expect_short(name, model.get(name) or "", MOST_ADDED)
     _check_numbers("model", {"unk_id": model.get("unk_id")})
+    pieces = model.get("vocab") or ()
+    if not isinstance(pieces, Mapping):
+        refuse_long_pieces(piece for piece, *_ in pieces)
+    elif not model.get("merges"):
+        refuse_many_splits(map(len, pieces))
+
+
+def refuse_long_pieces(pieces: Iterable[str]) -> None:
+    """Refuse pieces of a Unigram vocabulary that are longer than any has."""
+    longest = max(map(len, pieces), default=0)
+    if longest > MOST_OF_PIECE:
+        raise _Unknown(f"a piece of its vocabulary has {longest} characters; the limit is {MOST_OF_PIECE}")
+
+
+def refuse_many_splits(lengths: Iterable[int]) -> None:
+    """Refuse a vocabulary of long tokens for which transformers makes merges: of all ways to split them."""
+    splits = sum(length**2 for length in lengths)
+    if splits > MOST_SPLITS:
+        raise _Unknown(
+            f"it has no merges, and to split its tokens in all ways makes {splits} characters; the limit is "
+            f"{MOST_SPLITS}"
+        )
+
+
+def _check_added(content: Mapping[str, Any], beside: Iterable[Any]) -> None:
+    """Refuse added tokens that are long, or that become so: some are normalized as the tokenizer is made."""
+    added = {token for part in (content.get("added_tokens"), *beside) for token in _added_in(part)}
+    steps = list(_steps(content.get("normalizer"), "normalizers"))
+    times = math.prod(_GROWTHS[step["type"]](step) for step in steps if step["type"] in LENGTHENING)
+    before = sum(len(step.get("prepend", "")) for step in steps)
+    characters = sum(
+        times * (before + len(_decomposed(token))) if is_normalized else len(token) for token, is_normalized in added
+    )
+    if characters > MOST_OF_ADDED:
+        raise _Unknown(
+            f"it makes {characters:.0f} characters of its {len(added)} added tokens; the limit is {MOST_OF_ADDED}"
+        )
+
+
+def _decomposed(text: str) -> str:
+    """The longest of the forms of Unicode."""
+    return text if text.isascii() else unicodedata.normalize("NFKD", text)
+
+
+def _added_in(content: Any) -> Iterator[tuple[str, bool]]:
+    """What a file of a tokenizer may add to its tokens, and whether that is normalized.
+
+    Plain texts are special tokens, which are not; the keys of ``added_tokens.json``, which have numbers, are.
+    """
+    if isinstance(content, str):
+        yield content, False
+    elif isinstance(content, list):
+        for part in content:
+            yield from _added_in(part)
+    elif isinstance(content, Mapping) and isinstance(content.get("content"), str):
+        yield content["content"], bool(content.get("normalized", True))
+    elif isinstance(content, Mapping):
+        for name, part in content.items():
+            if name == "chat_template":
+                continue
+            yield from _added_in(part)
+            if type(part) is int:  # a switch is none
+                yield str(name), True
 
 
 def _steps(section: Any, inside: str) -> Iterator[Mapping[str, Any]]:

@@ -41,7 +41,7 @@ from hf_relreps.configuration import (
 )
 from hf_relreps.errors import AnchorIntegrityError, ConfigurationError, UploadError, UploadIntegrityError
 from hf_relreps.image_processors import with_backend
-from hf_relreps.inspection import refuse_immense, refuse_unknown_processor
+from hf_relreps.inspection import TOKENIZER_FILES, refuse_immense, refuse_unknown_processor
 from hf_relreps.model_card import PICTURE_FILE
 from hf_relreps.quantization import plain_tensors
 from hf_relreps.samples import is_failure
@@ -280,8 +280,9 @@ def inspect_processor(source: Source) -> None:
     refuse_unknown_processor(
         {name: content for name, content in contents.items() if name != TOKENIZER_FILE}, str(source)
     )
+    beside = [content for name, content in contents.items() if name in TOKENIZER_FILES]
     if TOKENIZER_FILE in contents:
-        refuse_unknown_tokenizer(contents[TOKENIZER_FILE], f"{TOKENIZER_FILE} of {source}")
+        refuse_unknown_tokenizer(contents[TOKENIZER_FILE], f"{TOKENIZER_FILE} of {source}", beside)
 
 
 def file_if_there(source: Source, name: str) -> Path | None:

@@ -607,6 +607,16 @@ def doubling(times):
     return {"type": "Sequence", "normalizers": [step] * times}
 
 
+def test_added_tokens_of_all_files_count_and_those_that_are_not_normalized_by_their_own_length():
+    before = {"normalizer": {"type": "Prepend", "prepend": "x" * 1_000}}
+    many = {str(i): {"content": f"<unused{i}>", "normalized": False} for i in range(6_400)}  # as Gemma has
+    assert refuse_unknown_tokenizer(plain(**before), "x", [{"added_tokens_decoder": many}]) is None
+    normalized = {name: token | {"normalized": True} for name, token in many.items()}
+    for beside in ({"added_tokens_decoder": normalized}, {token["content"]: 7 for token in many.values()}):
+        with pytest.raises(UploadError, match="characters of its 6400 added tokens; the limit is 4194304"):
+            refuse_unknown_tokenizer(plain(**before), "x", [beside])
+
+
 CAPITALS, SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 OF_GPT_4O = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{CAPITALS}*{SMALL}+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{{L}}\p{{N}}]?{CAPITALS}+{SMALL}*"
@@ -665,6 +675,23 @@ def split(pattern):
         ({"evil": 1}, "has a field 'evil'"),
         ({"model": {"type": "WordPiece", "vocab": {}, "max_input_chars_per_word": 10**9}}, "grows with its square"),
         ({"model": 7}, "has no model"),
+        # A text of it takes its length times that of the piece, and the tree of a piece of 10^6 ends the process.
+        (
+            {"model": {"type": "Unigram", "vocab": [["a" * 200, 0.0]], "unk_id": 0}},
+            "has 200 characters; the limit is 128",
+        ),
+        ({"model": {"type": "BPE", "vocab": {"a" * 9_000: 0}, "merges": []}}, "split its tokens in all ways makes 8"),
+        (
+            {"added_tokens": [{"content": "a" * 5_000_000, "id": 2}]},
+            "makes 5[0-9]{6} characters of its [0-9]+ added tokens",
+        ),
+        (
+            {
+                "normalizer": {"type": "Prepend", "prepend": "x" * 50_000},
+                "added_tokens": [{"content": str(i), "id": i, "normalized": True} for i in range(100)],
+            },
+            "makes 5[0-9]{6} characters of its [0-9]+ added tokens",
+        ),
     ],
 )
 def test_a_tokenizer_that_costs_more_than_its_text_is_refused(upload, sections, reason):
