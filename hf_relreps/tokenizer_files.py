@@ -17,19 +17,21 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from hf_relreps.errors import UploadError
+from hf_relreps.sentencepiece_files import (
+    LARGEST,
+    MOST_GROWTH,
+    Unknown,
+    growth_of_charsmap,
+    growth_of_model,
+    refuse_long_pieces,
+    refuse_many_splits,
+)
 
 
 MOST_STEPS = 64
-MOST_GROWTH = 400  # how many times longer all normalizers together may make a text
 MOST_ADDED = 64  # tokens that a step adds to each text
 MOST_PREPENDED = 50_000  # characters that all normalizers together put before a text: prompts may be long
 MOST_INPUT_CHARS = 1_000  # of a word that WordPiece looks at: its time grows with the square
-LARGEST = 2_000_000
-# Of one piece of a Unigram vocabulary, usually 16 at most: each place of a text is compared with pieces to their ends,
-# and tokenizers frees the tree of them by recursion, which ends the process at a million.
-MOST_OF_PIECE = 128
-# Over all tokens of a vocabulary without merges, which transformers then makes of all ways to split each of them.
-MOST_SPLITS = 1 << 26
 MOST_OF_ADDED = 1 << 22  # characters of all added tokens, as the normalizers make them
 UNICODE_GROWTH = 18  # of one character, in the forms NFKC and NFKD
 # Each makes some characters longer, again and again where there are several: tokenizers have two of them at most.
@@ -123,7 +125,7 @@ def refuse_unknown_tokenizer(content: Any, where: str, beside: Iterable[Any] = (
     """
     try:
         if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
-            raise _Unknown("it has no model, expected a saved tokenizer")
+            raise Unknown("it has no model, expected a saved tokenizer")
         _expect_fields("tokenizer", content, SECTIONS)
         _check_normalizers(content.get("normalizer"))
         _check_pre_tokenizers(content.get("pre_tokenizer"))
@@ -137,7 +139,7 @@ def refuse_unknown_tokenizer(content: Any, where: str, beside: Iterable[Any] = (
         for token in content.get("added_tokens") or ():
             _check_numbers("added_tokens", {"id": token.get("id")})
         _check_added(content, beside)
-    except _Unknown as reason:
+    except Unknown as reason:
         raise UploadError(
             f"{where}: {reason}. If you trust it, load the tokenizer yourself and pass it: from_encoder(model, view, "
             "tokenizer), or model.processor = tokenizer."
@@ -146,19 +148,15 @@ def refuse_unknown_tokenizer(content: Any, where: str, beside: Iterable[Any] = (
         raise UploadError(f"{where} is not a valid saved tokenizer: {error!r:.100}. Pull it again.") from error
 
 
-class _Unknown(Exception):
-    """What is not known, in words."""
-
-
 def _check_normalizers(section: Any) -> None:
     steps = list(_steps(section, "normalizers"))
     for step in steps:
         _expect(step, NORMALIZERS, "normalizer")
     for growth, prepended in _expanded(steps, lambda step: _GROWTHS.get(step["type"], lambda _: 1.0)(step)):
         if growth > MOST_GROWTH:
-            raise _Unknown(f"its normalizers can make a text {growth:.3g} times longer; the limit is {MOST_GROWTH}")
+            raise Unknown(f"its normalizers can make a text {growth:.3g} times longer; the limit is {MOST_GROWTH}")
         if prepended > MOST_PREPENDED:
-            raise _Unknown(f"it puts {prepended:.0f} characters before each text; the limit is {MOST_PREPENDED}")
+            raise Unknown(f"it puts {prepended:.0f} characters before each text; the limit is {MOST_PREPENDED}")
 
 
 def _expanded(
@@ -184,7 +182,7 @@ def _check_pre_tokenizers(section: Any) -> None:
 def _check_repeats(content: Mapping[str, Any]) -> None:
     growth = _growth_of_repeats(content.get("normalizer"), content.get("pre_tokenizer"))
     if growth > MOST_GROWTH:
-        raise _Unknown(
+        raise Unknown(
             f"it has so many steps of type {', '.join(sorted(GROWING))} that they can make a text {growth:.3g} times "
             f"longer; the limit is {MOST_GROWTH}"
         )
@@ -197,13 +195,13 @@ def _check_post_processors(section: Any) -> None:
         for name in ("single", "pair"):
             added += _count_of_template(name, step.get(name) or (), step.get("special_tokens") or {})
     if added > MOST_ADDED:
-        raise _Unknown(f"its post-processor adds {added} tokens to each text; the limit is {MOST_ADDED}")
+        raise Unknown(f"its post-processor adds {added} tokens to each text; the limit is {MOST_ADDED}")
 
 
 def _count_of_template(name: str, pieces: Any, special: Mapping[str, Any]) -> int:
     texts = [piece["Sequence"]["id"] for piece in pieces if "Sequence" in piece]
     if len(set(texts)) != len(texts):
-        raise _Unknown(f"its template {name!r} repeats the text")
+        raise Unknown(f"its template {name!r} repeats the text")
     tokens = [piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece]
     return sum(len(special[token]["ids"]) if token in special else 1 for token in tokens)
 
@@ -213,10 +211,10 @@ def _check_model(model: Mapping[str, Any]) -> None:
     if kind is None:  # of older files
         kind = next((name for name, fields in MODELS.items() if set(model) - PLAIN <= fields), None)
     if kind not in MODELS:
-        raise _Unknown(f"its model is of type {kind!r:.60}, expected one of {', '.join(MODELS)}")
+        raise Unknown(f"its model is of type {kind!r:.60}, expected one of {', '.join(MODELS)}")
     _expect_fields("model", model, MODELS[kind] | PLAIN)
     if model.get("max_input_chars_per_word", 0) > MOST_INPUT_CHARS:
-        raise _Unknown(
+        raise Unknown(
             f"max_input_chars_per_word={model['max_input_chars_per_word']} is more than {MOST_INPUT_CHARS}, and time "
             "grows with its square"
         )
@@ -230,23 +228,6 @@ def _check_model(model: Mapping[str, Any]) -> None:
         refuse_many_splits(map(len, pieces))
 
 
-def refuse_long_pieces(pieces: Iterable[str]) -> None:
-    """Refuse pieces of a Unigram vocabulary that are longer than any has."""
-    longest = max(map(len, pieces), default=0)
-    if longest > MOST_OF_PIECE:
-        raise _Unknown(f"a piece of its vocabulary has {longest} characters; the limit is {MOST_OF_PIECE}")
-
-
-def refuse_many_splits(lengths: Iterable[int]) -> None:
-    """Refuse a vocabulary of long tokens for which transformers makes merges: of all ways to split them."""
-    splits = sum(length**2 for length in lengths)
-    if splits > MOST_SPLITS:
-        raise _Unknown(
-            f"it has no merges, and to split its tokens in all ways makes {splits} characters; the limit is "
-            f"{MOST_SPLITS}"
-        )
-
-
 def _check_added(content: Mapping[str, Any], beside: Iterable[Any]) -> None:
     """Refuse added tokens that are long, or that become so: some are normalized as the tokenizer is made."""
     added = {token for part in (content.get("added_tokens"), *beside) for token in _added_in(part)}
@@ -257,7 +238,7 @@ def _check_added(content: Mapping[str, Any], beside: Iterable[Any]) -> None:
         times * (before + len(_decomposed(token))) if is_normalized else len(token) for token, is_normalized in added
     )
     if characters > MOST_OF_ADDED:
-        raise _Unknown(
+        raise Unknown(
             f"it makes {characters:.0f} characters of its {len(added)} added tokens; the limit is {MOST_OF_ADDED}"
         )
 
@@ -295,7 +276,7 @@ def _steps(section: Any, inside: str) -> Iterator[Mapping[str, Any]]:
         step = waiting.pop(0)
         count += 1
         if count > MOST_STEPS:
-            raise _Unknown(f"it has more than {MOST_STEPS} {inside}")
+            raise Unknown(f"it has more than {MOST_STEPS} {inside}")
         waiting[:0] = step.get(inside) or () if step.get("type") == "Sequence" else ()
         yield step
 
@@ -307,18 +288,18 @@ def _expect(step: Mapping[str, Any], known: Mapping[str, set[str]], what: str) -
 
 def _expect_type(step: Mapping[str, Any], known: Any, what: str) -> None:
     if step.get("type") not in known:
-        raise _Unknown(f"it has a {what} of type {step.get('type')!r:.60}, expected one of {', '.join(sorted(known))}")
+        raise Unknown(f"it has a {what} of type {step.get('type')!r:.60}, expected one of {', '.join(sorted(known))}")
 
 
 def _expect_fields(what: str, found: Mapping[str, Any], known: set[str]) -> None:
     unknown = sorted(set(found) - known)
     if unknown:
-        raise _Unknown(f"its {what} has a field {unknown[0]!r:.60}, expected {', '.join(sorted(known))}")
+        raise Unknown(f"its {what} has a field {unknown[0]!r:.60}, expected {', '.join(sorted(known))}")
 
 
 def _expect_short(name: str, text: str, most: int) -> None:
     if len(text) > most:
-        raise _Unknown(f"{name} has {len(text)} characters; the limit is {most}")
+        raise Unknown(f"{name} has {len(text)} characters; the limit is {most}")
 
 
 def _check_numbers(where: str, found: Any) -> None:
@@ -327,36 +308,27 @@ def _check_numbers(where: str, found: Any) -> None:
         if isinstance(value, Mapping):
             _check_numbers(where, value)
         elif isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
-            raise _Unknown(f"{where} contains the number {value}; the limit is {LARGEST}")
+            raise Unknown(f"{where} contains the number {value}; the limit is {LARGEST}")
 
 
 def _growth_of_replace(step: Mapping[str, Any]) -> float:
     shortest = _shortest_match(step["pattern"])
     if shortest == 0:
-        raise _Unknown(f"it replaces a pattern that matches the empty text: {step['pattern']!r:.80}")
+        raise Unknown(f"it replaces a pattern that matches the empty text: {step['pattern']!r:.80}")
     return max(1.0, len(step["content"]) / shortest)
 
 
-def _growth_of_charsmap(step: Mapping[str, Any]) -> float:
-    """By SentencePiece's own layout: the length of a trie, the trie, then the texts that it leads to."""
+def _growth_of_precompiled(step: Mapping[str, Any]) -> float:
     try:
         blob = base64.b64decode(step["precompiled_charsmap"] or "", validate=True)
     except (binascii.Error, TypeError) as error:
-        raise _Unknown(f"its precompiled_charsmap is not valid base64: {error}") from error
-    if not blob:
-        return 1.0
-    length = int.from_bytes(blob[:4], "little")
-    if len(blob) < 4 or length % 4 or 4 + length > len(blob):
-        raise _Unknown(
-            f"its precompiled_charsmap says that its trie has {length} bytes, and has {len(blob)} bytes itself"
-        )
-    longest = max(len(text.decode("utf-8", "replace")) for text in blob[4 + length :].split(b"\0"))
-    return float(max(1, longest))
+        raise Unknown(f"its precompiled_charsmap is not valid base64: {error}") from error
+    return growth_of_charsmap(blob)
 
 
 _GROWTHS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "Replace": _growth_of_replace,
-    "Precompiled": _growth_of_charsmap,
+    "Precompiled": _growth_of_precompiled,
     "NFKC": lambda _: float(UNICODE_GROWTH),
     "NFKD": lambda _: float(UNICODE_GROWTH),
     "ByteLevel": lambda _: 2.0,
@@ -371,7 +343,7 @@ def _shortest_match(pattern: Mapping[str, Any]) -> int:
     if text == KNOWN_PATTERN:
         return 1
     if len(text) > 2_000 or not LINEAR.fullmatch(text) or _most_ways(text) > MOST_WAYS:
-        raise _Unknown(f"it has the pattern {text!r:.80}, which may take more than linear time")
+        raise Unknown(f"it has the pattern {text!r:.80}, which may take more than linear time")
     try:
         can_be_empty = re.fullmatch(re.sub(r"\\[pP]\{[^}]*\}", "x", text), "") is not None
     except re.error:
@@ -443,6 +415,9 @@ def _expansion_of(tokenizer: Any) -> _Expansion:
 
 def _measured(tokenizer: Any) -> _Expansion:
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    slow: Any = getattr(tokenizer, "sp_model", None)
+    if backend is None and slow is not None:
+        return _Expansion(max(1.0, growth_of_model(slow.serialized_model_proto()) / UNICODE_GROWTH))
     steps = [getattr(backend, name, None) for name in ("normalizer", "pre_tokenizer")]
     normalizer, pre_tokenizer = (None if step is None else json.loads(step.__getstate__()) for step in steps)
     *_, (growth, prepended) = (1.0, 0.0), *_expanded(_steps(normalizer, "normalizers"), _more_than_usual)
@@ -457,7 +432,7 @@ def _measured(tokenizer: Any) -> _Expansion:
 
 def _more_than_usual(step: Mapping[str, Any]) -> float:
     if step["type"] == "Precompiled":
-        return max(1.0, _growth_of_charsmap(step) / UNICODE_GROWTH)
+        return max(1.0, _growth_of_precompiled(step) / UNICODE_GROWTH)
     return _growth_of_replace(step) if step["type"] == "Replace" else 1.0
 
 

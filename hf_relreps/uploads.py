@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoProcessor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.import_utils import is_sentencepiece_available, is_tiktoken_available
 
 from hf_relreps.anchor_files import FOLDER as ANCHORS_FOLDER
 from hf_relreps.anchors import AnchorSet
@@ -45,6 +46,12 @@ from hf_relreps.inspection import TOKENIZER_FILES, refuse_immense, refuse_unknow
 from hf_relreps.model_card import PICTURE_FILE
 from hf_relreps.quantization import plain_tensors
 from hf_relreps.samples import is_failure
+from hf_relreps.sentencepiece_files import (
+    TEKKEN_FILE,
+    VOCABULARY_FILES,
+    refuse_unknown_tekken,
+    refuse_unknown_vocabulary,
+)
 from hf_relreps.sources import Source
 from hf_relreps.space import RelativeSpace
 from hf_relreps.tokenizer_files import refuse_unknown_tokenizer
@@ -283,6 +290,19 @@ def inspect_processor(source: Source) -> None:
     beside = [content for name, content in contents.items() if name in TOKENIZER_FILES]
     if TOKENIZER_FILE in contents:
         refuse_unknown_tokenizer(contents[TOKENIZER_FILE], f"{TOKENIZER_FILE} of {source}", beside)
+    else:
+        refuse_unknown_tekken(json_if_there(source, TEKKEN_FILE), f"{TEKKEN_FILE} of {source}")
+    _inspect_vocabularies(source)
+
+
+def _inspect_vocabularies(source: Source) -> None:
+    """Files that transformers converts where there is no ``tokenizer.json``; slow tokenizers read them beside one."""
+    if not is_sentencepiece_available() and not is_tiktoken_available():
+        return  # then nothing can read them
+    for name in VOCABULARY_FILES:
+        file = file_if_there(source, name)
+        if file is not None:
+            refuse_unknown_vocabulary(file.read_bytes(), f"{name} of {source}")
 
 
 def file_if_there(source: Source, name: str) -> Path | None:

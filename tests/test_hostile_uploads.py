@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from transformers import (
     LevitConfig,
     LongformerConfig,
     LongformerModel,
+    PreTrainedTokenizer,
     PreTrainedTokenizerFast,
     T5Config,
     T5Model,
@@ -61,12 +63,20 @@ from hf_relreps.inspection import (
 from hf_relreps.parquet_pages import TEXT, _pages, _struct, columns_in, refuse_immense_pages
 from hf_relreps.prompts import with_prompt
 from hf_relreps.samples import batches
+from hf_relreps.sentencepiece_files import VOCABULARY_FILES, growth_of_model, refuse_unknown_vocabulary
 from hf_relreps.sources import Source
 from hf_relreps.tokenizer_files import growth_of, refuse_unknown_tokenizer
-from hf_relreps.uploads import Stored, load_processor, stored_sizes, weight_files
+from hf_relreps.uploads import Stored, inspect_processor, load_processor, stored_sizes, weight_files
 
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def varint(number):
+    found = b""
+    while number > 127:
+        found, number = found + bytes([number & 127 | 128]), number >> 7
+    return found + bytes([number])
 
 
 class Evil:
@@ -755,6 +765,98 @@ def test_a_panic_of_rust_is_an_error_like_any_other():
         list(batches(["x"], reader, 1))
 
 
+# -- vocabularies that transformers converts
+
+
+def field(number, content):
+    """A field of a protocol buffer: bytes, or a number."""
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def piece(text):
+    return field(1, field(1, text.encode()) + b"\x15" + bytes(4) + field(3, 1))
+
+
+def charsmap(text):
+    """A normalizer with an empty trie, and a text that it could lead to."""
+    return field(3, field(1, b"nmt_nfkc") + field(2, bytes(4) + text.encode() + b"\0"))
+
+
+SOUND = piece("<unk>") + piece("▁a") + field(2, field(3, 1)) + charsmap("x" * 18)
+
+
+@pytest.mark.parametrize("name", [*VOCABULARY_FILES])
+def test_vocabularies_are_looked_at_before_they_are_converted(upload, monkeypatch, name):
+    """Where a library that reads them is installed: what is sound is passed on to it."""
+    monkeypatch.setattr("hf_relreps.uploads.is_sentencepiece_available", lambda: True)
+    (upload / name).write_bytes(SOUND)
+    inspect_processor(Source.of(upload))
+    (upload / name).write_bytes(SOUND + charsmap("x" * 500))
+    with pytest.raises(UploadError, match=f"{name} of .* make a text 500 times longer; the limit is 400"):
+        load_processor(Source.of(upload))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (SOUND + field(3, field(2, b"\xff" * 5)), "its trie has 4294967295 bytes, and has 5 bytes itself"),
+        (SOUND + field(5, field(2, b"\xff" * 5)), "its trie has 4294967295 bytes"),
+        (SOUND + piece("a" * 129), "a piece of its vocabulary has 129 characters; the limit is 128"),
+        (field(1, field(1, b"a") + field(1, b"b" * 200)), "has 200 characters"),  # the last counts
+        (SOUND + field(2, field(45, b"u" * 999)), "has 999 characters"),
+        (SOUND + field(9, b"x"), "a field with the number 9"),
+        (SOUND + field(3, 7), "a field holds a number, expected a message"),
+        (SOUND + field(1, field(1, 7)), "a text is a number"),
+        (SOUND[:-2], "it is cut off"),
+        (SOUND + b"\x0b", "a field of type 3"),
+        (b"\xff" * 20, "more than ten bytes"),
+        (field(2, field(3, 1)), "it has 0 pieces"),
+        (b"YQ== 0\n" + b"YWFh" * 3_000 + b" 1\n", "to split its tokens in all ways makes 144"),
+    ],
+)
+def test_a_vocabulary_that_costs_more_than_its_text_is_refused(content, reason):
+    with pytest.raises(UploadError, match=f"x: .*{reason}.*load the tokenizer yourself"):
+        refuse_unknown_vocabulary(content, "x")
+
+
+def test_sound_vocabularies_are_read_in_any_order_of_their_fields():
+    rest = field(2, field(3, 1)) + charsmap("x" * 18)
+    for content in (SOUND, rest + piece("a"), piece("a") + rest + piece("b"), b"YQ== 0\nYWI= 1\n", piece("é" * 60)):
+        assert refuse_unknown_vocabulary(content, "x") is None
+    assert growth_of_model(SOUND) == 18
+
+
+def test_a_vocabulary_of_mistral_has_no_long_tokens(upload):
+    (upload / "tokenizer.json").unlink()
+    (upload / "tekken.json").write_text(json.dumps({"vocab": [{"rank": 0, "token_bytes": "YWFh" * 3_000}]}))
+    with pytest.raises(UploadError, match=r"tekken\.json of .* split its tokens in all ways makes 144000000"):
+        load_processor(Source.of(upload))
+
+
+def test_the_text_of_a_slow_tokenizer_is_shorter_where_its_model_makes_it_longer():
+    class Model:  # of the sentencepiece library, as far as it tells what it was made of
+        def serialized_model_proto(self):
+            return piece("a") + charsmap("x" * 180)
+
+    class Slow(PreTrainedTokenizer):
+        sp_model = Model()
+        vocab_size = 0
+
+        def get_vocab(self):
+            return {}
+
+    assert growth_of(Slow()) == 10
+
+
+def test_all_names_of_vocabularies_in_transformers_are_known():
+    found = set()
+    for file in (Path(transformers.__file__).parent / "models").rglob("tokenization_*.py"):
+        found |= set(re.findall(r'"([\w.]+\.(?:model|spm))"', file.read_text("utf-8")))
+    assert found <= {*VOCABULARY_FILES}
+
+
 # -- adapters
 
 MODULES = [
@@ -884,13 +986,6 @@ def test_a_table_of_many_batches_is_read_whole(tmp_path):
     anchors = AnchorSet([str(i) for i in range(rows)], {"en": [f"text {i}" for i in range(rows)]})
     anchors.save_pretrained(tmp_path)
     assert AnchorSet.from_pretrained(tmp_path).view("en").samples == anchors.view("en").samples
-
-
-def varint(number):
-    found = b""
-    while number > 127:
-        found, number = found + bytes([number & 127 | 128]), number >> 7
-    return found + bytes([number])
 
 
 def lying(file, unpacked):
