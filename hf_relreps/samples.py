@@ -20,7 +20,7 @@ from transformers.utils import logging
 from hf_relreps.conversations import check_conversation, is_conversation, plain, special_tokens, texts_of
 from hf_relreps.errors import ConfigurationError, RelrepsError, SampleError
 from hf_relreps.pairs import FIELDS, is_pair
-from hf_relreps.tokenizer_files import growth_of, prepended_by
+from hf_relreps.tokenizer_files import expansion_of
 from hf_relreps.words import Word, encodings_of, pieces_of, refuse_half_pairs
 
 
@@ -39,6 +39,7 @@ LONGEST_FIXED = 8_192  # tokens that each text is padded to where an encoder see
 # Of one text, more than any encoder reads, and of those that are tokenized together: tokens take hundreds of bytes
 # each before they are cut off.
 MOST_CHARACTERS, CHARACTERS_AT_ONCE = 1_000_000, 1 << 18
+CHARACTERS_OF_TOKEN = 16  # on average, at most: a prompt of more than that is cut off, and the text behind it
 COUNTS_PIXELS = 1_000_000  # a longest_edge from here on counts an image's pixels (Qwen)
 MOST_TILES = 64  # of one image
 PANIC = "PanicException"  # what Rust's panics are called in Python, where they are no Exception
@@ -348,7 +349,7 @@ def _batches_of_words(
     for i, sample in enumerate(samples):
         of_sentence.setdefault(sample.words, []).append(i)
     texts = [" ".join(words) for words in of_sentence]
-    _made_of_each(texts, tokenizer)
+    _made_of_each(texts, tokenizer, max_length)
     tokens = _tokenize(texts, tokenizer, max_length)
     asked = list(of_sentence.values())
     pieces = [
@@ -547,7 +548,7 @@ def _tokenize_in_parts(
 ) -> dict[str, list[list[int]]]:
     """Tokens of any number of texts, of which only some have more than their ids at a time."""
     found: dict[str, list[list[int]]] = {}
-    first, made = 0, _made_of_each(texts, tokenizer)
+    first, made = 0, _made_of_each(texts, tokenizer, max_length)
     while first < len(texts):
         last, characters = first + 1, made[first]
         while last < len(texts) and characters + made[last] <= CHARACTERS_AT_ONCE:
@@ -567,7 +568,7 @@ def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, firs
             f"{type(tokenizer).__name__} has no padding token, so texts of different lengths cannot be batched. Set "
             "one first, for example tokenizer.pad_token = tokenizer.eos_token."
         )
-    limit = max_length or min(tokenizer.model_max_length, 1_000_000)
+    limit = _limit_of(tokenizer, max_length)
     with explaining(tokenizer):
         tokens = tokenizer(*_columns_of(texts), truncation=True, max_length=limit, **how)
     if "input_ids" not in tokens or "input_ids" not in tokenizer.model_input_names:
@@ -586,13 +587,21 @@ def _tokenize(texts: Sequence[Any], tokenizer: Any, max_length: int | None, firs
     return tokens
 
 
-def _made_of_each(texts: Sequence[Any], tokenizer: Any) -> list[float]:
+def _made_of_each(texts: Sequence[Any], tokenizer: Any, max_length: int | None) -> list[float]:
     """How many characters a tokenizer may make of each text or pair before it cuts anything off.
 
     Raises:
-        SampleError: If a text is longer than any encoder reads, or becomes so by what its tokenizer does.
+        SampleError: If a text is longer than any encoder reads, or becomes so by what its tokenizer does; if what it
+            puts before each text alone is longer than the encoder reads.
     """
-    made, growth = [], growth_of(tokenizer)
+    expansion, limit = expansion_of(tokenizer), _limit_of(tokenizer, max_length)
+    made, growth = [], expansion.growth
+    if expansion.prepended > CHARACTERS_OF_TOKEN * limit:
+        raise SampleError(
+            f"{type(tokenizer).__name__} puts {expansion.prepended:.0f} characters before each text, more than the "
+            f"{limit} tokens that the encoder reads can hold; the limit is {CHARACTERS_OF_TOKEN * limit}. Pass the "
+            "tokenizer that the encoder was trained with, or a shorter prompt."
+        )
     for i, text in enumerate(texts):
         characters = length(text)
         if characters > int(MOST_CHARACTERS / growth):
@@ -600,7 +609,7 @@ def _made_of_each(texts: Sequence[Any], tokenizer: Any) -> list[float]:
                 f"samples[{i}] has {characters} characters, more than any encoder reads; the limit is "
                 f"{int(MOST_CHARACTERS / growth)}. Cut it, or split it into several samples."
             )
-        prepended = sum(prepended_by(tokenizer, part) for column in _columns_of([text]) for part in column)
+        prepended = sum(expansion.prepended_to(part) for column in _columns_of([text]) for part in column)
         made.append(growth * characters + prepended)
         if made[-1] > MOST_CHARACTERS:
             raise SampleError(
@@ -609,6 +618,11 @@ def _made_of_each(texts: Sequence[Any], tokenizer: Any) -> list[float]:
                 "encoder was trained with."
             )
     return made
+
+
+def _limit_of(tokenizer: Any, max_length: int | None) -> int:
+    """Longest text in tokens."""
+    return max_length or min(tokenizer.model_max_length, 1_000_000)
 
 
 def _columns_of(texts: Sequence[Any]) -> list[list[str]]:

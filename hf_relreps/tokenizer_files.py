@@ -378,56 +378,54 @@ def _growth_of_repeats(normalizer: Any, pre_tokenizer: Any) -> float:
     return 2.0 ** max(0, sum(step.get("type") in GROWING for step in steps) - USUAL_GROWING)
 
 
-class _Expansion(NamedTuple):
+class Expansion(NamedTuple):
     """What a tokenizer can make of a text, beyond what usual ones do."""
 
-    growth: float = 1.0  # how many times longer
-    prepended: float = 0.0  # characters before each piece
+    growth: float = 1.0  # how many times longer, beyond what forms of Unicode do to it
+    prepended: float = 0.0  # characters before each piece; 0 where they are as few as those of usual tokenizers
     added: Mapping[str, Sequence[str]] = MappingProxyType({})  # by first character: tokens that cut a text into pieces
 
-
-def growth_of(tokenizer: Any) -> float:
-    """How many times longer a tokenizer can make a text, beyond what forms of Unicode do to it."""
-    return _expansion_of(tokenizer).growth
-
-
-def prepended_by(tokenizer: Any, text: str) -> float:
-    """How many characters a tokenizer puts into a text: before it, and again after each added token in it.
-
-    Counted as 0 where they are as few as those of usual tokenizers.
-    """
-    expansion = _expansion_of(tokenizer)
-    if not expansion.prepended:
-        return 0.0
-    there = [token for first in {*text} for token in expansion.added.get(first, ())]
-    pieces = len(text) if len(there) > MOST_COUNTED else sum(map(text.count, there))
-    return expansion.prepended * (1 + pieces)
+    def prepended_to(self, text: str) -> float:
+        """How many characters are put into a text: before it, and again after each added token in it."""
+        if not self.prepended:
+            return 0.0
+        there = [token for first in {*text} for token in self.added.get(first, ())]
+        pieces = len(text) if len(there) > MOST_COUNTED else sum(map(text.count, there))
+        return self.prepended * (1 + pieces)
 
 
-def _expansion_of(tokenizer: Any) -> _Expansion:
-    if tokenizer not in _KNOWN:
-        try:
-            _KNOWN[tokenizer] = _measured(tokenizer)
-        except Exception:  # steps of the user's own: those of uploads are known
-            _KNOWN[tokenizer] = _Expansion()
-    return _KNOWN[tokenizer]
+def expansion_of(tokenizer: Any) -> Expansion:
+    """What a tokenizer can make of a text: measured again when its steps or tokens have changed."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    try:
+        steps = [_state(getattr(backend, name, None)) for name in ("normalizer", "pre_tokenizer")]
+        state = (*steps, None if backend is None else backend.get_vocab_size())
+        if _KNOWN.get(tokenizer, (None,))[0] != state:
+            _KNOWN[tokenizer] = state, _measured(tokenizer)
+        return _KNOWN[tokenizer][1]
+    except Exception:  # steps of the user's own: those of uploads are known
+        return Expansion()
 
 
-def _measured(tokenizer: Any) -> _Expansion:
+def _state(step: Any) -> bytes | None:
+    return None if step is None else step.__getstate__()
+
+
+def _measured(tokenizer: Any) -> Expansion:
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     slow: Any = getattr(tokenizer, "sp_model", None)
     if backend is None and slow is not None:
-        return _Expansion(max(1.0, growth_of_model(slow.serialized_model_proto()) / UNICODE_GROWTH))
-    steps = [getattr(backend, name, None) for name in ("normalizer", "pre_tokenizer")]
-    normalizer, pre_tokenizer = (None if step is None else json.loads(step.__getstate__()) for step in steps)
+        return Expansion(max(1.0, growth_of_model(slow.serialized_model_proto()) / UNICODE_GROWTH))
+    states = [_state(getattr(backend, name, None)) for name in ("normalizer", "pre_tokenizer")]
+    normalizer, pre_tokenizer = (None if state is None else json.loads(state) for state in states)
     *_, (growth, prepended) = (1.0, 0.0), *_expanded(_steps(normalizer, "normalizers"), _more_than_usual)
     growth *= _growth_of_repeats(normalizer, pre_tokenizer)
     if prepended <= UNICODE_GROWTH:
-        return _Expansion(growth)
+        return Expansion(growth)
     added: dict[str, list[str]] = {}
     for token in filter(None, map(str, backend.get_added_tokens_decoder().values())):
         added.setdefault(token[0], []).append(token)
-    return _Expansion(growth, prepended, added)
+    return Expansion(growth, prepended, added)
 
 
 def _more_than_usual(step: Mapping[str, Any]) -> float:
@@ -436,4 +434,4 @@ def _more_than_usual(step: Mapping[str, Any]) -> float:
     return _growth_of_replace(step) if step["type"] == "Replace" else 1.0
 
 
-_KNOWN: WeakKeyDictionary[Any, _Expansion] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Any, tuple[Any, Expansion]] = WeakKeyDictionary()  # the state that it was measured in

@@ -65,7 +65,7 @@ from hf_relreps.prompts import with_prompt
 from hf_relreps.samples import batches
 from hf_relreps.sentencepiece_files import VOCABULARY_FILES, growth_of_model, refuse_unknown_vocabulary
 from hf_relreps.sources import Source
-from hf_relreps.tokenizer_files import growth_of, refuse_unknown_tokenizer
+from hf_relreps.tokenizer_files import expansion_of, refuse_unknown_tokenizer
 from hf_relreps.uploads import Stored, inspect_processor, load_processor, stored_sizes, weight_files
 
 
@@ -847,7 +847,7 @@ def test_the_text_of_a_slow_tokenizer_is_shorter_where_its_model_makes_it_longer
         def get_vocab(self):
             return {}
 
-    assert growth_of(Slow()) == 10
+    assert expansion_of(Slow()).growth == 10
 
 
 def test_all_names_of_vocabularies_in_transformers_are_known():
@@ -1097,7 +1097,7 @@ def test_a_window_of_a_hundred_million_tokens_is_refused_before_it_is_filled(lon
 def test_a_text_is_shorter_where_the_tokenizer_makes_it_longer():
     plain, longer = (word_tokenizer(["a b"]) for _ in range(2))
     longer.backend_tokenizer.normalizer = normalizers.Replace("a", "b " * 100)
-    assert (growth_of(plain), growth_of(longer)) == (1.0, 200.0)
+    assert (expansion_of(plain).growth, expansion_of(longer).growth) == (1.0, 200.0)
     with pytest.raises(SampleError, match=r"samples\[0\] has 6000 characters, .* the limit is 5000"):
         next(batches(["a" * 6_000], longer, 1))
     assert next(batches(["a" * 6_000], plain, 1))
@@ -1107,11 +1107,34 @@ def test_a_tokenizer_that_puts_a_prompt_after_each_added_token_reads_few_of_them
     tokenizer = word_tokenizer(["a b"])
     tokenizer.add_tokens("z")
     tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("x " * 10_000)
-    assert next(batches(["a z b"], tokenizer, 1, max_length=8))
+    assert next(batches(["a z b"], tokenizer, 1, max_length=2_048))
     with pytest.raises(
         SampleError, match=r"samples\[0\] has 200 characters, into which .* puts 2020000 more; the limit"
     ):
-        next(batches(["az" * 100], tokenizer, 1, max_length=8))
+        next(batches(["az" * 100], tokenizer, 1, max_length=2_048))
+
+
+def test_what_stands_before_each_text_is_no_longer_than_what_the_encoder_reads():
+    """Many short texts would each take the time of a long one, and all but the prompt would be cut off."""
+    tokenizer = word_tokenizer(["a b"])
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("x " * 5_000)
+    with pytest.raises(
+        SampleError, match="puts 10000 characters before each text, .* 512 tokens .* the limit is 8192"
+    ):
+        next(batches(["a", "b"], tokenizer, 1, max_length=512))
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("x " * 4_000)
+    assert next(batches(["a", "b"], tokenizer, 1, max_length=512))
+
+
+def test_a_tokenizer_that_has_changed_is_measured_again():
+    tokenizer = word_tokenizer(["a b"])
+    assert expansion_of(tokenizer).growth == 1
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("a", "b " * 100)
+    assert expansion_of(tokenizer).growth == 200
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("x " * 100)
+    assert expansion_of(tokenizer).prepended_to("zz") == 200
+    tokenizer.add_tokens("z")
+    assert expansion_of(tokenizer).prepended_to("zz") == 600
 
 
 def test_a_long_text_is_read_behind_a_prompt_by_a_tokenizer_of_many_added_tokens():
@@ -1147,7 +1170,7 @@ def test_a_text_is_shorter_where_a_step_that_makes_it_longer_is_repeated():
     step = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     usual.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([step] * 2)
     repeated.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([step] * 6)
-    assert (growth_of(usual), growth_of(repeated)) == (1.0, 16.0)
+    assert (expansion_of(usual).growth, expansion_of(repeated).growth) == (1.0, 16.0)
 
 
 @pytest.mark.parametrize(
@@ -1241,6 +1264,16 @@ def test_an_edge_is_no_number_of_pixels_because_the_file_has_a_large_one():
     reader = DetrImageProcessorPil(size={"shortest_edge": 16_000, "longest_edge": 2_000_000})
     with pytest.raises(SampleError, match="would resize an image to 16000 x 16000"):
         next(batches([Image.new("RGB", (8, 8))], reader, 1))
+
+
+def test_images_that_are_not_resized_are_not_padded_to_a_canvas_for_all_of_them():
+    """A wide one and a high one would make gigabytes of pixels that neither of them has."""
+    reader = DetrImageProcessorPil(do_resize=False)
+    lines = [Image.new("RGB", (6_000, 1)), Image.new("RGB", (1, 6_000))]
+    shapes = [tuple(inputs["pixel_values"].shape) for _, inputs in batches(lines, reader, 8)]
+    assert shapes == [(1, 3, 1, 6_000), (1, 3, 6_000, 1)]
+    squares = [Image.new("RGB", (32, 32))] * 8
+    assert [len(rows) for rows, _ in batches(squares, reader, 8)] == [8]
 
 
 def test_labels_without_names_are_few():
