@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
@@ -34,6 +35,7 @@ SAMPLE_TYPES: dict[str, type] = {"text": str, "word": Word, "image": Image.Image
 SPANS = "word_spans"  # among the inputs of a batch of words: sentence, first token and the one after the last (n, 3)
 SIDES = ("height", "width")
 MOST_PIXELS = 1 << 24  # of one image that an encoder reads: 200 MB as float32
+MOST_TIMES_PADDED = 4  # the pixels of an image, where it has more of its own
 PIXELS_AT_ONCE, VALUES_AT_ONCE = 1 << 24, 1 << 25  # of the images and of the sounds of one batch, as they are read
 LONGEST_FIXED = 8_192  # tokens that each text is padded to where an encoder sees its padding
 # Of one text, more than any encoder reads, and of those that are tokenized together: tokens take hundreds of bytes
@@ -415,7 +417,7 @@ def _most_at_once(samples: Sequence[Any], modality: str, processor: Any) -> int:
     """How many images or sounds may be read at once, by what a processor makes of each: it comes from outside."""
     if modality == "image":
         reader = getattr(processor, "image_processor", processor)
-        pixels = max([1, *(height * width for height, width in _boxes(reader, _ratio_of(samples)))])
+        pixels = max([_canvas_of(reader, samples), *(math.prod(box) for box in _boxes(reader, _ratio_of(samples)))])
         return max(1, int(PIXELS_AT_ONCE / pixels))
     values = getattr(getattr(processor, "feature_extractor", processor), "n_samples", 1)
     return max(1, VALUES_AT_ONCE // max(1, values)) if isinstance(values, int) else 1
@@ -426,10 +428,16 @@ def _ratio_of(images: Sequence[Image.Image]) -> float:
     return max(max(image.size) / max(1, min(image.size)) for image in images)
 
 
+def _canvas_of(reader: Any, images: Sequence[Image.Image]) -> int:
+    """Pixels of a square that holds each of the images: what they may be padded to where they are not resized."""
+    return 1 if getattr(reader, "do_resize", True) else max(max(image.size) for image in images) ** 2
+
+
 def _read_images(images: list[Image.Image], processor: Any) -> dict[str, Tensor]:
     reader = getattr(processor, "image_processor", processor)
     with explaining(reader):
         _refuse_immense_size(reader, _ratio_of(images))
+        _refuse_immense_canvas(reader, images)
         return _tensors(reader(images=[image.convert("RGB") for image in images], return_tensors="pt"))
 
 
@@ -499,6 +507,17 @@ def _refuse_immense_size(reader: Any, ratio: float) -> None:
                 f"{type(reader).__name__} would cut an image into {name}={tiles} tiles; the limit is {MOST_TILES}. "
                 "Pass the processor that the encoder was trained with."
             )
+
+
+def _refuse_immense_canvas(reader: Any, images: Sequence[Image.Image]) -> None:
+    """Raise `SampleError` if an image might be padded to a square of many times its own pixels."""
+    canvas, own = _canvas_of(reader, images), max(math.prod(image.size) for image in images)
+    if canvas > max(MOST_PIXELS, MOST_TIMES_PADDED * own):
+        side = math.isqrt(canvas)
+        raise SampleError(
+            f"{type(reader).__name__} does not resize images and may pad one to {side} x {side} pixels; the limit is "
+            f"{MOST_PIXELS}. Cut the image, or pass the processor that the encoder was trained with."
+        )
 
 
 def _boxes(reader: Any, ratio: float) -> list[tuple[float, float]]:

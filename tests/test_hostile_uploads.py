@@ -31,6 +31,7 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     DetrImageProcessorPil,
+    JanusImageProcessorPil,
     LevitConfig,
     LongformerConfig,
     LongformerModel,
@@ -1269,9 +1270,11 @@ def test_an_edge_is_no_number_of_pixels_because_the_file_has_a_large_one():
 def test_images_that_are_not_resized_are_not_padded_to_a_canvas_for_all_of_them():
     """A wide one and a high one would make gigabytes of pixels that neither of them has."""
     reader = DetrImageProcessorPil(do_resize=False)
-    lines = [Image.new("RGB", (6_000, 1)), Image.new("RGB", (1, 6_000))]
+    lines = [Image.new("RGB", (4_000, 1)), Image.new("RGB", (1, 4_000))]
     shapes = [tuple(inputs["pixel_values"].shape) for _, inputs in batches(lines, reader, 8)]
-    assert shapes == [(1, 3, 1, 6_000), (1, 3, 6_000, 1)]
+    assert shapes == [(1, 3, 1, 4_000), (1, 3, 4_000, 1)]
+    with pytest.raises(SampleError, match="may pad one to 30000 x 30000 pixels; the limit is 16777216"):
+        next(batches([Image.new("RGB", (30_000, 1))], JanusImageProcessorPil(do_resize=False), 1))
     squares = [Image.new("RGB", (32, 32))] * 8
     assert [len(rows) for rows, _ in batches(squares, reader, 8)] == [8]
 
