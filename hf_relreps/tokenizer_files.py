@@ -31,7 +31,7 @@ from hf_relreps.sentencepiece_files import (
 MOST_STEPS = 64
 MOST_ADDED = 64  # tokens that a step adds to each text
 MOST_PREPENDED = 50_000  # characters that all normalizers together put before a text: prompts may be long
-MOST_INPUT_CHARS = 1_000  # of a word that WordPiece looks at: its time grows with the square
+MOST_INPUT_CHARS = 256  # of a word that WordPiece looks at, 100 or 200 in known ones: time grows with the square
 MOST_OF_ADDED = 1 << 22  # characters of all added tokens, as the normalizers make them
 UNICODE_GROWTH = 18  # of one character, in the forms NFKC and NFKD
 # Each makes some characters longer, again and again where there are several: tokenizers have two of them at most.
