@@ -204,11 +204,12 @@ def test_layers_above_the_one_that_is_read_are_left_out_of_model_and_upload(name
     assert len(hidden_states(model, tokenizer("a", return_tensors="pt"))) == 4
 
 
-def test_an_encoder_keeps_the_mode_and_the_gradients_of_its_model(make_deep, anchors, tokenizer):
+def test_a_shortened_encoder_is_in_evaluation_mode_and_keeps_the_gradients_of_its_model(make_deep, anchors, tokenizer):
     bert = make_deep().train()
     bert.embeddings.requires_grad_(False)
     encoder = RelativeModel.from_encoder(bert, anchors.view("en"), tokenizer, layer=-2)
-    assert all(part.training for part in encoder.backbone.modules())
+    assert not any(part.training for part in encoder.modules())
+    assert all(part.training for part in encoder.train().backbone.modules())
     assert not any(weight.requires_grad for weight in encoder.backbone.embeddings.parameters())
     assert all(weight.requires_grad for weight in encoder.backbone.encoder.parameters())
 
