@@ -1,13 +1,17 @@
-"""Tables of taggers that read words: English across two encoders, and other languages behind an English decoder.
+"""Tables of taggers that read words: English across two encoders, other languages behind an English decoder.
+
+`patches` does with cells of feature maps of images what the others do with words.
 
     python -m benchmarks.tokens --assets assets --data data
 
-DATA holds tokens/pud.parquet and tokens/ewt.parquet (see `words`). eflomal is a rival where it is installed.
+DATA holds tokens/pud.parquet and tokens/ewt.parquet (see `words`). eflomal and systran-align are rivals where they are
+installed. `--languages pt ru zh` reads languages that nothing was chosen on; `treebanks` builds their data.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.reporting import console, machine, markdown, quiet, write
-from benchmarks.tokens import choices, english, fine_tuned, languages
+from benchmarks.tokens import choices, english, fine_tuned, languages, patches
 
 
 TABLES = {
@@ -24,6 +28,7 @@ TABLES = {
     "languages": languages.measure,
     "choices": choices.measure,
     "fine_tuned": fine_tuned.measure,
+    "patches": patches.measure,
 }
 RESULTS = Path(__file__).parents[1] / "results" / "tokens"
 
@@ -38,6 +43,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with tokens/")
     parser.add_argument("--cache", type=Path, default=Path(".cache/tokens"), help="what encoders say, kept there")
     parser.add_argument("--seeds", type=int, default=3, help="draws of anchors and training words")
+    parser.add_argument("--languages", nargs="+", default=languages.LANGUAGES, help="of pud.parquet, see `treebanks`")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes")
     arguments = parser.parse_args()
     arguments.data = arguments.data / "tokens"
@@ -45,8 +51,11 @@ def main() -> None:
     for name in arguments.tables:
         with quiet():
             found = TABLES[name](arguments)
+        file = arguments.output / f"{name}.json"
+        if name == "languages" and file.is_file():
+            found = json.loads(file.read_text("utf-8"))["found"] | found
         console.print(report(name, found), markup=False)
-        write(arguments.output / f"{name}.json", {"machine": machine(), "seeds": arguments.seeds, "found": found})
+        write(file, {"machine": machine(), "seeds": arguments.seeds, "found": found})
 
 
 def report(name: str, found: dict[str, Any]) -> str:

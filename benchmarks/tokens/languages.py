@@ -35,21 +35,36 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         return encode(name, sentences, arguments.cache, arguments.assets)
 
     english = {name: read(name, ewt["train"]) for name in ("minilm", "me5")}
+    english["lower case"] = read("me5", lowered(ewt["train"]))
     source, shared = read("minilm", pud["en"]).part(range(PAIRED)), read("me5", pud["en"]).part(range(PAIRED))
     found: dict[str, Any] = {}
-    for language in LANGUAGES:
+    for language in arguments.languages:
         whole = read("me5", pud[language])
         target, test = whole.part(range(PAIRED)), whole.part(range(PAIRED, len(pud[language])))
         pairs = find_word_pairs(source.by_sentence(), target.by_sentence())
         sets = {"found": _links(pairs), "e5's neighbours": neighbours(shared, target)}
-        aligned = align(source, target)
-        if aligned:
-            sets["eflomal"] = aligned
+        sets |= {name: links for name, align in ALIGNERS.items() if (links := align(source, target))}
         found[language] = {"pairs": _agreements(pairs, sets)}
         tasks = [task for task in ("upos", "ner") if any(getattr(one, task) for one in test.sentences)]
         for task in tasks:
-            found[language][task] = _of_task(task, english, source, target, test, sets, pairs, arguments.seeds)
+            table = _of_task(task, english, source, target, test, sets, pairs, arguments.seeds)
+            if task == "ner":
+                small = read("me5", lowered(pud[language])).part(range(PAIRED, len(pud[language]))).marked(task)
+                for seed in range(arguments.seeds):
+                    head = _own_head(english["lower case"].marked(task), task, seed)
+                    table.add("e5's own English head, lower case", scores(head.say(small.x_WD), small, task))
+            found[language][task] = table.plain()
     return found
+
+
+def lowered(sentences: list[Sentence]) -> list[Sentence]:
+    """The same in lower case, as MiniLM reads them: what an encoder loses by it."""
+    return [one._replace(words=tuple(word.lower() for word in one.words)) for one in sentences]
+
+
+def _own_head(english: Encoded, task: str, seed: int) -> Absolute:
+    rows = trained_on(english, task, seed)
+    return Absolute.fit(english.x_WD[rows], english.labels(task)[rows], task)
 
 
 def _of_task(
@@ -61,7 +76,7 @@ def _of_task(
     sets: dict[str, Links],
     pairs: WordPairs,
     seeds: int,
-) -> dict[str, Any]:
+) -> Table:
     table, test = Table(), test.marked(task)
     train, multilingual = english["minilm"].marked(task), english["me5"].marked(task)
     sentences = tuple(torch.stack([x_WD.mean(0) for x_WD in side.by_sentence()]) for side in (source, target))
@@ -69,7 +84,7 @@ def _of_task(
         rows = trained_on(train, task, seed)
         x_WD, labels_W = train.x_WD[rows], train.labels(task)[rows]
         absolute = Absolute.fit(x_WD, labels_W, task)
-        own_head = Absolute.fit(multilingual.x_WD[rows], labels_W, task)
+        own_head = _own_head(multilingual, task, seed)
         table.add("absolute, swapped", scores(absolute.say(test.x_WD), test, task))
         table.add("e5's own English head", scores(own_head.say(test.x_WD), test, task))
         chosen = {name: _drawn(links, seed) for name, links in sets.items()}
@@ -99,7 +114,7 @@ def _of_task(
                 table.add("stitched, found, calibrated", scores(calibrated.say(test.x_WD, theirs_AD), test, task))
         decoder = Relative.fit(x_WD, labels_W, task, sentences[0], SPACES["default"])
         table.add("stitched, sentences, default", scores(decoder.say(test.x_WD, sentences[1]), test, task))
-    return table.plain()
+    return table
 
 
 def _links(pairs: WordPairs) -> Links:
@@ -135,17 +150,13 @@ def neighbours(source: Encoded, target: Encoded) -> Links:
     return links
 
 
-def align(source: Encoded, target: Encoded) -> Links:
+def by_eflomal(source: Encoded, target: Encoded) -> Links:
     """Words that eflomal links in both directions; nothing where it is not installed (pip install eflomal)."""
     try:
         import eflomal  # type: ignore[import-not-found]
     except ImportError:
         return []
-    # A word may hold blanks, as in numbers.
-    texts = [
-        [" ".join("_".join(word.split()) for word in one.words).lower() + "\n" for one in side.sentences]
-        for side in (source, target)
-    ]
+    texts = [[" ".join(words) + "\n" for words in _plain_words(side)] for side in (source, target)]
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder, name)) for name in ("forward", "backward")]
         eflomal.Aligner().align(*texts, links_filename_fwd=files[0], links_filename_rev=files[1])
@@ -155,6 +166,30 @@ def align(source: Encoded, target: Encoded) -> Links:
         for i, lines in enumerate(zip(*ways, strict=True))
         for link in sorted(set(lines[0].split()) & set(lines[1].split()))
     ]
+
+
+def by_systran(source: Encoded, target: Encoded) -> Links:
+    """Words that systran-align links; nothing where it is not installed (pip install systran-align)."""
+    try:
+        import systran_align  # type: ignore[import-not-found]
+    except ImportError:
+        return []
+    left, right = _plain_words(source), _plain_words(target)
+    with tempfile.TemporaryDirectory() as folder:
+        sentences, *probabilities = (str(Path(folder, name)) for name in ("sentences", "forward", "backward"))
+        lines = [f"{' '.join(one)} ||| {' '.join(other)}" for one, other in zip(left, right, strict=True)]
+        Path(sentences).write_text("\n".join(lines) + "\n", "utf-8")
+        systran_align.generate_alignment_probabilities(sentences, *probabilities)
+        found = systran_align.Aligner(*probabilities).align_batch(left, right)
+    return [(i, j, q) for i, one in enumerate(found) for j, q in one["alignments"]]
+
+
+ALIGNERS = {"eflomal": by_eflomal, "systran-align": by_systran}
+
+
+def _plain_words(side: Encoded) -> list[list[str]]:
+    """Words of each sentence in lower case and without blanks, which a word may hold, as numbers do."""
+    return [["_".join(word.lower().split()) for word in one.words] for one in side.sentences]
 
 
 def _agreements(pairs: WordPairs, sets: dict[str, Links]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ UPOS = (
     *("PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X"),
 )
 ENTITIES = ("O", "B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER")
-CLASSES = {"upos": UPOS, "ner": ENTITIES}
+CLASSES = {"upos": UPOS, "ner": ENTITIES, "patches": tuple(map(str, range(10)))}  # of CIFAR-10
 
 
 class Sentence(NamedTuple):
