@@ -610,7 +610,7 @@ def test_the_trainer_trains_one_decoder_on_several_encoders(three_encoders, tmp_
     both = concatenate_datasets([train_en, three_encoders["fr"][1]])
     torch.manual_seed(0)
     decoder = RelativeDecoder(RelativeDecoderConfig(space=encoder.config.space, num_labels=3))
-    tiny_trainer(decoder, None, both, tmp_path, max_steps=150).train()
+    tiny_trainer(decoder, None, both, tmp_path, max_steps=300, learning_rate=1e-3).train()
     assert accuracy(decoder, three_encoders["it"][2]) > 0.5
 
 
