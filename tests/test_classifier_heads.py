@@ -481,7 +481,9 @@ def test_what_is_missing_is_named(texts_world):
 
 def test_arguments_for_classifiers_are_refused_beside_a_relative_decoder(texts_world):
     stitched = translated(texts_world, "distilbert", "bert")
-    with pytest.raises(StitchingError, match=r"anchors=, method= are for ordinary classifiers; RelativeDecoder is rel"):
+    with pytest.raises(
+        StitchingError, match=r"anchors=, method= are for ordinary classifiers; RelativeDecoder is rel"
+    ):
         stitch(stitched.encoder, stitched.decoder, anchors=texts_world.anchors, method="ridge")
 
 
