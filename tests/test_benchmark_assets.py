@@ -238,17 +238,17 @@ def test_sentences_of_treebanks_have_the_entities_of_the_same_words(tmp_path):
     treebank, entities = tmp_path / "UD_Spanish-PUD" / "es_pud.conllu", tmp_path / "UNER_Spanish-PUD" / "es_pud.iob2"
     for file in (treebank, entities):
         file.parent.mkdir()
-    parts = ["1\tvino\tvenir\tVERB", "2-3\tdel\t_\t_", "2\tde\tde\tADP", "3\tel\tel\tDET", "4\tRin\tRin\tPROPN"]
+    parts = ["1\tvino\tvenir\tVERB", "2-3\tdel\t_\t_", "2\tde\tde\tADP", "3\tel\tel\tDET", "4\tOslo\tOslo\tPROPN"]
     other = ["1\tnada\tnada\tPRON", "1.1\tser\tser\tAUX"]
     blocks = ["\n".join([f"# sent_id = n{i}", *lines]) for i, lines in enumerate([parts, other])]
     treebank.write_text("\n\n".join(blocks) + "\n\n", "utf-8")
-    labels = ["1\tvino\tO", "2\tde\tO", "3\tel\tB-OTH", "4\tRin\tB-LOC"]
+    labels = ["1\tvino\tO", "2\tde\tO", "3\tel\tB-OTH", "4\tOslo\tB-LOC"]
     entities.write_text("\n".join(["# sent_id = batch-1", *labels]) + "\n", "utf-8")
     first, second = rows_of(treebank)
     assert first == {
         "id": "n0",
         "language": "es",
-        "words": ["vino", "de", "el", "Rin"],
+        "words": ["vino", "de", "el", "Oslo"],
         "upos": ["VERB", "ADP", "DET", "PROPN"],
         "ner": ["O", "O", "O", "B-LOC"],
     }
