@@ -195,7 +195,9 @@ def test_labels_that_are_no_classes_are_refused_before_the_training(
     assert train([7, 1, 3] * 20, id2label={0: "stars"}, label2id={"stars": 0}) == 1
 
 
-def test_labels_that_a_collator_or_a_transform_makes_are_left_to_these(make_model, dataset, tokenizer, tmp_path):
+def test_labels_that_a_collator_or_a_transform_makes_are_left_to_these(
+    make_model, dataset, tokenizer, texts, labels, tmp_path
+):
     rows = Dataset.from_list([{"input_ids": row["input_ids"], "label": row["labels"] + 1} for row in dataset])
 
     def collate(items):
@@ -205,12 +207,14 @@ def test_labels_that_a_collator_or_a_transform_makes_are_left_to_these(make_mode
     def count_from_0(batch):
         return {"input_ids": batch["input_ids"], "label": [label - 1 for label in batch["label"]]}
 
-    trainer = tiny_trainer(make_model(0), tokenizer, rows, tmp_path, AnchorCallback(), **STILL)
-    trainer.data_collator = collate
-    trainer.train()
-    tiny_trainer(
-        make_model(0), tokenizer, rows.with_transform(count_from_0), tmp_path, AnchorCallback(), **STILL
-    ).train()
+    for labelled, collator in ((rows, collate), (rows.with_transform(count_from_0), None)):
+        model = make_model(0)
+        trainer = tiny_trainer(model, tokenizer, labelled, tmp_path, AnchorCallback(), **STILL)
+        trainer.data_collator = collator or trainer.data_collator
+        trainer.train()
+        assert trainer.state.global_step == 1
+        expected_NC = logits(in_closed_form(model, texts["en"], labels), texts["en"])  # of the labels that they make
+        torch.testing.assert_close(logits(model, texts["en"]), expected_NC, atol=1e-3, rtol=1e-3)
 
 
 def test_tokens_with_labels_that_are_no_classes_are_refused_before_the_training(make_bert, tokenizer, texts, tmp_path):
