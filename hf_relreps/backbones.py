@@ -268,6 +268,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                     module.training = True
 
 
+def building_of(config: Any, files: Iterable[Path], where: str) -> AbstractContextManager[None]:
+    """`building` by what files of weights hold, where they justify the tables that the configuration asks for.
+
+    Raises:
+        ConfigurationError: If they do not.
+    """
+    stored = stored_sizes(files)
+    refuse_long_tables(config, stored.numbers, where)
+    return building(stored)
+
+
 class Freshness:
     """Whether an encoder's stored anchors are still what its weights make of them.
 
@@ -424,9 +435,9 @@ def fetch_base(config: RelativeEncoderConfig, **hub_arguments: Any) -> tuple[Pre
     encoder_config.dtype = None  # as stored, so that its digest does not depend on how it will be used
     refuse_adapter(source, "the encoder itself")
     how: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, **_pooler_argument(config)}
-    stored = stored_sizes(weight_files(source))
-    refuse_long_tables(encoder_config.to_dict(), stored.numbers, f"The encoder that refers to {source}")
-    with building(stored), _without_load_report() as held_back:
+    where = f"The encoder that refers to {source}"
+    built = building_of(encoder_config.to_dict(), weight_files(source), where)
+    with built, _without_load_report() as held_back:
         try:
             base = AutoModel.from_pretrained(source.name, config=encoder_config, **how, **source.arguments)
         except RuntimeError as error:  # weights of other shapes
@@ -608,9 +619,7 @@ def _building_as_stored(source: Source, how: Mapping[str, Any]) -> AbstractConte
     is_there = any(file_if_there(place, name) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
     if not is_there or how.get("variant") or not how["use_safetensors"]:
         return BUILDING
-    stored = stored_sizes(weight_files(place))
-    refuse_long_tables(content, stored.numbers, f"config.json of {place}")
-    return building(stored)
+    return building_of(content, weight_files(place), f"config.json of {place}")
 
 
 def _refuse_relative(model: PreTrainedModel) -> None:

@@ -852,13 +852,14 @@ class RelativeDecoder(RelativePart):
         counts = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
         one_of_many = self.config.problem_type in (None, "single_label_classification") and logits_BC.shape[-1] > 1
         labels = labels.long() if counts and one_of_many else labels.to(logits_BC.dtype)
-        if one_of_many and counts and may_read(labels, self._saw_labels):
+        is_read = one_of_many and may_read(labels, self._saw_labels)
+        if is_read and counts:
             refuse_other_classes(labels, logits_BC.shape[-1], but=IGNORED)
         loss = ForSequenceClassificationLoss(labels, logits_BC, self.config)
         if not one_of_many:
             return loss
         any_counts = (labels != IGNORED).any()
-        if may_read(labels, self._saw_labels):
+        if is_read:
             self._saw_labels = bool(any_counts)
             if not self._saw_labels:
                 logger.warning_once(
@@ -986,13 +987,19 @@ def _rows(rows_A: Tensor, n: int) -> Tensor:
     return rows_A
 
 
+def names_of_classes(settings: Mapping[str, Any]) -> Any:
+    """Number -> name, from `id2label`, which may be a list, or from `label2id` where that stands alone."""
+    names, numbers = settings.get("id2label"), settings.get("label2id")
+    if isinstance(names, list | tuple):
+        return dict(enumerate(names))
+    if names is None and numbers is not None:
+        return {number: name for name, number in numbers.items()}
+    return names
+
+
 def _numbered(given: Any, settings: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     """Labels as numbers, and their settings: names are numbered as these say, or else in their order."""
-    names: Any = settings.get("id2label")
-    if isinstance(names, list | tuple):
-        names = dict(enumerate(names))
-    if names is None and settings.get("label2id") is not None:
-        names = {number: name for name, number in settings["label2id"].items()}
+    names = names_of_classes(settings)
     given = given if isinstance(given, Tensor | np.ndarray) else as_list(given, "labels")
     if not isinstance(given, Tensor) and any(isinstance(label, str) for label in given):
         if names is None:

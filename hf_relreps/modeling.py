@@ -63,7 +63,7 @@ from hf_relreps.configuration import (
     changed,
 )
 from hf_relreps.conversations import is_conversation
-from hf_relreps.decoders import RelativeDecoder, warn_of_training_mode
+from hf_relreps.decoders import RelativeDecoder, names_of_classes, warn_of_training_mode
 from hf_relreps.errors import (
     AnchorError,
     ConfigurationError,
@@ -1011,7 +1011,8 @@ class RelativeTaskModel(RelativePreTrainedModel):
         start = start if isinstance(start, RelativeDecoderConfig) else RelativeDecoderConfig()
         of_encoder = {"space": encoder.config.space, "modality": encoder.config.modality}
         of_encoder |= {"anchor_view": encoder.config.anchor_view, "head_pair": None}
-        settings = settings | _names_of_classes(settings)
+        names = names_of_classes(settings)
+        settings = settings | {"id2label": names} if names else settings
         own = changed(start, of_encoder | cls.new_decoder | settings)
         if own.decoder_type in ("head", MEAN, SEVERAL):
             raise ConfigurationError(
@@ -1173,14 +1174,6 @@ class RelativeTaskModel(RelativePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put others into the wrapped model: `resize_token_embeddings` does so."""
         self.encoder.set_input_embeddings(value)
-
-
-def _names_of_classes(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`id2label` of a list of names, or of `label2id` where that stands alone."""
-    names, numbers = settings.get("id2label"), settings.get("label2id")
-    if isinstance(names, list | tuple):
-        return {"id2label": dict(enumerate(names))}
-    return {"id2label": {number: name for name, number in numbers.items()}} if numbers and names is None else {}
 
 
 def as_encoder(model: Any) -> RelativeModel:

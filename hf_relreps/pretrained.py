@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from hf_relreps.anchor_files import FOLDER as ANCHORS_FOLDER
 from hf_relreps.anchors import AnchorSet
-from hf_relreps.backbones import building
+from hf_relreps.backbones import building_of
 from hf_relreps.configuration import AnyRelativeConfig, RelativeConfig, RelativeDecoderConfig, RelativeEncoderConfig
 from hf_relreps.errors import (
     AnchorError,
@@ -34,7 +34,6 @@ from hf_relreps.errors import (
     UploadError,
     UploadIntegrityError,
 )
-from hf_relreps.inspection import refuse_long_tables
 from hf_relreps.model_card import PICTURE_FILE, CardFacts, merged, model_card, model_tags
 from hf_relreps.placement import in_memory, is_offloaded, refuse_empty
 from hf_relreps.quantization import dtype_to_compute, quantizing, refuse_float8
@@ -55,7 +54,6 @@ from hf_relreps.uploads import (
     refuse_not_finite,
     refuse_other_anchors,
     split_save_arguments,
-    stored_sizes,
     write_config,
     write_index,
     write_stub,
@@ -467,10 +465,10 @@ class RelativePart(RelativePreTrainedModel):
             named = {} if "config" in given else cls._take_names(config, stored, str(source))
             config.dtype = dtype_to_compute(config.dtype)
             asked = kwargs.get("quantization_config")
-            held = stored_sizes(files_of_weights)
-            if not getattr(config, "encoder_is_frozen", False):  # its base has files of its own
-                refuse_long_tables(config.to_dict(), held.numbers, f"The configuration of {source}")
-            with building(held), quantizing(asked, f"The {part} of {source}"):
+            is_frozen = getattr(config, "encoder_is_frozen", False)  # then its base has files of its own
+            asked_for = {} if is_frozen else config.to_dict()
+            built = building_of(asked_for, files_of_weights, f"The configuration of {source}")
+            with built, quantizing(asked, f"The {part} of {source}"):
                 loaded: Any = super().from_pretrained(
                     source.name, *args, config=config, output_loading_info=True, **kwargs | files
                 )

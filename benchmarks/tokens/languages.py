@@ -49,10 +49,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for task in tasks:
             table = _of_task(task, english, source, target, test, sets, pairs, arguments.seeds)
             if task == "ner":
-                small = read("me5", lowered(pud[language])).part(range(PAIRED, len(pud[language]))).marked(task)
+                lower_test = read("me5", lowered(test.sentences)).marked(task)
+                lower_train = english["lower case"].marked(task)
                 for seed in range(arguments.seeds):
-                    head = _own_head(english["lower case"].marked(task), task, seed)
-                    table.add("e5's own English head, lower case", scores(head.say(small.x_WD), small, task))
+                    head = _own_head(lower_train, task, seed)
+                    table.add("e5's own English head, lower case", scores(head.say(lower_test.x_WD), lower_test, task))
             found[language][task] = table.plain()
     return found
 
