@@ -381,8 +381,19 @@ class Migration:
     # -- inside
 
     def _way(self, name: str) -> Way:
+        """The way of that name, fitted on all pairs; ways that are made of others share them."""
         if name not in self._ways:
-            self._ways[name] = _made(name, self.old_ND, self.new_NE, self.facts)
+            require_one_of("way", name, WAYS)
+            facts, names = self.facts, _made_of(name)
+            if set(names) - set(facts.settings):
+                raise ConfigurationError(
+                    f"way={name!r} was not fitted. Choose one of {', '.join(facts.kept)}, or fit with "
+                    f"ways=[..., {name!r}]."
+                )
+            if name in SINGLE:
+                self._ways[name] = build(name, self.old_ND, self.new_NE, facts.settings[name])
+            else:
+                self._ways[name] = joined(name, {one: self._way(one) for one in names}, facts.spreads)
         return self._ways[name]
 
     @cached_property
@@ -600,15 +611,9 @@ def joined(name: str, singles: Mapping[str, Way], spreads: Mapping[str, float]) 
     return Mean(translators, relative, [share / spreads[one] for one in TRANSLATORS] + last)
 
 
-def _made(name: str, old_ND: Tensor, new_NE: Tensor, facts: Facts) -> Way:
-    """The way of that name, fitted on all pairs."""
-    require_one_of("way", name, WAYS)
-    names = (name,) if name in SINGLE else SINGLE if name == "mean" else TRANSLATORS
-    if set(names) - set(facts.settings):
-        raise ConfigurationError(
-            f"way={name!r} was not fitted. Choose one of {', '.join(facts.kept)}, or fit with ways=[..., {name!r}]."
-        )
-    return joined(name, {one: build(one, old_ND, new_NE, facts.settings[one]) for one in names}, facts.spreads)
+def _made_of(name: str) -> Sequence[str]:
+    """Those of `SINGLE` that a way consists of."""
+    return (name,) if name in SINGLE else SINGLE if name == "mean" else TRANSLATORS
 
 
 # -- files from outside

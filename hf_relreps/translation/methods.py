@@ -283,10 +283,10 @@ def fit(
         fields = {"ridge": "basis_ridge", "width": "rbf_gamma"}
         space = space.replace(**{fields[name]: value for name, value in given.items()})
     projection = RelativeProjection(RelativeEncoderConfig(space=space, embedding_size=x_AD.shape[1]))
-    projection.set_anchors(x_AD)
-    placement = Placement(*points_AE.shape)
-    placement.put(points_AE, shift_E if add_mean else torch.zeros_like(shift_E))
-    return Translation(projection, placement).to(x_AD.device)
+    translation = Translation(projection, Placement(*points_AE.shape)).to(x_AD.device)
+    translation.projection.set_anchors(x_AD)  # after the move, which would forget the anchors' frame
+    translation.placement.put(points_AE, shift_E if add_mean else torch.zeros_like(shift_E))
+    return translation
 
 
 def _refuse_settings(method: str, given: dict[str, Any]) -> None:
