@@ -22,6 +22,7 @@ from hf_relreps.demos.debian import load_debian_descriptions
 from hf_relreps.errors import ConfigurationError, EmbeddingError, SampleError, UploadError
 from hf_relreps.migration import Migration, RenewedVectors, TextMigration, in_memory, migrate
 from hf_relreps.migration.indexes import migrate_index
+from hf_relreps.migration.measuring import known_answers, recalls, share_of
 
 
 PAIRS = 300
@@ -94,6 +95,37 @@ def test_two_stages_find_more_of_what_the_new_model_finds_than_one(switched, tex
     assert shared(two.ids, best) > shared(np.array([list(row) for row in one]), best) + 0.1
     assert two.stored == len(texts) and 0 < two.share_renewed < 1
     assert switched.search(queries, candidates=60).encoded == 0
+
+
+def test_queries_with_known_answers_tell_the_recall_of_both_stages_and_of_today(switched, index, texts, models):
+    queries, answers = [text.partition(". ")[0] for text in texts[:80]], list(range(80))
+    first = in_memory(index, texts)(models[0](queries), 10)
+    found = switched.measure(queries, np.arange(80), today=[list(row) for row in first], candidates=60)
+    one = switched.nearest(switched.queries(queries), 10)
+    two = switched.search(queries, candidates=60)
+    assert found.one_stage == np.mean([i in row for i, row in zip(answers, one, strict=True)])
+    assert found.two_stages == np.mean([i in row for i, row in zip(answers, two.ids, strict=True)]) > found.one_stage
+    assert found.today == np.mean([i in row for i, row in zip(answers, first, strict=True)]) > 0.5  # chance 10/900
+    assert (found.k, found.candidates, two.encoded) == (10, 60, 0)
+    assert "of what is found today" in str(found) and "of 80 queries" in str(found)
+
+
+def test_several_answers_count_as_shares_of_what_k_can_hold():
+    right = known_answers([["a", "b"], "c", ("a", "b", "c")], 3)
+    assert recalls([["b", "x", "a"], ["x", "y", "c"], ["c", "a", "b"]], right, k=2).tolist() == [0.5, 0, 1]
+
+
+def test_the_error_of_a_share_is_that_of_many_draws():
+    draw = np.random.default_rng(0)
+    shares, errors = [], []
+    for _ in range(400):
+        today = (draw.random(200) < 0.8).astype(float)
+        found = today * (draw.random(200) < 0.9)
+        share, error = share_of(found, today)
+        shares.append(share)
+        errors.append(error)
+    assert np.mean(shares) == pytest.approx(0.9, abs=0.01)
+    assert np.mean(errors) == pytest.approx(np.std(shares), rel=0.15)
 
 
 def test_one_query_may_be_a_text_alone_and_none_finds_nothing(switched):
@@ -195,6 +227,17 @@ def test_searches_that_cannot_be_are_refused(switched, index, texts, new):
         numbers.search("a game")
     with pytest.raises(ConfigurationError, match="The new model is a function, of which no SentenceTransformer"):
         switched.adapter()
+    for given, answers, kind, words in (
+        ([], [], SampleError, "There are no queries"),
+        (["a game", "a server"], [3], ConfigurationError, "There are 2 queries and answers to 1"),
+        (["a game", "a server"], [3, []], SampleError, "Query 1 has no answer"),
+        (["a game"], ["3"], ConfigurationError, "ids such as [0-9]+, the answers are such as '3'"),
+        (["a game"], [3.5], ConfigurationError, "The id of a document is 3.5, a float"),
+    ):
+        with pytest.raises(kind, match=words):
+            switched.measure(given, answers)
+    with pytest.raises(ConfigurationError, match="today has the ids of 2 queries, expected 1"):
+        switched.measure(["a game"], [3], today=[[3], [4]])
 
 
 # -- what was encoded is kept

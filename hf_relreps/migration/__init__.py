@@ -9,9 +9,10 @@ itself puts the first candidates in order and keeps what it encoded.
 """
 
 from hf_relreps.migration.fitting import Migration, fit
+from hf_relreps.migration.measuring import Measured
 from hf_relreps.migration.search import Found, RenewedVectors
 from hf_relreps.migration.texts import TextMigration, in_memory, migrate
 from hf_relreps.migration.ways import WAYS
 
 
-__all__ = ["WAYS", "Found", "Migration", "RenewedVectors", "TextMigration", "fit", "in_memory", "migrate"]
+__all__ = ["WAYS", "Found", "Measured", "Migration", "RenewedVectors", "TextMigration", "fit", "in_memory", "migrate"]
