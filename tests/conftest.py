@@ -8,6 +8,7 @@ marked ``any_hub`` against the real Hub.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -72,6 +73,13 @@ def hub() -> Iterator[Any]:
         pytest.skip("needs the local Hub; HF_RELREPS_REAL_HUB=1 asks for the real one")
     with LOCAL_HUB:
         yield LOCAL_HUB
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage_is_looked_for_among_new_objects() -> None:
+    """The Trainer collects garbage after each training: among all that is imported, most of a tiny training's time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
