@@ -68,7 +68,7 @@ VERDICTS = (
     (0.95, "finds as much as the old model"),
     (0.85, "finds most of what the old model finds; search in two stages for the rest"),
     (0.6, "finds the neighbourhood: search in two stages, or give more pairs"),
-    (0.0, "finds too little to switch: give more pairs"),
+    (0.0, "finds too little in one stage: search in two stages, and give more pairs"),
 )
 
 Vectors = Tensor | np.ndarray

@@ -45,6 +45,10 @@ from hf_relreps.space import require_whole
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+BEFORE_SWITCHING = (
+    "This is a rough forecast from documents alone. Queries with known answers say more: measure(queries, answers)."
+)
+
 Encode = Callable[[list[str]], Any]
 # Queries (Q, S) and a count -> for each query the texts of its nearest documents, by their ids, the nearest first.
 Nearest = Callable[[np.ndarray, int], Sequence[Mapping[Any, str]]]
@@ -215,7 +219,7 @@ class TextMigration:
     @property
     def report(self) -> str:
         """What to know before anybody switches: see `Migration.report`."""
-        return self.migration.report
+        return f"{self.migration.report}\n{BEFORE_SWITCHING}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.migration})"
