@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from hf_relreps.migration import TextMigration
@@ -21,6 +22,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options.add_argument("--new", required=True, help="the new model: a SentenceTransformer on the Hub or in a folder")
     options.add_argument("--pairs", type=int, default=1000, help="documents that it encodes to begin with")
     options.add_argument("--renewed", default="renewed", help="folder that keeps what it encoded")
+    options.add_argument(
+        "--answered", type=Path, metavar="FILE", help="lines of a query, a tab and the id of its document: the recall"
+    )
     options.add_argument("--ask", nargs="*", default=[], metavar="QUERY", help="queries, in two stages")
     options.add_argument("--renew", type=int, default=0, metavar="N", help="encode N more documents")
     options.add_argument(
@@ -36,8 +40,13 @@ def follow(
     write: Callable[[Iterator[tuple[Any, Any]]], None],
     chosen: argparse.Namespace,
 ) -> None:
-    """Say what to expect, ask, and renew and write what was asked for."""
+    """Say what to expect, measure, ask, and renew and write what was asked for."""
     print(switched.report)
+    if chosen.answered:
+        lines = [line.split("\t") for line in chosen.answered.read_text("utf-8").splitlines()]
+        print(
+            switched.measure([query for query, _ in lines], [int(one) if one.isdigit() else one for _, one in lines])
+        )
     for query in chosen.ask:
         found = switched.search(query, k=3)
         for one, score in zip(found.ids[0].tolist(), found.scores[0], strict=True):

@@ -83,8 +83,8 @@ def run(store: str, *arguments: Any, killed: Path | None = None) -> str:
     return out
 
 
-def follow(store: str, place: list[Any], models: dict[str, Path], folder: Path, stored: Any) -> str:
-    """Kill a renewal, go on, write; the store stays as it was until then."""
+def follow(store: str, place: list[Any], models: dict[str, Path], folder: Path, stored: Any, name: str = "{}") -> str:
+    """Kill a renewal, go on, measure and write; the store stays as it was until then."""
     before, renewed = stored(), folder / "renewed"
     how = [*place, "--new", models["new"], "--pairs", PAIRS, "--renewed", renewed]
     run(store, *how, "--renew", 100_000, killed=renewed)
@@ -97,7 +97,14 @@ def follow(store: str, place: list[Any], models: dict[str, Path], folder: Path, 
     assert f"{DOCUMENTS} of {DOCUMENTS} documents have a new vector" in out and "expected recall@10" in out
     assert out.count("a game of cards: ") == 3
     assert stored() == before
-    return run(store, *how, "--write")
+    texts = load_debian_descriptions("train")["en"][:20]  # each finds itself, if it is among the candidates
+    lines = [f"{' '.join(text.split())}\t{name.format(i)}" for i, text in enumerate(texts)]
+    answered = folder / "answered.tsv"
+    answered.write_text("\n".join(lines), "utf-8")
+    out = run(store, *how, "--write", "--answered", answered)
+    assert f"recall@10 of {len(lines)} queries with known answers" in out
+    assert float(re.search(r"([\d.]+) ± [\d.]+  two stages", out)[1]) > 0.2, out  # chance 50/900
+    return out
 
 
 def by_id(pairs: Any) -> np.ndarray:
@@ -128,6 +135,7 @@ def test_lancedb(models, sentences, vectors, new_vectors, tmp_path):
         models,
         tmp_path,
         lambda: table.checkout_latest() or table.version,
+        name="d{:03}",
     )
     written = database.open_table("documents_new").to_arrow().to_pylist()
     np.testing.assert_allclose(by_id((row["id"], row["vector"]) for row in written), new_vectors, atol=1e-4)
