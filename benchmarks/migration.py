@@ -15,12 +15,14 @@ the tables show recall@10, recall@1 and nDCG@10
 - in two stages, where the new encoder ranks 20 to 200 candidates again;
 - chosen: always `relative`, as `fit` does, beside other rules that need no labels: the expected share, the ten
   neighbours of documents, what queries without labels find of held-out pairs, always the mean;
-- expected: the forecast of `fit`, as a share of the old encoder's own recall@10.
+- expected: the forecast of `fit`, as a share of the old encoder's own recall@10;
+- answered: what 100 or 300 of the queries say with their answers of the share that the others find.
 
     python -m benchmarks.migration --assets assets --data data
 
-Nothing is chosen on the test queries. `--cache` keeps what the encoders say; `benchmarks/assets` names the packages.
-`benchmarks.migration_costs` measures time and memory.
+Nothing is chosen on the test queries. What was measured before is kept in the results and not measured again.
+`--cache` keeps what the encoders say; `benchmarks/assets` names the packages. `benchmarks.migration_costs` measures
+time and memory.
 Shapes: N documents, Q queries, P texts that pairs are drawn from, K documents found, D and E widths.
 """
 
@@ -29,7 +31,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +54,6 @@ RESULTS = Path(__file__).parent / "results" / "migration"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "migration.png"
 ENCODERS = ("minilm", "me5", "mpnet")
 SIZES = (300, 1000, 3000)
-SLOW = {"mpnet": 1000}  # of an encoder that takes minutes: the most pairs
 CANDIDATES = (20, 50, 100, 200)
 POOL = 3000  # texts that pairs are drawn from; of WordNet as many more as are asked for
 OTHERS = 500  # queries without labels
@@ -62,6 +63,7 @@ HELD_OUT = 0.2
 FIGURES = ("recall@10", "recall@1", "ndcg@10")
 RIVALS = ("paper's cosine", "residual MLP", "all at once, GPA", "all at once, GPA corrected", "all at once, CCA")
 FIRST_STAGES = ("procrustes", "relative")
+ANSWERED, ANSWERED_DRAWS = (100, 300), 50  # queries whose answers are known, and how often they are drawn
 ENCODED_AT_ONCE = 1000  # texts in a file of the cache
 
 
@@ -126,10 +128,34 @@ def figures(ids_QK: Tensor, relevant_QN: Tensor) -> dict[str, float]:
     there_Q = relevant_QN.sum(1).clamp(max=NEAREST)
     gains_K = 1 / torch.arange(2, NEAREST + 2).double().log2()
     return {
-        "recall@10": float((hits_QK.sum(1) / there_Q).mean()),
+        "recall@10": float(recall_of_each(ids_QK, relevant_QN).mean()),
         "recall@1": float(hits_QK[:, 0].mean()),
         "ndcg@10": float((hits_QK @ gains_K / gains_K.cumsum(0)[there_Q - 1]).mean()),
     }
+
+
+def recall_of_each(ids_QK: Tensor, relevant_QN: Tensor) -> Tensor:
+    """recall@10 of each query (Q,)."""
+    hits_QK = relevant_QN.gather(1, ids_QK[:, :NEAREST]).double()
+    return hits_QK.sum(1) / relevant_QN.sum(1).clamp(max=NEAREST)
+
+
+def answered(found_Q: Tensor, own_Q: Tensor) -> dict[int, float]:
+    """How far the share that some queries find is from the share that the others find, in the mean of many draws.
+
+    Args:
+        found_Q: Recall of each query by a migration.
+        own_Q: The same by the old encoder itself.
+    """
+    draw, errors = np.random.default_rng(0), {}
+    for count in ANSWERED:
+        gaps = []
+        for _ in range(ANSWERED_DRAWS):
+            order_Q = torch.from_numpy(draw.permutation(len(own_Q)))
+            known, rest = (float(found_Q[some].sum() / own_Q[some].sum()) for some in order_Q.tensor_split([count]))
+            gaps.append(abs(known - rest))
+        errors[count] = float(np.mean(gaps))
+    return errors
 
 
 def hub_scores(others_PN: Tensor) -> Tensor:
@@ -161,13 +187,16 @@ def migrated(
     row: dict[str, Any] = {"chosen": facts.method, "translator": facts.translator, "expected": dict(facts.expected)}
     row |= {"kept": dict(facts.kept), "agreed": agreement(old_AD, new_AE, new.others_PD, migration)}
     row |= {"settings": {name: dict(some) for name, some in facts.settings.items()}, "ways": {}, "two stages": {}}
-    new_QN = unit(new.queries_QD) @ unit(new.documents_ND).T
+    new_QN, old_QN = (unit(one.queries_QD) @ unit(one.documents_ND).T for one in (new, old))
+    own_Q = recall_of_each(old_QN.topk(NEAREST).indices, relevant_QN)
     for way in WAYS:
         hubs_N = migration.hubs(old.documents_ND, new.others_PD, way)
         plain_QN = migration.scores(new.queries_QD, old.documents_ND, way=way)
         corrected_QN = 2 * plain_QN - hubs_N
         found = {"plain": plain_QN, "hubs": corrected_QN}
         row["ways"][way] = {n: figures(one.topk(NEAREST).indices, relevant_QN) for n, one in found.items()}
+        if way == facts.method:
+            row["answered"] = answered(recall_of_each(plain_QN.topk(NEAREST).indices, relevant_QN), own_Q)
         if way in FIRST_STAGES:
             ids_QC = corrected_QN.topk(max(CANDIDATES)).indices
             row["two stages"][way] = {
@@ -204,29 +233,53 @@ def measure(task: str, arguments: argparse.Namespace) -> dict[str, Any]:
     settings = {}
     for old, new in permutations(said, 2):
         setting: dict[str, Any] = {"data": task, "old": old, "new": new, "own": own(said[old], relevant_QN)}
-        setting |= {"new's own": own(said[new], relevant_QN), "no adapter": None, "by pairs": {}}
+        setting |= {"new's own": own(said[new], relevant_QN), "no adapter": None}
         if said[old].documents_ND.shape[1] == said[new].queries_QD.shape[1]:
             untouched = Rival(unit, unit)
             setting["no adapter"] = of_rival(untouched, said[old], said[new], relevant_QN)["plain"]
         settings[old, new] = setting
+    pool = len(said[arguments.encoders[0]].pool_PD)
     found = {"settings": list(settings.values()), "sizes": list(arguments.sizes), "draws": arguments.draws}
-    found |= {"documents": len(texts.documents), "queries": len(texts.queries)}
-    for seed in range(arguments.draws):
-        for size in arguments.sizes:
-            names = [name for name in said if size <= len(said[name].pool_PD)]
-            chosen_A = torch.from_numpy(np.random.default_rng(seed).permutation(_pool(names, said))[:size])
-            maps = universes({name: said[name].pool_PD[chosen_A] for name in names}) if len(names) > 1 else {}
-            for old, new in permutations(names, 2):
-                shared = {name: Rival(into[new], into[old]) for name, into in maps.items()}
-                rows = settings[old, new]["by pairs"].setdefault(size, [])
-                rows.append(migrated(said[old], said[new], chosen_A, relevant_QN, shared))
-            write(arguments.output / f"{task}.json", found)  # what is measured is not lost if the rest is stopped
+    found |= {"documents": len(texts.documents), "queries": len(texts.queries), "pool": pool}
+    file = arguments.output / f"{task}.json"
+    known = rows_in(file, pool)
+    for seed, size in product(range(arguments.draws), arguments.sizes):
+        if size > pool or (seed and size == pool):  # too many, or the same pairs again
+            continue
+        chosen_A = torch.from_numpy(np.random.default_rng(seed).permutation(pool)[:size])
+        missing = [pair for pair in settings if (*pair, size, seed) not in known]
+        maps = universes({name: said[name].pool_PD[chosen_A] for name in said}) if missing else {}
+        for old, new in missing:
+            shared = {name: Rival(into[new], into[old]) for name, into in maps.items()}
+            row = migrated(said[old], said[new], chosen_A, relevant_QN, shared)
+            known[old, new, size, seed] = row | {"draw": seed}
+        if missing:
+            write(file, put_in(found, known))  # what is measured is not lost if the rest is stopped
+    return put_in(found, known)
+
+
+def put_in(found: dict[str, Any], known: Mapping[tuple[str, str, int, int], dict[str, Any]]) -> dict[str, Any]:
+    """What was found with all rows of its settings, by the number of pairs and in the order of the draws."""
+    for setting in found["settings"]:
+        rows: dict[int, list[dict[str, Any]]] = {}
+        for (old, new, size, _), row in sorted(known.items(), key=lambda item: item[0][2:]):
+            if (old, new) == (setting["old"], setting["new"]):
+                rows.setdefault(size, []).append(row)
+        setting["by pairs"] = rows
     return found
 
 
-def _pool(names: list[str], said: Mapping[str, Vectors]) -> int:
-    """Texts that all of them have encoded."""
-    return min((len(said[name].pool_PD) for name in names), default=0)
+def rows_in(file: Path, pool: int) -> dict[tuple[str, str, int, int], dict[str, Any]]:
+    """What was measured before with pairs of the same texts: by old and new encoder, number of pairs and draw."""
+    before = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if before.get("pool") != pool:
+        return {}
+    return {
+        (setting["old"], setting["new"], int(size), row["draw"]): row
+        for setting in before["settings"]
+        for size, rows in setting["by pairs"].items()
+        for row in rows
+    }
 
 
 def own(of: Vectors, relevant_QN: Tensor) -> dict[str, Any]:
@@ -236,7 +289,7 @@ def own(of: Vectors, relevant_QN: Tensor) -> dict[str, Any]:
 
 def encoded(name: str, texts: Texts, arguments: argparse.Namespace) -> Vectors:
     """What an encoder says of all texts."""
-    needed = -(-min(max(arguments.sizes), SLOW.get(name, max(arguments.sizes))) // ENCODED_AT_ONCE) * ENCODED_AT_ONCE
+    needed = -(-max(arguments.sizes) // ENCODED_AT_ONCE) * ENCODED_AT_ONCE
     texts = texts._replace(pool=texts.pool[:needed])
     return Vectors(*(_in_parts(name, some, arguments) for some in texts[:4]))
 
@@ -258,6 +311,12 @@ class Row(NamedTuple):
 
 
 Take = Callable[[Row], dict[str, float] | None]
+MAIN_LINES = (
+    "no adapter",
+    *(f"{name}, hubs corrected" for name in ("residual MLP", "all at once, GPA corrected")),
+    *(f"`{name}`, hubs corrected" for name in ("procrustes", "relative", "mean")),
+    *(f"the best {count} of `relative`, ranked again by the new encoder" for count in (50, 100)),
+)
 
 
 def rows_of(found: list[dict[str, Any]], sizes: tuple[int, ...] | None = None) -> list[Row]:
@@ -300,6 +359,19 @@ def table(found: list[dict[str, Any]], at: str = "recall@10", sizes: tuple[int, 
         for name, take in lines_of().items()
     ]
     return markdown(["", *(f"{size:,} pairs" for size in sizes)], lines)
+
+
+def by_data(found: list[dict[str, Any]]) -> str:
+    """recall@10 as a share of the old encoder's own, for each data set and number of pairs."""
+    columns: dict[str, list[Row]] = {}
+    for row in rows_of(found):
+        columns.setdefault(f"{row.setting['data']}: {row.size:,}", []).append(row)
+    takes = lines_of()
+    lines = [
+        [name, *(_share(rows, takes[name], "recall@10").split(" / ")[0] for rows in columns.values())]
+        for name in MAIN_LINES
+    ]
+    return markdown(["pairs", *columns], lines)
 
 
 def figures_of(found: list[dict[str, Any]], size: int | None = None) -> str:
@@ -385,13 +457,32 @@ def forecast(found: list[dict[str, Any]]) -> str:
     lines = []
     triples = errors_of(found)
     for data, size in dict.fromkeys((row.setting["data"], row.size) for row, _, _ in triples):
-        some = [(e, m) for row, e, m in triples if (row.setting["data"], row.size) == (data, size)]
-        expected, measured = np.array(some).T
-        gap = np.abs(expected - measured)
-        lines.append([data, size, *map(float, (expected.mean(), measured.mean(), gap.mean(), gap.max()))])
+        here = [one for one in triples if (one[0].setting["data"], one[0].size) == (data, size)]
+        expected, measured = np.array([one[1:] for one in here]).T
+        gap, rows = np.abs(expected - measured), [row for row, _, _ in here]
+        known = (error_of(rows, count) for count in ANSWERED)
+        lines.append([data, size, *map(float, (expected.mean(), measured.mean(), gap.mean(), gap.max(), *known))])
     heads = ["data", "pairs", "expected", "measured", "mean absolute error", "largest"]
+    heads += [f"error with {count} answers" for count in ANSWERED]
     everything = [abs(e - m) for _, e, m in triples]
-    return f"{markdown(heads, lines)}\n\nmean absolute error {np.mean(everything):.3f}, largest {max(everything):.3f}"
+    known = ", ".join(f"with {count} answers {error_of(rows_of(found), count):.3f}" for count in ANSWERED)
+    in_all = f"mean absolute error {np.mean(everything):.3f}, largest {max(everything):.3f}; {known}"
+    return (
+        f"{markdown(heads, lines)}\n\n{in_all}; of the best constant for each data set {error_of_constants(found):.3f}"
+    )
+
+
+def error_of_constants(found: list[dict[str, Any]]) -> float:
+    """Mean absolute error if all shares of a data set were forecast to be their median: known afterwards only."""
+    shares: dict[str, list[float]] = {}
+    for row, _, measured in errors_of(found):
+        shares.setdefault(row.setting["data"], []).append(measured)
+    return float(np.mean(np.concatenate([np.abs(np.array(some) - np.median(some)) for some in shares.values()])))
+
+
+def error_of(rows: list[Row], count: int) -> float:
+    """Mean absolute error of the share that so many queries with answers say."""
+    return float(np.mean([_by(row.content["answered"], count) for row in rows]))
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
@@ -426,12 +517,15 @@ def _mean(rows: list[Row], take: Take) -> float:
 
 
 def _share(rows: list[Row], take: Take, at: str) -> str:
-    pairs = []
+    """Mean over settings, of each the mean over its draws."""
+    pairs: dict[tuple[str, ...], list[list[float]]] = {}
     for row in rows:
-        taken = take(row)
+        taken, setting = take(row), row.setting
         if taken is not None:
-            pairs.append([taken[at] / row.setting[whose]["plain"][at] for whose in ("own", "new's own")])
-    return " / ".join(f"{share:.3f}" for share in np.mean(pairs, 0)) if pairs else "-"
+            shares = [taken[at] / setting[whose]["plain"][at] for whose in ("own", "new's own")]
+            pairs.setdefault((setting["data"], setting["old"], setting["new"]), []).append(shares)
+    means = np.mean([np.mean(some, 0) for some in pairs.values()], 0) if pairs else []
+    return " / ".join(f"{share:.3f}" for share in means) or "-"
 
 
 def _by(content: dict[Any, Any], key: int) -> Any:
@@ -464,7 +558,7 @@ def main() -> None:
         for task in arguments.tasks:
             write(arguments.output / f"{task}.json", measure(task, arguments))
     found = read(arguments.output)
-    print(*(made(found) for made in (table, figures_of, by_setting, choice, forecast)), sep="\n\n")
+    print(*(made(found) for made in (by_data, table, figures_of, by_setting, choice, forecast)), sep="\n\n")
     if arguments.picture is not None:
         draw(found, arguments.picture)
 

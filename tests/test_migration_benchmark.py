@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -13,16 +14,21 @@ from benchmarks.migration import (
     NEAREST,
     RESULTS,
     RIVALS,
+    answered,
     both,
+    by_data,
     by_setting,
     choice,
     draw,
+    error_of_constants,
     errors_of,
     figures,
     figures_of,
     forecast,
+    put_in,
     ranked_again,
     read,
+    rows_in,
     rows_of,
     table,
 )
@@ -62,9 +68,28 @@ def test_a_document_that_is_near_to_everything_loses_its_lead():
     assert (found["plain"]["recall@1"], found["hubs"]["recall@1"]) == (0.5, 1.0)
 
 
+def test_queries_with_answers_say_the_share_of_others_the_more_of_them_the_nearer():
+    generator = torch.Generator().manual_seed(0)
+    own_Q = (torch.rand(1000, generator=generator) < 0.8).double()
+    found_Q = own_Q * (torch.rand(1000, generator=generator) < 0.9)
+    errors = answered(found_Q, own_Q)
+    assert 0.015 < errors[300] < errors[100] < 0.04  # a binomial share of 80 and 240: 0.027 and 0.018 of the rest
+    assert answered(own_Q, own_Q) == {100: 0, 300: 0}
+
+
 def test_candidates_are_put_in_order_by_the_new_encoder():
     new_QN = torch.tensor([[0.1, 0.9, 0.5, 0.7]])
     assert ranked_again(torch.tensor([[0, 2, 3]]), new_QN).tolist() == [[3, 2, 0]]
+
+
+def test_what_was_measured_before_is_read_again_if_its_pairs_are_of_the_same_texts(tmp_path):
+    known = {("a", "b", 1000, 1): {"draw": 1}, ("a", "b", 1000, 0): {"draw": 0}, ("b", "a", 300, 0): {"draw": 0}}
+    found = put_in({"settings": [{"old": "a", "new": "b"}, {"old": "b", "new": "a"}], "pool": 3000}, known)
+    assert found["settings"][0]["by pairs"] == {1000: [{"draw": 0}, {"draw": 1}]}
+    file = tmp_path / "wordnet.json"
+    assert rows_in(file, 3000) == {}
+    file.write_text(json.dumps(found))
+    assert rows_in(file, 3000) == known and rows_in(file, 10_000) == {}
 
 
 # -- rivals
@@ -122,6 +147,7 @@ def test_shares_are_means_of_figures_over_own_ones():
         "agreed": {"cca": 0.9, "ridge": 0.8},
         "chosen": "ridge",
         "expected": {"ridge": 0.5},
+        "answered": {"100": 0.04, "300": 0.02},
         "rivals": dict.fromkeys(RIVALS, way(0.6)),
     }
     row["two stages"] = dict.fromkeys(("procrustes", "relative"), by_count)
@@ -133,8 +159,9 @@ def test_shares_are_means_of_figures_over_own_ones():
     assert "| residual MLP, hubs corrected | 0.750 / 1.500 |" in shown
     assert "| the best 50 of `relative`, ranked again by the new encoder | 1.000 / 2.000 |" in shown
     assert "| `ridge` | 0.500 | 0.500 | 0.500 |" in figures_of(found, 1000)
+    assert "| `mean`, hubs corrected | 0.250 | 0.250 |" in by_data(found)
     assert len(rows_of(found, (1000,))) == 1 and len(rows_of(found)) == 2
-    assert "mean absolute error 0.000" in forecast(found)
+    assert "mean absolute error 0.000" in forecast(found) and "| 0.000 | 0.000 | 0.040 | 0.020 |" in forecast(found)
     assert "| d | 1000 | 1.000 | 1.000 | 0.500 | 0.500 | 0.500 |" in choice(found)
     assert "| d | a | b | 0.800 | 0.400 | 0.200 | 0.600 | 0.200 | 0.800 |" in by_setting(found[:1], 1000)
 
@@ -161,7 +188,9 @@ def guide():
     return (Path(__file__).parents[1] / "docs" / "retrieval.md").read_text()
 
 
-@pytest.mark.parametrize("made", [table, figures_of, by_setting, choice, forecast], ids=lambda made: made.__name__)
+@pytest.mark.parametrize(
+    "made", [by_data, table, figures_of, by_setting, choice, forecast], ids=lambda made: made.__name__
+)
 def test_the_guide_shows_the_results(made, guide):
     assert made(read(RESULTS)).split("\n\n")[0] in guide
 
@@ -169,3 +198,4 @@ def test_the_guide_shows_the_results(made, guide):
 def test_the_guide_says_how_far_the_forecast_is_off(guide):
     gaps = [abs(expected - measured) for _, expected, measured in errors_of(read(RESULTS))]
     assert f"{sum(gaps) / len(gaps):.3f}" in guide and f"{max(gaps):.3f}" in guide
+    assert f"{error_of_constants(read(RESULTS)):.3f}" in guide
