@@ -129,7 +129,7 @@ class TextMigration:
             ConfigurationError: If there is no `nearest`, or the index gives fewer documents than `k`.
             EmbeddingError: If `renewed` is the folder of another model or index.
         """
-        return self._search(self._read(texts), k, candidates)[1]
+        return self._search(texts, k, candidates)[1]
 
     def measure(
         self,
@@ -163,7 +163,7 @@ class TextMigration:
         right = known_answers(as_list(answers, "answers"), len(queries))
         if today is not None and len(today) != len(queries):
             raise ConfigurationError(f"today has the ids of {len(today)} queries, expected {len(queries)}.")
-        first, found = self._search(self._read(queries), k, candidates)
+        first, found = self._search(queries, k, candidates)
         return Measured(
             recalls(first, right, k),
             recalls(found.ids.tolist(), right, k),
@@ -250,7 +250,7 @@ class TextMigration:
 
     # -- inside
 
-    def _search(self, new_QE: Tensor, k: int, candidates: int) -> tuple[list[list[Id]], Found]:
+    def _search(self, texts: str | Sequence[str], k: int, candidates: int) -> tuple[list[list[Id]], Found]:
         """The candidates of each query, the nearest first, and the search among them."""
         require_whole("k", k, low=1)
         require_whole("candidates", candidates, low=1)
@@ -260,6 +260,7 @@ class TextMigration:
                 "There is no index to ask. Give nearest, a function from queries and a count to the texts of the "
                 "nearest documents by their ids; in_memory(vectors, texts) makes one of arrays."
             )
+        new_QE = self._read(texts)
         known: dict[Id, str] = {}
         first: list[list[Id]] = []
 
