@@ -18,11 +18,11 @@ the tables show recall@10, recall@1 and nDCG@10
 - expected: the forecast of `fit`, as a share of the old encoder's own recall@10;
 - answered: what 100 or 300 of the queries say with their answers of the share that the others find.
 
-    python -m benchmarks.migration --assets assets --data data
+    python -m benchmarks.migration --assets assets --data data --sizes 300 1000 3000 10000
 
-Nothing is chosen on the test queries. What was measured before is kept in the results and not measured again.
-`--cache` keeps what the encoders say; `benchmarks/assets` names the packages. `benchmarks.migration_costs` measures
-time and memory.
+Nothing is chosen on the test queries. What was measured before is not measured again, if the same encoders are named
+and the pairs are drawn from as many texts. `--cache` keeps what the encoders say; `benchmarks/assets` names the
+packages. `benchmarks.migration_costs` measures time and memory.
 Shapes: N documents, Q queries, P texts that pairs are drawn from, K documents found, D and E widths.
 """
 
@@ -124,20 +124,24 @@ def figures(ids_QK: Tensor, relevant_QN: Tensor) -> dict[str, float]:
 
     Of a query with many documents recall is the share of the first ones that are among them.
     """
-    hits_QK = relevant_QN.gather(1, ids_QK[:, :NEAREST]).double()
-    there_Q = relevant_QN.sum(1).clamp(max=NEAREST)
+    hits_QK, there_Q = hits(ids_QK, relevant_QN)
     gains_K = 1 / torch.arange(2, NEAREST + 2).double().log2()
     return {
-        "recall@10": float(recall_of_each(ids_QK, relevant_QN).mean()),
+        "recall@10": float((hits_QK.sum(1) / there_Q).mean()),
         "recall@1": float(hits_QK[:, 0].mean()),
         "ndcg@10": float((hits_QK @ gains_K / gains_K.cumsum(0)[there_Q - 1]).mean()),
     }
 
 
-def recall_of_each(ids_QK: Tensor, relevant_QN: Tensor) -> Tensor:
+def hits(ids_QK: Tensor, relevant_QN: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the first ten documents answer (Q, 10), and how many could (Q,)."""
+    return relevant_QN.gather(1, ids_QK[:, :NEAREST]).double(), relevant_QN.sum(1).clamp(max=NEAREST)
+
+
+def recall_of_each(scores_QN: Tensor, relevant_QN: Tensor) -> Tensor:
     """recall@10 of each query (Q,)."""
-    hits_QK = relevant_QN.gather(1, ids_QK[:, :NEAREST]).double()
-    return hits_QK.sum(1) / relevant_QN.sum(1).clamp(max=NEAREST)
+    hits_QK, there_Q = hits(scores_QN.topk(NEAREST).indices, relevant_QN)
+    return hits_QK.sum(1) / there_Q
 
 
 def answered(found_Q: Tensor, own_Q: Tensor) -> dict[int, float]:
@@ -188,7 +192,7 @@ def migrated(
     row |= {"kept": dict(facts.kept), "agreed": agreement(old_AD, new_AE, new.others_PD, migration)}
     row |= {"settings": {name: dict(some) for name, some in facts.settings.items()}, "ways": {}, "two stages": {}}
     new_QN, old_QN = (unit(one.queries_QD) @ unit(one.documents_ND).T for one in (new, old))
-    own_Q = recall_of_each(old_QN.topk(NEAREST).indices, relevant_QN)
+    own_Q = recall_of_each(old_QN, relevant_QN)
     for way in WAYS:
         hubs_N = migration.hubs(old.documents_ND, new.others_PD, way)
         plain_QN = migration.scores(new.queries_QD, old.documents_ND, way=way)
@@ -196,7 +200,7 @@ def migrated(
         found = {"plain": plain_QN, "hubs": corrected_QN}
         row["ways"][way] = {n: figures(one.topk(NEAREST).indices, relevant_QN) for n, one in found.items()}
         if way == facts.method:
-            row["answered"] = answered(recall_of_each(plain_QN.topk(NEAREST).indices, relevant_QN), own_Q)
+            row["answered"] = answered(recall_of_each(plain_QN, relevant_QN), own_Q)
         if way in FIRST_STAGES:
             ids_QC = corrected_QN.topk(max(CANDIDATES)).indices
             row["two stages"][way] = {
@@ -258,7 +262,10 @@ def measure(task: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return put_in(found, known)
 
 
-def put_in(found: dict[str, Any], known: Mapping[tuple[str, str, int, int], dict[str, Any]]) -> dict[str, Any]:
+Key = tuple[str, str, int, int]  # old and new encoder, number of pairs, draw
+
+
+def put_in(found: dict[str, Any], known: Mapping[Key, dict[str, Any]]) -> dict[str, Any]:
     """What was found with all rows of its settings, by the number of pairs and in the order of the draws."""
     for setting in found["settings"]:
         rows: dict[int, list[dict[str, Any]]] = {}
@@ -269,7 +276,7 @@ def put_in(found: dict[str, Any], known: Mapping[tuple[str, str, int, int], dict
     return found
 
 
-def rows_in(file: Path, pool: int) -> dict[tuple[str, str, int, int], dict[str, Any]]:
+def rows_in(file: Path, pool: int) -> dict[Key, dict[str, Any]]:
     """What was measured before with pairs of the same texts: by old and new encoder, number of pairs and draw."""
     before = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     if before.get("pool") != pool:

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import migration_costs
 from benchmarks.migration import (
+    ANSWERED,
     NEAREST,
     RESULTS,
     RIVALS,
@@ -20,6 +21,7 @@ from benchmarks.migration import (
     by_setting,
     choice,
     draw,
+    error_of,
     error_of_constants,
     errors_of,
     figures,
@@ -199,3 +201,4 @@ def test_the_guide_says_how_far_the_forecast_is_off(guide):
     gaps = [abs(expected - measured) for _, expected, measured in errors_of(read(RESULTS))]
     assert f"{sum(gaps) / len(gaps):.3f}" in guide and f"{max(gaps):.3f}" in guide
     assert f"{error_of_constants(read(RESULTS)):.3f}" in guide
+    assert all(f"{error_of(rows_of(read(RESULTS)), count):.3f}" in guide for count in ANSWERED)

@@ -270,8 +270,9 @@ class TextMigration:
             found = [{as_id(one): text for one, text in row.items()} for row in given]
             for row in found:
                 known.update(row)
-            first.extend(list(row) for row in found)
-            return first[len(first) - len(found) :]
+            ids = [list(row) for row in found]
+            first.extend(ids)
+            return ids
 
         found = two_stages(
             new_QE,
